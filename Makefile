@@ -1,0 +1,55 @@
+# Everything here works from a fresh clone on Debian 12, as root: packages, virtual environment, guests and node make themselves.
+
+python := .venv/bin/python
+sources := $(shell find vmbatch scripts -type f -not -name '*.pyc')
+PYTEST_ARGS ?=
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
+
+.PHONY: demo test lint bench guests lab-up lab-down packages clean
+
+demo: .venv/.stamp-product
+	@$(python) -m lab demo
+
+test: .venv/.stamp-product
+	@$(python) -m lab exec -- $(python) -m pytest $(PYTEST_ARGS)
+
+bench: .venv/.stamp-product
+	@$(python) -m bench
+
+lint: .venv/.stamp-product
+	@$(python) -m ruff check .
+	@$(python) -m mypy
+	@shellcheck $$(git ls-files -co --exclude-standard | xargs -r grep -lE '^#!/bin/(ba)?sh|^# shellcheck shell=')
+
+guests: .venv/.stamp-product
+	@$(python) -m lab guests
+
+lab-up: .venv/.stamp-product
+	@$(python) -m lab up
+
+lab-down: .venv/.stamp-product
+	@$(python) -m lab down
+
+packages:
+	@lab/install-packages
+
+# The environment with all that the product and its tests need: again when pyproject.toml changes.
+.venv/.stamp-environment: pyproject.toml lab/debian-packages.txt | packages
+	@echo "  ....  virtual environment in .venv: half a minute when new" >&2
+	@[ -x $(python) ] || /usr/bin/python3 -m venv .venv
+	@$(python) lab/requirements.py > .venv/requirements.txt
+	@.venv/bin/pip install -qq -r .venv/requirements.txt
+	@touch $@
+
+# The product itself, not editable but as a site has it: again when a source changes.
+.venv/.stamp-product: .venv/.stamp-environment $(sources)
+	@rm -rf build
+	@.venv/bin/pip install -qq --no-deps --no-build-isolation --force-reinstall .
+	@rm -rf build *.egg-info
+	@touch $@
+
+clean:
+	@[ ! -x $(python) ] || $(python) -m lab down
+	@rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

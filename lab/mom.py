@@ -1,0 +1,241 @@
+"""A pbs_mom for the lab: starts hooks and job shells as TORQUE 6.1.3 was seen to do it, and draws mom's conclusions.
+
+What it imitates: the hooks' arguments, environment, streams, leaked descriptors, umask, groups and session; the shell's one line
+on stdin; the alarm that kills a prologue's session; what each exit status of a prologue means, a death by a signal included. What
+happens in which order is the caller's: an epilogue may be early, doubled or left out.
+"""
+
+import contextlib
+import grp
+import itertools
+import os
+import pwd
+import re
+import signal
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import place
+
+KILL_DELAY_SECONDS = 2.0
+_numbers = itertools.count(int(time.time() * 1000) % 1_000_000_000)
+
+
+@dataclass
+class Job:
+    """A job on this node; `variables` are what the user gave to `qsub -v`."""
+
+    id: str
+    user: str
+    queue: str
+    name: str
+    account: str
+    resources: str
+    variables: dict[str, str]
+    files: Path
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def file_id(self) -> str:
+        """The id in file names: `42[1].vm` as `42-1.vm`."""
+        return self.id.replace("[", "-").replace("]", "")
+
+    @property
+    def script(self) -> Path:
+        """The script file in mom_priv/jobs."""
+        return self.files / "mom_priv/jobs" / f"{self.file_id}.SC"
+
+    @property
+    def output(self) -> bytes:
+        """The job's stdout so far."""
+        return (self.files / "spool" / f"{self.id}.OU").read_bytes()
+
+    @property
+    def errors(self) -> bytes:
+        """The job's stderr so far."""
+        return (self.files / "spool" / f"{self.id}.ER").read_bytes()
+
+    @property
+    def person(self) -> pwd.struct_passwd:
+        """The submitting user."""
+        return pwd.getpwnam(self.user)
+
+
+class Mom:
+    """A pbs_mom with its files under `home`."""
+
+    def __init__(self, home: Path = place.MOM) -> None:
+        self.home = home
+
+    @property
+    def alarm(self) -> float:
+        """Seconds until a hook is killed: `$prologalarm`, which 6.1.3 shortens by 10."""
+        match = re.search(r"^\$prologalarm\s+(\d+)", (self.home / "mom_priv/config").read_text(), re.MULTILINE)
+        seconds = int(match[1]) if match else 300
+        return seconds - 10 if seconds > 10 else seconds
+
+    def accept(
+        self, script: bytes, *, user: str = "alice", queue: str = "busybox", name: str = "job", account: str = "",
+        variables: dict[str, str] | None = None, job_id: str = "",
+    ) -> Job:
+        """A new job: its script, node file and spool files are made, as before a prologue."""
+        job = Job(job_id or f"{next(_numbers)}.lab", user, queue, name, account,
+                  "nodes=1:ppn=1,walltime=00:10:00,neednodes=1:ppn=1", variables or {}, self.home)
+        uid, gid = job.person.pw_uid, job.person.pw_gid
+        with contextlib.suppress(FileNotFoundError):
+            job.script.unlink()
+        for path, data, mode in (
+            (job.script, script, 0o700), (self.home / "spool" / f"{job.id}.OU", b"", 0o600),
+            (self.home / "spool" / f"{job.id}.ER", b"", 0o600),
+        ):
+            path.write_bytes(data)
+            os.chown(path, uid, gid)
+            path.chmod(mode)
+        (self.home / "aux" / job.id).write_text("node1\n")
+        return job
+
+    def _environment(self, job: Job) -> dict[str, str]:
+        return {
+            "LANG": "C.UTF-8", "PATH": "/bin:/usr/bin", "MOM_SECRET": "only the node's",
+            "PBS_MSHOST": "node1", "PBS_NODEFILE": f"{self.home}/aux//{job.id}", "PBS_NODENUM": "0", "PBS_NP": "1",
+            "PBS_NUM_NODES": "1", "PBS_NUM_PPN": "1", "PBS_O_WORKDIR": job.person.pw_dir, "PBS_RESOURCE_NODES": "1:ppn=1",
+        }
+
+    def _hook(self, job: Job, name: str, words: list[str], umask: int) -> "subprocess.Popen[bytes]":
+        path = self.home / "mom_priv" / name
+        leaked = os.pipe()
+        try:
+            with (
+                open(os.open(self.home / "spool" / f"{job.id}.OU", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "wb") as out,
+                open(os.open(self.home / "spool" / f"{job.id}.ER", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "wb") as err,
+            ):
+                return subprocess.Popen(
+                    [str(path), *words], stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=self._environment(job),
+                    cwd=self.home / "mom_priv", start_new_session=True, umask=umask, pass_fds=leaked, restore_signals=False,
+                    user=0, group=0, extra_groups=os.getgrouplist(job.user, job.person.pw_gid),
+                )
+        finally:
+            for fd in leaked:
+                os.close(fd)
+
+    def start_prologue(self, job: Job, name: str = "prologue") -> "subprocess.Popen[bytes]":
+        """Starts the prologue, leader of its own session."""
+        group = grp.getgrgid(job.person.pw_gid).gr_name
+        words = [job.id, job.user, group, job.name, job.resources, job.queue, job.account, str(job.script)]
+        return self._hook(job, name, words, 0o077)
+
+    def finish_prologue(self, prologue: "subprocess.Popen[bytes]") -> str:
+        """What mom makes of the prologue's end: `run`, `abort` or `requeue`. Overdue, its whole session is killed."""
+        try:
+            status = prologue.wait(self.alarm)
+        except subprocess.TimeoutExpired:
+            kill_session(prologue.pid)
+            prologue.wait()
+            return "requeue"
+        if status == 0 or status < 0:
+            return "run"
+        return "abort" if status == 1 else "requeue"
+
+    def start_epilogue(self, job: Job, status: int = 0, name: str = "epilogue") -> "subprocess.Popen[bytes]":
+        """Starts the epilogue."""
+        group = grp.getgrgid(job.person.pw_gid).gr_name
+        words = [job.id, job.user, group, job.name, "26054", job.resources, "cput=00:00:00,walltime=00:00:03", job.queue,
+                 job.account, str(status), str(job.script)]
+        return self._hook(job, name, words, 0o022)
+
+    def start_shell(
+        self, job: Job, *, way: str = "shell", stdin: int | None = None, arguments: str = "",
+        stdout: int | None = None, words: list[str] | None = None,
+    ) -> "subprocess.Popen[bytes]":
+        """Starts the job's shell as the user. `way`: `shell` is `qsub -S remoteshell`; `starter` has the user's shell as argument;
+        `interpreter` is a script with `#!`, given as `words`, that reads its own `stdin`."""
+        person = job.person
+        shell = str(place.ENVIRONMENT / "bin/remoteshell")
+        environment = {
+            **self._environment(job), "PBS_O_QUEUE": job.queue, "PBS_O_HOME": person.pw_dir, "PBS_O_LOGNAME": job.user,
+            "PBS_O_PATH": "/usr/bin:/bin", "PBS_O_SHELL": "/bin/bash", "PBS_O_HOST": "node1", "PBS_O_SERVER": "server",
+            "HOME": person.pw_dir, "LOGNAME": job.user, "PBS_JOBNAME": job.name, "PBS_JOBID": job.id, "PBS_QUEUE": job.queue,
+            "SHELL": shell, "USER": job.user, "PBS_TASKNUM": "1", "PBS_VNODENUM": "0", "HOSTNAME": "localhost",
+            "PBS_WALLTIME": "600", "PBS_VERSION": "TORQUE-6.1.3.h5", "PBS_ENVIRONMENT": "PBS_BATCH", "ENVIRONMENT": "BATCH",
+            "PBS_JOBCOOKIE": "C4B704DF946DF6B762628D619ED65370", "PBS_MOMPORT": "15003", **job.variables,
+        }
+        argv = {"shell": ["-remoteshell"], "starter": [shell, "/bin/bash"], "interpreter": [shell, *(words or [])]}[way]
+        with (
+            open(self.home / "spool" / f"{job.id}.OU", "ab") as out, open(self.home / "spool" / f"{job.id}.ER", "ab") as err,
+        ):
+            process = subprocess.Popen(
+                argv, executable=shell, stdin=subprocess.PIPE if stdin is None else stdin, stdout=stdout or out, stderr=err,
+                env=environment, cwd=person.pw_dir, start_new_session=True, umask=0o077, restore_signals=False,
+                user=person.pw_uid, group=person.pw_gid, extra_groups=os.getgrouplist(job.user, person.pw_gid),
+            )
+        if process.stdin is not None:
+            if way != "interpreter":
+                process.stdin.write(os.fsencode(job.script) + (f" {arguments}" if arguments else "").encode() + b"\n")
+            process.stdin.close()
+        return process
+
+    def run(self, script: bytes, **about: object) -> "Ended":
+        """A job from start to end, as mom plays it."""
+        job = self.accept(script, **about)  # type: ignore[arg-type]
+        return self.play(job)
+
+    def play(self, job: Job, **shell: object) -> "Ended":
+        """Prologue, shell and epilogue of an accepted job, each timed."""
+        seconds: dict[str, float] = {}
+
+        def timed(name: str, begin: float) -> None:
+            seconds[name] = time.monotonic() - begin
+
+        begin = time.monotonic()
+        verdict = self.finish_prologue(self.start_prologue(job))
+        timed("prologue", begin)
+        status = {"run": 0, "abort": -2, "requeue": -14}[verdict]
+        if verdict == "run":
+            begin = time.monotonic()
+            code = self.start_shell(job, **shell).wait()  # type: ignore[arg-type]
+            status = code if code >= 0 else 256 - code
+            timed("job", begin)
+        begin = time.monotonic()
+        epilogue = self.start_epilogue(job, status).wait()
+        timed("epilogue", begin)
+        self.forget(job)
+        return Ended(job, verdict, status, epilogue, job.output, job.errors, seconds)
+
+    def forget(self, job: Job) -> None:
+        """Removes the job's script, as mom does after the epilogue."""
+        for path in (job.script, self.home / "aux" / job.id):
+            path.unlink(missing_ok=True)
+
+
+@dataclass
+class Ended:
+    """A job that has ended: mom's verdict on the prologue, the job's exit status, what it wrote, seconds by part."""
+
+    job: Job
+    verdict: str
+    status: int
+    epilogue: int
+    output: bytes
+    errors: bytes
+    seconds: dict[str, float]
+
+
+def session_members(session: int) -> list[int]:
+    """The processes of a session."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError, ValueError):
+                fields = (entry / "stat").read_bytes().rpartition(b")")[2].split()
+                if int(fields[3]) == session and fields[0] != b"Z":
+                    found.append(int(entry.name))
+    return found
+
+
+def kill_session(session: int) -> None:
+    """SIGKILL to every process of a session, as mom does at the alarm."""
+    for pid in session_members(session):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

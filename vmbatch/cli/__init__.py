@@ -1,0 +1,111 @@
+"""`vmbatch`: the operator's tool."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from .. import __version__
+from ..errors import VmBatchError
+
+if TYPE_CHECKING:
+    from ..config import Config
+
+
+class _Group(click.Group):
+    """Shows our errors as they are meant to be read; exit status 1."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except VmBatchError as error:
+            for line in error.lines():
+                click.echo(f"vmbatch: {line}", err=True)
+            sys.exit(1)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="vmbatch")
+def main() -> None:
+    """Every batch job in its own fresh virtual machine."""
+
+
+@main.command()
+@click.argument("template", type=click.Path(exists=True, dir_okay=False))
+def check(template: str) -> None:
+    """Check TEMPLATE: its XML, VmBatch's tags, and the files it names.
+
+    \b
+    Example: vmbatch check /etc/vmbatch/domains/debian.xml
+    """
+    from .. import lifecycle
+    from .. import template as templates
+
+    with open(template, "rb") as file:
+        form = templates.parse(file.read(), click.format_filename(template))
+    known = lifecycle.facts(form, _config())
+    for path, image in known.images.items():
+        click.echo(f"image {path}: {image.format}, {image.size >> 20} MiB")
+    click.echo(f"{template}: right, for {form.hypervisor} with {form.method}")
+
+
+@main.command()
+@click.argument("template", type=click.Path(exists=True, dir_okay=False))
+@click.option("--job", "job_id", default="1.example", show_default=True, help="the job's id")
+@click.option("--user", required=True, help="the submitting user")
+@click.option("--group", help="the submitting group  [default: the user's own]")
+@click.option("--xml/--no-xml", default=True, help="show the domain's XML")
+def plan(template: str, job_id: str, user: str, group: str | None, xml: bool) -> None:
+    """Show what a job with TEMPLATE would do: every step and the exact libvirt XML. Does nothing.
+
+    \b
+    Example: vmbatch plan /etc/vmbatch/domains/debian.xml --job 42.server --user alice
+    """
+    import grp
+    import os
+    import pwd
+
+    from .. import lifecycle
+    from .. import plan as plans
+    from .. import template as templates
+    from ..batch import torque
+    from ..host import clock
+
+    config = _config()
+    with open(template, "rb") as file:
+        form = templates.parse(file.read(), os.path.abspath(template))
+    try:
+        own_group = grp.getgrgid(pwd.getpwnam(user).pw_gid).gr_name
+    except KeyError:
+        raise click.BadParameter(f"this node knows no user {user}", param_hint="--user") from None
+    argv = ["prologue", job_id, user, group or own_group, "plan", "", "plan", ""]
+    job = torque.parse_prologue(argv, {}, clock.new_token(), form.job_directory)
+    chosen = plans.plan(job, form, config, lifecycle.facts(form, config))
+    click.echo("\n".join(plans.preview(chosen)))
+    if xml:
+        click.echo(chosen.xml.decode())
+
+
+@main.command()
+@click.option("--dry-run", is_flag=True, help="only say what would be removed")
+def sweep(dry_run: bool) -> None:
+    """Remove what dead jobs left on this node. Prints a line for each thing, and nothing if there is nothing.
+
+    \b
+    Example: vmbatch sweep --dry-run
+    """
+    from .. import lifecycle
+    from ..host.log import Log
+
+    config = _config()
+    for line in lifecycle.sweep(config, Log(config.log_directory, "0", "sweep"), dry_run=dry_run):
+        click.echo(line)
+
+
+def _config() -> Config:
+    from ..hooked import load_config
+
+    return load_config()
+

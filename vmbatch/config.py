@@ -1,0 +1,229 @@
+"""vmbatch.conf: a typed and strict reading of the site's settings, with all mistakes at once."""
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from .errors import InputError, JobError
+from .job import check_name
+from .units import parse_duration, parse_size
+
+
+class Option(msgspec.Struct, frozen=True):
+    """One setting: how its TOML value becomes ours, and its value where the file is silent."""
+
+    read: Callable[[object], object]
+    default: object
+    meaning: str
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """All settings, by section and name: `share_directory` is `directory` in `[share]`. Bytes and seconds."""
+
+    queues: dict[str, str]
+    templates_directory: str
+    libvirt_uri: str
+    share_directory: str
+    share_source: str
+    share_type: str
+    share_options: str
+    share_mountpoint: str
+    share_owner: int
+    share_local: bool
+    spool_directory: str
+    spool_keep_free: int
+    spool_job_limit: int
+    timeouts_scale: float
+    timeouts_boot: float
+    timeouts_release: float
+    timeouts_margin: float
+    users_minimum_uid: int
+    users_allow: tuple[str, ...]
+    users_deny: tuple[str, ...]
+    guest_hostname: str
+    guest_scripts: str
+    guest_console_lines: int
+    log_directory: str
+
+    def template_path(self, queue: str) -> str | None:
+        """The template of a queue, or None for a native queue."""
+        name = self.queues.get(queue)
+        return None if name is None else os.path.join(self.templates_directory, name)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value.isprintable():
+        raise ValueError(f"must be a string such as \"text\", not {value!r}")
+    return value
+
+
+def _filled(value: object) -> str:
+    if not _text(value):
+        raise ValueError("must not be empty")
+    return str(value)
+
+
+def _path(value: object) -> str:
+    text = _text(value)
+    if not text.startswith("/") or os.path.normpath(text) != text:
+        raise ValueError(f"must be an absolute path without '..' and without '/' at its end, not {text!r}")
+    return text
+
+
+def _truth(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"must be true or false, not {value!r}")
+    return value
+
+
+def _whole(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 31:
+        raise ValueError(f"must be a whole number, not {value!r}")
+    return value
+
+
+def _factor(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.1 <= value <= 100:
+        raise ValueError(f"must be a number from 0.1 to 100, not {value!r}")
+    return float(value)
+
+
+def _size(value: object) -> int:
+    if not isinstance(value, str):
+        raise ValueError(f"must be a size such as \"20G\", not {value!r}")
+    return parse_size(value)
+
+
+def _duration(value: object) -> float:
+    if not isinstance(value, str):
+        raise ValueError(f"must be a duration such as \"90s\", not {value!r}")
+    return parse_duration(value)
+
+
+def _names(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise ValueError(f"must be a list of names such as [\"alice\"], not {value!r}")
+    for name in value:
+        _check_name(_text(name), "user")
+    return tuple(value)
+
+
+def _check_name(name: str, what: str) -> None:
+    try:
+        check_name(name, what)
+    except JobError as error:
+        raise ValueError(error.what) from None
+
+
+def _template(value: object) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}\.xml", _text(value)):
+        raise ValueError(f"{value!r} is not the file name of a template; write for instance \"debian.xml\"")
+    return str(value)
+
+
+def _hostname(value: object) -> str:
+    text = _text(value)
+    if not re.fullmatch(r"(?=.{1,60}$)[a-z0-9]([a-z0-9-]|\{job\})*|\{job\}[a-z0-9-]*", text):
+        raise ValueError(f"must be a host name such as \"vm-{{job}}\", where {{job}} stands for the job's number, not {text!r}")
+    return text
+
+
+OPTIONS: dict[str, Option] = {
+    "queues.*": Option(_template, None, "QUEUE = TEMPLATE: jobs of this queue run in guests made from this template"),
+    "templates.directory": Option(_path, "/etc/vmbatch/domains", "where the domain templates are"),
+    "libvirt.uri": Option(_filled, "qemu:///system", "libvirt's hypervisor on this node"),
+    "share.directory": Option(_path, "/srv/vmbatch/share", "the share as this node sees it"),
+    "share.source": Option(_text, "", "the share as guests mount it, SERVER:/PATH; without it no guest can start"),
+    "share.type": Option(_filled, "nfs4", "file system type for the guest's mount"),
+    "share.options": Option(_text, "vers=4.2,sec=sys,soft,timeo=100,retrans=3", "options for the guest's mount"),
+    "share.mountpoint": Option(_path, "/mnt/vmbatch", "where the guest mounts its part of the share"),
+    "share.owner": Option(_whole, 65534, "uid and gid that root of a guest has on the share (NFS: the anonymous uid)"),
+    "share.local": Option(_truth, True, "whether the NFS server is this node, so that changes are seen at once"),
+    "spool.directory": Option(_path, "/var/lib/vmbatch/spool", "where jobs' disks and media are made"),
+    "spool.keep_free": Option(_size, 1 << 30, "space that must remain free in the spool"),
+    "spool.job_limit": Option(_size, 100 << 30, "space that a job's copied images may take"),
+    "timeouts.scale": Option(_factor, 1.0, "factor on all timeouts, for slow machines"),
+    "timeouts.boot": Option(_duration, 240.0, "from the guest's start to its ready file"),
+    "timeouts.release": Option(_duration, 30.0, "for one step of taking a job's things away"),
+    "timeouts.margin": Option(_duration, 15.0, "left of $prologalarm for undoing a start that failed"),
+    "users.minimum_uid": Option(_whole, 1000, "jobs of users below this uid are refused"),
+    "users.allow": Option(_names, (), "if not empty, only these users' jobs run"),
+    "users.deny": Option(_names, (), "these users' jobs are refused"),
+    "guest.hostname": Option(_hostname, "vm-{job}", "host name of the guest; {job} is the job's number"),
+    "guest.scripts": Option(_path, "/etc/vmbatch/guest.d", "the site's own scripts for guests, in prolog.d and epilog.d there"),
+    "guest.console_lines": Option(_whole, 15, "lines of a failed guest's console shown to the user"),
+    "log.directory": Option(_path, "/var/log/vmbatch", "one log for each job"),
+}
+
+
+def parse(text: bytes, path: str) -> Config:
+    """The configuration in `text`; InputError names every mistake with its line."""
+    try:
+        tables: dict[str, Any] = tomllib.loads(text.decode())
+    except UnicodeDecodeError as error:
+        raise InputError(path, [(text[: error.start].count(b"\n") + 1, "is not UTF-8")]) from None
+    except tomllib.TOMLDecodeError as error:
+        match = re.search(r"at line (\d+)", str(error))
+        message = re.sub(r" \(at .*\)$", "", str(error))
+        raise InputError(path, [(int(match[1]) if match else 0, message)], "strings need quotes: name = \"value\"") from None
+    lines = _lines(text.decode())
+    values: dict[str, Any] = {name.replace(".", "_"): option.default for name, option in OPTIONS.items()}
+    queues: dict[str, str] = {}
+    problems: list[tuple[int, str]] = []
+    for section, name, value in _settings(tables):
+        full = f"{section}.{name}" if section else name
+        try:
+            if section == "queues":
+                _check_name(name, "queue")
+                queues[name] = _template(value)
+            elif full in OPTIONS:
+                values[f"{section}_{name}"] = OPTIONS[full].read(value)
+            else:
+                raise ValueError(_unknown(section, name))
+        except ValueError as error:
+            problems.append((lines.get(full, lines.get(section or name, 0)), f"{full}: {error}"))
+    if problems:
+        raise InputError(path, problems)
+    del values["queues_*"]
+    return Config(queues=queues, **values)
+
+
+def _settings(tables: dict[str, Any]) -> list[tuple[str, str, object]]:
+    found: list[tuple[str, str, object]] = []
+    for section, table in tables.items():
+        if isinstance(table, dict):
+            found.extend((section, name, value) for name, value in table.items())
+        else:
+            found.append(("", section, table))
+    return found
+
+
+def _unknown(section: str, name: str) -> str:
+    if not section:
+        return "stands outside a section; write it below a line such as [share]"
+    sections = {option.partition(".")[0] for option in OPTIONS}
+    if section not in sections:
+        return f"unknown section [{section}]; there are {', '.join(sorted(sections))}"
+    near = difflib.get_close_matches(f"{section}.{name}", OPTIONS, 1, 0.6)
+    if near:
+        return f"unknown setting; did you mean {near[0]}?"
+    return f"unknown setting; there are {', '.join(option for option in OPTIONS if option.startswith(section + '.'))}"
+
+
+def _lines(text: str) -> dict[str, int]:
+    """Line of every `section` and `section.name` that stands at the beginning of a line, as tomllib keeps none."""
+    found: dict[str, int] = {}
+    section = ""
+    for number, line in enumerate(text.split("\n"), 1):
+        if header := re.match(r"\s*\[\s*([A-Za-z0-9_.\"'-]+)\s*\]", line):
+            section = re.sub(r"[\"']", "", header[1])
+            found.setdefault(section, number)
+        elif setting := re.match(r"\s*([A-Za-z0-9_.\"'-]+)\s*=", line):
+            name = re.sub(r"[\"']", "", setting[1])
+            found.setdefault(f"{section}.{name}" if section else name, number)
+    return found

@@ -1,0 +1,46 @@
+"""The ssh keys of one job: the user's towards the guest, and the guest's host key."""
+
+import os
+
+from ..host import file, ssh
+from ..resource import Piece
+from ..units import Deadline
+
+
+class Keys(Piece, frozen=True, tag="keys"):
+    """Both keys in `directory`; `job` is their comment."""
+
+    directory: str
+    job: str
+
+    def make(self, deadline: Deadline) -> None:
+        """Makes the directory and both keys, for root alone."""
+        os.mkdir(self.directory, 0o700)
+        for path in ssh.key_files(self.directory):
+            ssh.make_key(path, self.job, deadline)
+
+    def __str__(self) -> str:
+        return f"keys of the job in {self.directory}"
+
+
+class HandoverKeys(Piece, frozen=True, tag="handover-keys"):
+    """The user's key and the pinned host key, in the hand-over `directory` for `uid`, out of `keys`."""
+
+    keys: str
+    directory: str
+    alias: str
+    uid: int
+    gid: int
+
+    def make(self, deadline: Deadline) -> None:
+        """Gives the user's key to the user; the directory stays root's."""
+        user_key, host_key = ssh.key_files(self.keys)
+        with open(user_key, "rb") as key:
+            file.write_new(os.path.join(self.directory, "id_ed25519"), key.read(), 0o400, (self.uid, self.gid))
+        file.write_new(os.path.join(self.directory, "known_hosts"), ssh.known_host(self.alias, ssh.public_key(host_key)), 0o444)
+        control = os.path.join(self.directory, "control")
+        os.mkdir(control, 0o700)
+        os.chown(control, self.uid, self.gid)
+
+    def __str__(self) -> str:
+        return f"keys for uid {self.uid} in {self.directory}"

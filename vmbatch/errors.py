@@ -1,0 +1,77 @@
+"""Errors: what failed, whose fault it is, and what to do about it."""
+
+from enum import Enum
+
+
+class Fault(Enum):
+    """Whose fault an error is; the batch adapter makes an exit status of it."""
+
+    JOB = "job"
+    NODE = "node"
+    SITE = "site"
+
+
+class VmBatchError(Exception):
+    """`what` failed and why, in one sentence; `hint` says what to do; `detail` is more for the user, line by line."""
+
+    fault = Fault.NODE
+
+    def __init__(self, what: str, hint: str = "", *, fault: Fault | None = None, detail: tuple[str, ...] = ()) -> None:
+        super().__init__(what)
+        self.what = what
+        self.hint = hint
+        self.detail = detail
+        if fault is not None:
+            self.fault = fault
+
+    def lines(self) -> list[str]:
+        """The message as the user reads it."""
+        return [self.what + (f" ({self.hint})" if self.hint else ""), *self.detail]
+
+
+class JobError(VmBatchError):
+    """The job asks for what it cannot have."""
+
+    fault = Fault.JOB
+
+
+class NodeError(VmBatchError):
+    """This node cannot do it now; another one, or a later time, may."""
+
+    fault = Fault.NODE
+
+
+class SiteError(VmBatchError):
+    """Configuration or templates are wrong, and only an admin can mend them."""
+
+    fault = Fault.SITE
+
+
+class InputError(SiteError):
+    """All mistakes of a file at once: `problems` are (line, message), line 0 where none is known."""
+
+    def __init__(self, path: str, problems: list[tuple[int, str]], hint: str = "") -> None:
+        self.path = path
+        self.problems = sorted(problems, key=lambda problem: problem[0])
+        places = tuple(f"{path}:{line}: {text}" if line else f"{path}: {text}" for line, text in self.problems)
+        what = places[0] if len(places) == 1 else f"{path} has {len(places)} mistakes"
+        super().__init__(what, hint, detail=places if len(places) > 1 else ())
+
+
+class CommandError(NodeError):
+    """A program of the node ended with a status that is not 0; `output` is what it wrote to stderr."""
+
+    def __init__(self, argv: list[str], status: int, output: str) -> None:
+        said = output.strip().splitlines()
+        super().__init__(f"{argv[0]} failed with exit status {status}{': ' + said[-1] if said else ''}")
+        self.argv = argv
+        self.status = status
+        self.output = output
+
+
+class DeadlineError(NodeError):
+    """Something did not happen in time."""
+
+
+class EndedError(NodeError):
+    """The batch system has ended this start of the job: its epilogue has run, or another start took over."""

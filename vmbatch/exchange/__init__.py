@@ -1,0 +1,1 @@
+"""How node and guest find each other: messages on the share."""

@@ -1,0 +1,112 @@
+"""The hooks for a job that is, or may be, ours: configuration, log, lifecycle, and an exit status."""
+
+import functools
+import os
+import sys
+import syslog
+import traceback
+
+from . import native
+from .batch import torque
+from .config import Config, parse
+from .errors import InputError, NodeError, VmBatchError
+from .host import file
+from .host.log import Log, tell_user
+from .job import check_job_id
+from .lifecycle import Call, end_lines
+from .lifecycle import epilogue as end
+from .lifecycle import prologue as start
+
+
+def load_config() -> Config:
+    """The site's configuration, from a file that only root can change. SiteError."""
+    return parse(file.read_trusted(native.CONFIG), native.CONFIG)
+
+
+def prologue(site: str | None) -> int:
+    """Exit status: 0 start the job, 1 abort it, 2 back into its queue; or the one of the site's own hook."""
+    job_id = sys.argv[1] if len(sys.argv) > 1 else ""
+    log = None
+    try:
+        check_job_id(job_id)
+        config = load_config()
+        if config.template_path(torque.prologue_queue(sys.argv)) is None:
+            return _run_site_hook(site)
+        log = Log(config.log_directory, job_id, "prologue")
+        mom_directory = os.path.dirname(os.path.abspath(sys.argv[0]))
+        run_site = None if site is None else functools.partial(_require, site)
+        start(Call(list(sys.argv), dict(os.environ), mom_directory, run_site), config, log)
+        return torque.START
+    except _SiteHookFailed as failed:
+        return failed.status
+    except VmBatchError as error:
+        _report(error, log)
+        tell_user(end_lines(error, job_id) if log else error.lines())
+        return torque.exit_status(error.fault)
+    except BaseException:
+        _report_defect(log)
+        tell_user([f"job {job_id[:80]!r} could not start: a defect in VmBatch; the node's log has the details"])
+        return torque.REQUEUE
+
+
+def epilogue(site: str | None) -> int:
+    """Exit status of the site's own hook, else 0, or 1 if something could not be removed. Works without a configuration."""
+    job_id = sys.argv[1] if len(sys.argv) > 1 else ""
+    status = 0
+    log = None
+    try:
+        check_job_id(job_id)
+        try:
+            config = load_config()
+        except VmBatchError as error:
+            syslog.syslog(syslog.LOG_ERR, f"{job_id} epilogue: {error}; using the defaults")
+            config = parse(b"", "defaults")
+        log = Log(config.log_directory, job_id, "epilogue")
+        end(job_id, config, log)
+    except VmBatchError as error:
+        _report(error, log)
+        status = 1
+    except BaseException:
+        _report_defect(log)
+        status = 1
+    return _run_site_hook(site) or status
+
+
+class _SiteHookFailed(Exception):
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+def _require(site: str) -> None:
+    status = _run_site_hook(site)
+    if status:
+        raise _SiteHookFailed(status)
+
+
+def _run_site_hook(site: str | None) -> int:
+    """Runs the site's hook with our arguments and streams. A death by a signal, a success to mom, is a failure here."""
+    if site is None:
+        return 0
+    child = os.posix_spawn(site, [site, *sys.argv[1:]], os.environ)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code < 0:
+        raise NodeError(f"the site's hook {site} died of signal {-code}")
+    return code
+
+
+def _report(error: VmBatchError, log: Log | None) -> None:
+    lines = error.lines() if isinstance(error, InputError) else error.lines()[:1]
+    for line in lines:
+        if log is None:
+            syslog.syslog(syslog.LOG_ERR, line)
+        else:
+            log.line(line, priority=syslog.LOG_ERR)
+
+
+def _report_defect(log: Log | None) -> None:
+    for line in traceback.format_exc().splitlines():
+        if log is None:
+            syslog.syslog(syslog.LOG_CRIT, line)
+        else:
+            log.line(line, priority=syslog.LOG_CRIT)

@@ -1,0 +1,42 @@
+"""Which process, since when, in which boot: identities that a process id alone does not give; and randomness."""
+
+import os
+import secrets
+
+import msgspec
+
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
+
+
+class ProcessIdentity(msgspec.Struct, frozen=True):
+    """A process: `started` in clock ticks since the node's boot (proc(5), field 22 of /proc/PID/stat)."""
+
+    pid: int
+    started: int
+    boot: str
+
+
+def boot_id() -> str:
+    """This boot of the node."""
+    with open(_BOOT_ID, encoding="ascii") as file:
+        return file.read().strip()
+
+
+def started(pid: int) -> int | None:
+    """When a process was started, in ticks since boot; None if there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def this_process() -> ProcessIdentity:
+    """The identity of the caller."""
+    pid = os.getpid()
+    return ProcessIdentity(pid, started(pid) or 0, boot_id())
+
+
+def new_token() -> str:
+    """32 hexadecimal digits that nobody can guess."""
+    return secrets.token_hex(16)

@@ -1,0 +1,124 @@
+"""Files as root must handle them: trusted before read, whole or not there, never through another's symbolic link."""
+
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+
+from ..errors import NodeError, SiteError
+
+_READ_LIMIT = 4 << 20
+
+
+def _chain(path: str) -> Iterator[str]:
+    while True:
+        yield path
+        if path == "/":
+            return
+        path = os.path.dirname(path)
+
+
+def check_trusted(path: str, *, below_uid: int = 1) -> None:
+    """SiteError unless none but root can change the file or a directory above it, links included.
+
+    With `below_uid` the file itself, not its directories, may also belong to a system account below that uid: libvirt gives
+    images to the account that QEMU runs as (src/security/security_dac.c).
+    """
+    real = os.path.realpath(path)
+    for place in {*_chain(path), *_chain(real)}:
+        try:
+            status = os.lstat(place)
+        except OSError as error:
+            raise SiteError(f"{place}: {error.strerror}") from None
+        if stat.S_ISLNK(status.st_mode):
+            owner_is_right = status.st_uid == 0
+        else:
+            owner_is_right = status.st_uid < (below_uid if place == real else 1)
+            if status.st_mode & 0o022:
+                raise SiteError(f"{place} can be changed by others than root (mode {stat.S_IMODE(status.st_mode):04o})",
+                                f"chmod go-w {place}")
+        if not owner_is_right:
+            raise SiteError(f"{place} belongs to uid {status.st_uid}, not to root", f"chown root {place}")
+
+
+def read_trusted(path: str) -> bytes:
+    """The content of a regular file that only root can change, at most 4 MiB. SiteError."""
+    check_trusted(path)
+    try:
+        with open(path, "rb", opener=_open_plain) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise SiteError(f"{path} is not a regular file")
+            data = file.read(_READ_LIMIT + 1)
+    except OSError as error:
+        raise SiteError(f"{path}: {error.strerror}") from None
+    if len(data) > _READ_LIMIT:
+        raise SiteError(f"{path} is larger than {_READ_LIMIT} bytes")
+    return data
+
+
+def _open_plain(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def sync_directory(path: str) -> None:
+    """Makes the names in a directory survive a power loss."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_new(path: str, data: bytes, mode: int, owner: tuple[int, int] = (0, 0)) -> None:
+    """Writes a file that must not be there yet."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with open(fd, "wb") as file:
+        file.write(data)
+        os.fchown(fd, *owner)
+        os.fchmod(fd, mode)
+
+
+def replace(path: str, data: bytes, mode: int = 0o644) -> None:
+    """Puts a whole file in place of an older one or of none; readers see one of both."""
+    temporary = f"{path}.new"
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode), "wb") as file:
+        file.write(data)
+        os.fchmod(file.fileno(), mode)
+    os.rename(temporary, path)
+
+
+def make_state_directory(path: str, mode: int) -> None:
+    """A directory of our own that outlives jobs. NodeError if it is there and not root's alone."""
+    os.makedirs(path, 0o755, exist_ok=True)
+    status = os.lstat(path)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != 0 or status.st_mode & 0o022:
+        raise NodeError(f"{path} is not a directory that only root can write", f"chown root {path}; chmod go-w {path}")
+    if stat.S_IMODE(status.st_mode) != mode:
+        os.chmod(path, mode)
+
+
+def remove_tree(path: str) -> None:
+    """Removes a directory and all in it without following links; absent is success."""
+    if not shutil.rmtree.avoids_symlink_attacks:
+        raise NodeError("this Python cannot remove directories safely")
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        if os.path.lexists(path):
+            raise NodeError(f"{path} changes while it is removed") from None
+    except OSError as error:
+        raise NodeError(f"{path} cannot be removed: {error.strerror}") from None
+
+
+def read_hostile(directory: int, name: str, limit: int) -> bytes | None:
+    """At most `limit` + 1 bytes of a regular file in an open directory that others write; None if there is no such file."""
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, dir_fd=directory)
+    except OSError:
+        return None
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return None
+        return os.read(fd, limit + 1)
+    finally:
+        os.close(fd)

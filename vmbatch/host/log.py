@@ -1,0 +1,64 @@
+"""What happened to a job, line by line, in a file of its own and in syslog; and a message for its user."""
+
+import os
+import sys
+import syslog
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .. import job as jobs
+from . import file
+
+
+class Log:
+    """The log of one job; lines carry time, hook and text. Trouble with the log never stops a job."""
+
+    def __init__(self, directory: str, job_id: str, hook: str) -> None:
+        self.job_id = job_id
+        self.hook = hook
+        self.path = os.path.join(directory, f"{jobs.slug(job_id)}.log")
+        syslog.openlog("vmbatch", syslog.LOG_PID, syslog.LOG_DAEMON)
+        try:
+            file.make_state_directory(directory, 0o750)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._fd = os.open(self.path, flags, 0o600)
+        except Exception as error:  # a full or broken disk must not keep an epilogue from its work
+            self._fd = -1
+            syslog.syslog(syslog.LOG_ERR, f"{job_id} {hook}: no log: {error}")
+
+    def line(self, text: str, *, priority: int = syslog.LOG_INFO) -> None:
+        """One line to both."""
+        syslog.syslog(priority, f"{self.job_id} {self.hook}: {text}")
+        self.detail(text)
+
+    def detail(self, text: str) -> None:
+        """One line to the job's log alone."""
+        if self._fd >= 0:
+            now = time.time()
+            stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03d}Z"
+            try:
+                os.write(self._fd, f"{stamp} {self.hook}: {text}\n".encode(errors="replace"))
+            except OSError:
+                self._fd = -1
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Logs how long a phase took, and whether it failed."""
+        begin = time.monotonic()
+        try:
+            yield
+        except BaseException:
+            self.line(f"phase {name} failed after {time.monotonic() - begin:.3f} s", priority=syslog.LOG_ERR)
+            raise
+        self.line(f"phase {name} {time.monotonic() - begin:.3f} s")
+
+
+def tell_user(lines: list[str]) -> None:
+    """Lines to the job's stderr."""
+    try:
+        for line in lines:
+            sys.stderr.write(f"vmbatch: {line}\n")
+        sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):
+        pass

@@ -1,0 +1,37 @@
+"""OpenSSH's client and key generator."""
+
+import os
+import subprocess
+
+from .. import sshargs
+from ..guest import login_command
+from ..job import User
+from ..units import Deadline
+from . import process
+
+
+def make_key(path: str, comment: str, deadline: Deadline) -> None:
+    """An ed25519 key without passphrase at `path`, its public half at `path`.pub."""
+    process.run(["/usr/bin/ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", path], deadline)
+
+
+def prove_login(handover: str, user: User, address: str, alias: str) -> subprocess.Popen[bytes]:
+    """Starts a login as the submitting user, with the user's rights on the node and the job's key."""
+    return process.start(
+        [*sshargs.client(handover, alias), "-n", *sshargs.target(user.name, address), login_command()], user=user)
+
+
+def public_key(path: str) -> str:
+    """`ssh-ed25519 AAAA...` of the key at `path`, without its comment."""
+    with open(f"{path}.pub", encoding="ascii") as file:
+        return " ".join(file.read().split()[:2])
+
+
+def known_host(alias: str, key: str) -> bytes:
+    """The line that pins a guest's host key."""
+    return f"{alias} {key}\n".encode()
+
+
+def key_files(directory: str) -> tuple[str, str]:
+    """(the user's key, the guest's host key) in a directory of keys."""
+    return os.path.join(directory, "id_ed25519"), os.path.join(directory, "host_key")

@@ -1,0 +1,86 @@
+"""A batch job as the node's batch system describes it to a prologue."""
+
+import re
+
+import msgspec
+
+from .errors import JobError
+
+_JOB_ID = re.compile(r"[0-9]{1,18}(\[[0-9]{0,9}\])?(\.[A-Za-z0-9][A-Za-z0-9.-]{0,120})?")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}\$?")
+_TOKEN = re.compile(r"[0-9a-f]{32}")
+
+
+class Group(msgspec.Struct, frozen=True):
+    """A group's name and number."""
+
+    name: str
+    gid: int
+
+
+class User(msgspec.Struct, frozen=True):
+    """The submitting user as the node knows it; `groups` are the supplementary ones."""
+
+    name: str
+    uid: int
+    group: Group
+    groups: tuple[Group, ...]
+    home: str
+    shell: str
+
+
+class Script(msgspec.Struct, frozen=True):
+    """The job's script file and its identity: the batch system makes a new file for each start of a job."""
+
+    path: str
+    device: int
+    inode: int
+    mtime_ns: int
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """One start of one job; `token` is this start's own."""
+
+    id: str
+    token: str
+    user: User
+    name: str
+    queue: str
+    account: str
+    resources: str
+    script: Script | None
+    node_file: str | None
+
+    @property
+    def slug(self) -> str:
+        """The id as a file name."""
+        return slug(self.id)
+
+    @property
+    def unique(self) -> str:
+        """The name of all that this start owns where others own things, too."""
+        return f"{self.slug}.{self.token}"
+
+
+def slug(job_id: str) -> str:
+    """A checked job id as a file name, as Torque writes it: `42[1].vm` becomes `42-1.vm`."""
+    check_job_id(job_id)
+    return job_id.replace("[", "-").replace("]", "")
+
+
+def check_job_id(job_id: str) -> None:
+    """JobError unless it has the form of a Torque job id: `42`, `42.server`, `42[1].server`."""
+    if not _JOB_ID.fullmatch(job_id) or ".." in job_id:
+        raise JobError(f"{job_id[:80]!r} is not a job id", "a job id looks like 42.server or 42[1].server")
+
+
+def check_name(name: str, what: str) -> None:
+    """JobError unless `name` can be the name of a user, group or queue."""
+    if not _NAME.fullmatch(name):
+        raise JobError(f"{name[:80]!r} is not the name of a {what}")
+
+
+def check_token(token: str) -> None:
+    """JobError unless `token` is 32 hexadecimal digits."""
+    if not _TOKEN.fullmatch(token):
+        raise JobError("a start's token has 32 hexadecimal digits")

@@ -1,0 +1,226 @@
+"""The write-ahead record of what a start of a job owns; docs/architecture.md has its rules."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+
+import msgspec
+
+from . import registry
+from .errors import DeadlineError, EndedError, NodeError
+from .host import clock, file, process
+from .job import Script, slug
+from .resource import Resource
+from .units import Deadline
+
+STATE = "/var/lib/vmbatch"
+RUN = "/run/vmbatch"
+
+
+class Start(msgspec.Struct, frozen=True, tag="start", tag_field="kind"):
+    """The first line: which start of which job this is, and who made it."""
+
+    job: str
+    token: str
+    user: str
+    queue: str
+    script: Script | None
+    owner: clock.ProcessIdentity
+    time: float
+
+
+class HandedOver(msgspec.Struct, frozen=True, tag="handed-over", tag_field="kind"):
+    """The line that says that the job may now run in its guest, and needs what is listed even without its prologue."""
+
+    time: float
+
+
+def directory() -> str:
+    """Where the journals are."""
+    return os.path.join(STATE, "jobs")
+
+
+def ended_directory() -> str:
+    """Where the end markers are."""
+    return os.path.join(RUN, "ended")
+
+
+def make_directories() -> None:
+    """What must be there before the first journal."""
+    for path, mode in ((STATE, 0o711), (directory(), 0o700), (RUN, 0o711), (ended_directory(), 0o700)):
+        file.make_state_directory(path, mode)
+
+
+def path_of(job_id: str) -> str:
+    """The journal of a job."""
+    return os.path.join(directory(), f"{slug(job_id)}.journal")
+
+
+class Journal:
+    """An open and locked journal. `start` is its first line, `resources` are the promises in their order."""
+
+    def __init__(self, path: str, fd: int, start: Start, resources: list[Resource], handed_over: bool) -> None:
+        self.path = path
+        self.start = start
+        self.resources = resources
+        self.handed_over = handed_over
+        self._fd = fd
+
+    @classmethod
+    def create(cls, start: Start) -> Journal | None:
+        """A new journal, locked and on disk before it has its name; None if the job has one already."""
+        parent = os.open(directory(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = os.open(directory(), os.O_RDWR | os.O_TMPFILE | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        path = path_of(start.job)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            _append(fd, msgspec.json.encode(start))
+            os.link(f"/proc/self/fd/{fd}", os.path.basename(path), src_dir_fd=parent, dst_dir_fd=parent)
+            os.fsync(parent)
+        except BaseException as error:
+            os.close(fd)
+            if isinstance(error, FileExistsError):
+                return None
+            raise
+        finally:
+            os.close(parent)
+        process.hold(fd)
+        return cls(path, fd, start, [], False)
+
+    @classmethod
+    def open(cls, path: str, deadline: Deadline) -> Journal | None:
+        """An existing journal, once its owner has let go; None if there is none. DeadlineError, NodeError."""
+        while True:
+            try:
+                fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except FileNotFoundError:
+                return None
+            try:
+                while not _lock(fd):
+                    if deadline.passed():
+                        raise DeadlineError(f"{path} is still in use")
+                    time.sleep(min(0.02, deadline.left()))
+                if os.fstat(fd).st_nlink:
+                    start, resources, handed_over = _parse(path, _read(fd))
+                    process.hold(fd)
+                    return cls(path, fd, start, resources, handed_over)
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)
+
+    def promise(self, resource: Resource) -> None:
+        """Writes down, for good, what is about to be made."""
+        _append(self._fd, msgspec.json.encode(resource))
+        self.resources.append(resource)
+
+    def hand_over(self) -> None:
+        """Writes down that the job may run."""
+        _append(self._fd, msgspec.json.encode(HandedOver(time.time())))
+        self.handed_over = True
+
+    def release(self, seconds: float, *, orphaned: bool = True) -> None:
+        """Releases everything, backwards, each step within `seconds`; then owns nothing. NodeError at the first failure.
+
+        `orphaned`: whoever wrote the last line may have died in its act.
+        """
+        for index in range(len(self.resources) - 1, -1, -1):
+            last = orphaned and index == len(self.resources) - 1 and not self.handed_over
+            self.resources[index].release(Deadline(seconds), last=last)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
+        file.sync_directory(directory())
+
+    def close(self) -> None:
+        """Lets go of the lock."""
+        process.let_go(self._fd)
+        os.close(self._fd)
+
+
+def _lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _append(fd: int, record: bytes) -> None:
+    line = record + b"\n"
+    if os.write(fd, line) != len(line):
+        raise NodeError("a journal could not be written whole: is the disk full?")
+    os.fsync(fd)
+
+
+def _read(fd: int) -> bytes:
+    return os.pread(fd, 16 << 20, 0)
+
+
+def peek(path: str) -> tuple[Start, list[Resource], bool] | None:
+    """What a journal says now, without its lock; None if there is none. NodeError."""
+    try:
+        with open(path, "rb") as opened:
+            return _parse(path, opened.read())
+    except FileNotFoundError:
+        return None
+
+
+def _parse(path: str, data: bytes) -> tuple[Start, list[Resource], bool]:
+    """The lines of a journal; a torn last line is a promise on which nobody acted."""
+    lines = data.split(b"\n")[:-1]
+    handed_over = False
+    resources: list[Resource] = []
+    try:
+        start = msgspec.json.decode(lines[0] if lines else b"", type=Start)
+        for line in lines[1:]:
+            if line.startswith(b'{"kind":"handed-over"'):
+                handed_over = True
+            else:
+                resources.append(registry.resource(line))
+    except msgspec.DecodeError as error:
+        raise NodeError(f"{path} cannot be understood: {error}",
+                        "see what it lists, remove that by hand, then remove the file") from None
+    return start, resources, handed_over
+
+
+class EndMarker(msgspec.Struct, frozen=True):
+    """Who ended a job: every start that began no later than this process is over."""
+
+    ended_by: clock.ProcessIdentity
+
+
+def mark_end(job_id: str, by: clock.ProcessIdentity) -> None:
+    """Ends every start of the job that began before the process `by`."""
+    path = os.path.join(ended_directory(), slug(job_id))
+    previous = _end_marker(path)
+    if previous and previous.boot == by.boot and previous.started >= by.started:
+        return
+    temporary = f"{path}.{by.pid}"
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "wb") as opened:
+        opened.write(msgspec.json.encode(EndMarker(by)))
+    os.rename(temporary, path)
+
+
+def check_not_ended(start: Start) -> None:
+    """EndedError if an epilogue, or a later start, has ended this one."""
+    by = _end_marker(os.path.join(ended_directory(), slug(start.job)))
+    if by and by.boot == start.owner.boot and by.started >= start.owner.started and by.pid != start.owner.pid:
+        raise EndedError(f"job {start.job} was ended by the batch system while its guest was being prepared")
+
+
+def _end_marker(path: str) -> clock.ProcessIdentity | None:
+    try:
+        with open(path, "rb") as opened:
+            return msgspec.json.decode(opened.read(), type=EndMarker).ended_by
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+
+
+def forget_old_ends(seconds: float) -> None:
+    """Removes end markers older than any prologue can be."""
+    for entry in os.scandir(ended_directory()):
+        if time.time() - entry.stat(follow_symlinks=False).st_mtime > seconds:
+            os.unlink(entry.path)

@@ -1,0 +1,107 @@
+#!/bin/sh
+# job.sh ID: reads a request (docs/architecture.md, "In the guest") from its input and runs the job with the rest of it.
+
+base=${0%/kit/*}
+run= script=$base/job/script command= args= cwd=${HOME:-/} wanted=
+
+# end STATUS: notes the status for status.sh and exits with it
+end() {
+    [ -z "$run" ] || { printf '%s\n' "$1" >"$run/status.new" && mv -f "$run/status.new" "$run/status"; }
+    exit "$1"
+}
+
+# refuse TEXT: for a request that we do not understand or cannot do
+refuse() {
+    printf 'vmbatch: %s\n' "$1" >&2
+    end 125
+}
+
+# check ESC: refuses what no host of ours would have written
+check() {
+    case $1 in *[!A-Za-z0-9/._=:,+@%\ \\-]* | *\\[!0]* | *\\) refuse 'bad value in the request' ;; esac
+}
+
+# decode ESC: sets $value; a process is only spent on what needs it
+decode() {
+    check "$1"
+    case $1 in
+        *\\*) value=$(printf '%b.' "$1") && value=${value%.} ;;
+        *) value=$1 ;;
+    esac
+}
+
+# The request is bytes. From here on "$@" is the job's environment; a locale that we came with is its, not ours.
+id=${1-}
+set -- ${LC_ALL+"LC_ALL=$LC_ALL"}
+LC_ALL=C
+
+case $id in '' | *[!0-9a-f]*) refuse 'bad run id' ;; esac
+mkdir -m 700 "$base/job/run.$id" || refuse "cannot make run $id"
+run=$base/job/run.$id
+
+IFS= read -r line && [ "$line" = 'vmbatch 1' ] || refuse 'this is not a request of version 1'
+while :; do
+    IFS= read -r line || refuse 'the request has no end'
+    case $line in *' '*) rest=${line#* } ;; *) rest= ;; esac
+    case $line in
+        'env '*)
+            name=${rest%% *}
+            case $name in '' | [0-9]* | *[!A-Za-z0-9_]*) refuse 'bad name of a variable in the request' ;; esac
+            decode "${rest#"$name"}"
+            value=${value# }
+            if [ "$name" = PBS_NODEFILE ] && [ -f "$base/job/nodefile" ]; then
+                value=$base/job/nodefile
+            fi
+            set -- "$@" "$name=$value"
+            ;;
+        'cwd '*) decode "$rest" && cwd=$value ;;
+        'shell' | 'shell '*) decode "$rest" && wanted=$value ;;
+        'file '*)
+            check "$rest"
+            script=$run/script
+            printf '%b' "$rest" >>"$script" || refuse 'cannot write the script'
+            ;;
+        'args '*) decode "$rest" && args=$value ;;
+        'command '*) decode "$rest" && command=$value ;;
+        run) break ;;
+        *) refuse 'unknown item in the request' ;;
+    esac
+done
+
+# Whose shell: the one asked for if the guest has it; one that is none (-S /usr/bin/python3) can still run the script.
+shell=${SHELL:-/bin/sh}
+[ -x "$shell" ] || shell=/bin/sh
+case $wanted in [!/]* | *[!A-Za-z0-9/._+-]*) wanted= ;; esac
+[ -f "$wanted" ] && [ -x "$wanted" ] || wanted=$shell
+case $wanted in *sh) shell=$wanted ;; esac
+
+if [ -z "$command" ]; then
+    [ -f "$script" ] || refuse 'there is no script to run'
+    [ -x "$script" ] || chmod 700 "$script"
+    line=
+    IFS= read -r line <"$script"
+    case $line in
+        '#!'*remoteshell*) command="exec \"$wanted\" \"$script\" $args" ;;
+        '#!'*) command="exec \"$script\" $args" ;;
+        *) command="exec \"$wanted\" \"$script\" $args" ;;
+    esac
+fi
+
+case ${shell##*/} in
+    csh | tcsh) set -- "$@" "$shell" -c "$command" ;; # their -l suffers no company
+    *) set -- "$@" "$shell" -l -c "$command" ;;
+esac
+
+# Only the job's own shell gets the job's environment. A session of its own, unless that would cost it its terminal.
+# shellcheck disable=SC2016 # for the inner shell
+set -- /bin/sh -c 'echo "$$" >"$0"; exec 2>&3 3>&-; exec env "$@"' "$run/pid" "$@"
+[ -t 0 ] || ! command -v setsid >/dev/null || set -- setsid "$@"
+
+case $cwd in /*) ;; *) cwd=${HOME:-/} ;; esac
+cd "$cwd" 2>/dev/null || cd "${HOME:-/}" 2>/dev/null || cd / || refuse 'no working directory'
+
+# Handlers, not `ignore`: a child gets the default back. What a shell says about a child's death is not the job's output.
+trap : HUP INT QUIT USR1 USR2 ALRM TERM
+exec 3>&2 2>/dev/null
+"$@"
+end "$?"

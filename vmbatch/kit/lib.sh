@@ -1,0 +1,111 @@
+# shellcheck shell=sh disable=SC2034,SC2154
+# What prolog.sh and epilog.sh share: places, the step being done, and how a failure is remembered and told.
+# The caller sets $medium. VMBATCH_ROOT is a prefix for all paths of the guest.
+
+root=${VMBATCH_ROOT-}
+base=$root/var/lib/vmbatch
+PATH=${PATH:+$PATH:}/usr/sbin:/usr/bin:/sbin:/bin
+export PATH
+umask 022
+
+doing=starting # the step, in words, for the message when it fails
+reason=        # why we failed, if we know it better than that
+shared=        # the share's directory once it is mounted
+waited=0       # milliseconds spent in pause
+
+# start NAME: reads the context; from here on any command that fails ends the script through `finish`
+start() {
+    mkdir -p "$base"
+    log=$base/$1.log
+    exec 2>"$log"
+    trap 'finish "$?"' EXIT
+    set -e
+    doing='reading context.sh'
+    set -a
+    # shellcheck source=/dev/null
+    . "$medium/context.sh"
+    set +a
+}
+
+# finish STATUS: runs at exit; a failure goes to the console, into `failed` and through the share
+finish() {
+    trap - EXIT
+    set +e
+    [ "$1" -ne 0 ] || exit 0
+    if [ -z "$reason" ]; then
+        complaint=
+        while IFS= read -r line || [ -n "$line" ]; do
+            complaint=${line:-$complaint}
+        done <"$log"
+        reason="status $1 while $doing${complaint:+: $complaint}"
+    fi
+    reason=$(printf '%s' "$reason" | LC_ALL=C tr -c '\040-\176' ' ' | cut -b 1-500)
+    say "$reason"
+    printf '%s\n' "$reason" >"$base/failed"
+    [ -z "$shared" ] || tell failed "$reason"
+    exit 1
+}
+
+# fail TEXT: ends the script for a reason we know
+fail() {
+    reason=$1
+    exit 1
+}
+
+# say TEXT: a line for whoever watches: the console, and the log of what started us
+say() {
+    printf 'vmbatch: %s\n' "$1"
+    [ ! -w "$root/dev/console" ] || { printf 'vmbatch: %s\n' "$1" >"$root/dev/console"; } 2>/dev/null || :
+}
+
+# tell KIND TEXT: a message to the host
+tell() {
+    printf 'vmbatch 1 %s %s %s\n' "$1" "$VMBATCH_TOKEN" "$2" >"$shared/.$1.new"
+    mv -f "$shared/.$1.new" "$shared/$1"
+}
+
+# run_site DIRECTORY: runs the site's scripts there, in name order, with the context in their environment
+run_site() {
+    for script in "$medium/site/$1"/*; do
+        [ -f "$script" ] || continue
+        doing="running site/$1/${script##*/}"
+        if [ -x "$script" ]; then
+            "$script" </dev/null
+        else
+            sh "$script" </dev/null
+        fi
+    done
+}
+
+# pause: a twentieth of a second, or a whole one where sleep takes no fractions
+pause() {
+    if [ -z "${coarse-}" ] && sleep 0.05 2>/dev/null; then
+        waited=$((waited + 50))
+    else
+        coarse=yes
+        sleep 1
+        waited=$((waited + 1000))
+    fi
+}
+
+# has_line FILE LINE: whether the file has exactly this line
+has_line() {
+    [ -f "$1" ] || return 1
+    while IFS= read -r line || [ -n "$line" ]; do
+        [ "$line" != "$2" ] || return 0
+    done <"$1"
+    return 1
+}
+
+# add_line FILE LINE: appends the line unless it is there
+add_line() {
+    has_line "$1" "$2" || printf '%s\n' "$2" >>"$1"
+}
+
+# owner PATH: sets $owner to the uid that owns it
+owner() {
+    owner=$(ls -dn "$1")
+    # shellcheck disable=SC2086 # words wanted: mode, links, uid
+    set -- $owner
+    owner=$3
+}

@@ -1,0 +1,166 @@
+# shellcheck shell=sh disable=SC2034,SC2154
+# Makes the submitting user known to the guest: passwd, group, shadow, gshadow, home directory. Sourced by prolog.sh.
+# Files are handled as text in variables, each line between two newlines; names are always quoted, so never patterns.
+
+newline='
+'
+
+# load FILE: sets $text to its lines
+load() {
+    text=$newline
+    [ ! -f "$1" ] || text=$newline$(cat "$1")$newline
+}
+
+# entry NAME: sets $entry to what follows "NAME:" on its first line in $text; false if there is none
+entry() {
+    case $text in *"$newline$1:"*) ;; *) return 1 ;; esac
+    entry=${text#*"$newline$1:"}
+    entry=${entry%%"$newline"*}
+}
+
+# drop NAME: takes the lines of that name out of $text
+drop() {
+    while entry "$1"; do
+        text=${text%%"$newline$1:"*}$newline${text#*"$newline$1:$entry$newline"}
+    done
+}
+
+# without_user MEMBERS: sets $members to that list without the user
+without_user() {
+    members=
+    rest=$1
+    while [ -n "$rest" ]; do
+        member=${rest%%,*}
+        [ "$member" = "$VMBATCH_USER" ] || members=$members${members:+,}$member
+        case $rest in *,*) rest=${rest#*,} ;; *) rest= ;; esac
+    done
+}
+
+# leave_groups: takes the user out of all member lists in $text
+leave_groups() {
+    case $text in *[,:]"$VMBATCH_USER"[,"$newline"]*) ;; *) return 0 ;; esac
+    old=$text
+    text=$newline
+    while IFS= read -r line; do
+        case ,${line##*:}, in
+            *,"$VMBATCH_USER",*)
+                without_user "${line##*:}"
+                line=${line%:*}:$members
+                ;;
+        esac
+        [ -z "$line" ] || text=$text$line$newline
+    done <<EOF
+$old
+EOF
+}
+
+# plan_groups: from the guest's groups sets $groups to our lines of group, $secrets to those of gshadow
+plan_groups() {
+    groups= secrets= numbers=' '
+    load "$etc/group"
+    for wanted in "$VMBATCH_GROUP:$VMBATCH_GID" ${VMBATCH_GROUPS-}; do
+        name=${wanted%:*} gid=${wanted##*:}
+        number "$gid"
+        case $numbers in *" $gid "*) continue ;; esac
+        numbers=$numbers$gid' '
+        # The guest may use this name for another group.
+        members=
+        if entry "$name"; then
+            entry=${entry#*:}
+            [ "${entry%%:*}" = "$gid" ] || name=vb$gid
+        fi
+        if entry "$name"; then
+            without_user "${entry##*:}"
+        fi
+        [ "$gid" = "$VMBATCH_GID" ] || members=$members${members:+,}$VMBATCH_USER
+        groups=$groups$name:x:$gid:$members$newline
+        secrets="$secrets$name:!::$members$newline"
+    done
+}
+
+# put FILE LINES: writes a new version of the file: our lines, then those of other names
+put() {
+    load "$etc/$1"
+    case $1 in group | gshadow) leave_groups ;; esac
+    ours=$2
+    while [ -n "$ours" ]; do
+        drop "${ours%%:*}"
+        ours=${ours#*"$newline"}
+    done
+    text=${text#"$newline"}
+    printf '%s' "$2$text" >"$new/$1"
+}
+
+# number TEXT: fails unless it is one
+number() {
+    case $1 in '' | *[!0123456789]*) fail "the context has '$1' for a number" ;; esac
+}
+
+# check_user: what would break the guest rather than make a user
+check_user() {
+    number "$VMBATCH_UID"
+    number "$VMBATCH_GID"
+    case $VMBATCH_USER in '' | *[:/,"$newline"]* | -*) fail "the user's name is '$VMBATCH_USER'" ;; esac
+    [ "$VMBATCH_USER" != root ] && [ "$VMBATCH_UID" -ne 0 ] || fail 'the user is root'
+    case $VMBATCH_HOME in /*) ;; *) fail "the home directory is '$VMBATCH_HOME'" ;; esac
+}
+
+# choose_shell: sets $shell to the user's, or to one that the guest has
+choose_shell() {
+    for shell in "$VMBATCH_SHELL" /bin/bash /bin/sh; do
+        [ -z "$shell" ] || [ ! -x "$root$shell" ] || return 0
+    done
+}
+
+# make_home: a new one gets the skeleton; one that was the replaced account's changes hands; any other stays as it is
+make_home() {
+    home=$root$VMBATCH_HOME
+    if [ ! -d "$home" ]; then
+        mkdir -p "${home%/*}"
+        mkdir -m 700 "$home"
+        [ ! -d "$etc/skel" ] || cp -R "$etc/skel/." "$home"
+        chown -R "$VMBATCH_UID:$VMBATCH_GID" "$home"
+        chmod 700 "$home"
+    elif [ -n "$former" ] && [ "$former" != "$VMBATCH_UID" ]; then
+        for directory in "$home" "$home/.ssh"; do
+            [ -d "$directory" ] && [ ! -h "$directory" ] || continue
+            owner "$directory"
+            [ "$owner" != "$former" ] || chown "$VMBATCH_UID:$VMBATCH_GID" "$directory"
+        done
+    fi
+}
+
+create_user() {
+    doing='creating the user'
+    etc=$root/etc new=$root/etc/.vmbatch
+    check_user
+    choose_shell
+    plan_groups
+    load "$etc/passwd"
+    former=
+    if entry "$VMBATCH_USER"; then
+        former=${entry#*:}
+        former=${former%%:*}
+    fi
+
+    # New versions are made beside the files, from copies that have their modes, and then moved over them.
+    [ -d "$new" ] || mkdir -m 700 "$new"
+    set --
+    for file in group gshadow shadow passwd; do
+        [ ! -f "$etc/$file" ] || set -- "$@" "$etc/$file"
+    done
+    [ $# -eq 0 ] || cp -p "$@" "$new"
+    password='*'
+    put group "$groups"
+    [ ! -f "$etc/gshadow" ] || put gshadow "$secrets"
+    if [ -f "$etc/shadow" ]; then
+        password=x
+        put shadow "$VMBATCH_USER:*:::::::$newline"
+    fi
+    put passwd "$VMBATCH_USER:$password:$VMBATCH_UID:$VMBATCH_GID::$VMBATCH_HOME:$shell$newline"
+    mv -f "$new"/* "$etc"
+    rmdir "$new"
+
+    add_line "$etc/shells" "$shell" # dropbear refuses other ones
+    make_home
+}

@@ -1,0 +1,395 @@
+"""A job's start, end, and what is left of others: the only module that orders effects."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import msgspec
+
+from . import digest, journal, sshargs, template
+from .batch import torque
+from .config import Config
+from .disk import image
+from .errors import DeadlineError, NodeError, SiteError, VmBatchError
+from .exchange.inbox import Inbox
+from .guest import Handover, Message
+from .host import clock, console, file, process, ssh, virt
+from .host.log import Log
+from .host.watch import Watch
+from .job import Job, slug
+from .journal import Journal, Start
+from .plan import Facts, Plan, plan
+from .resource import Piece, Resource
+from .spool import directory
+from .units import Deadline
+
+T = TypeVar("T")
+_LOOK_SECONDS = 1.0
+_POLL_SECONDS = 0.1
+_LOGIN_PAUSE_SECONDS = 0.3
+_END_PATIENCE_SECONDS = 10.0
+_OLD_END_SECONDS = 3600.0
+
+
+class Call(msgspec.Struct, frozen=True):
+    """How a hook was called; `site` runs the site's own hook, and is None where there is none."""
+
+    argv: list[str]
+    environ: dict[str, str]
+    mom_directory: str
+    site: Callable[[], None] | None
+
+
+def prologue(call: Call, config: Config, log: Log) -> None:
+    """Brings the job's guest up and hands it over, or leaves nothing behind. VmBatchError."""
+    begin = time.monotonic()
+    deadline = Deadline(torque.alarm(call.mom_directory) - config.timeouts_margin)
+    job, form = read(call.argv, call.environ, clock.new_token(), config)
+    make_places(config)
+    start = Start(job.id, job.token, job.user.name, job.queue, job.script, clock.this_process(), time.time())
+    book = _take(start, deadline, config, log)
+    sweep_journals(config, log, dry_run=False)
+    try:
+        if call.site is not None:
+            with log.phase("site hook"):
+                call.site()
+        chosen = plan(job, form, config, facts(form, config))
+        with _console_of_failure(chosen, config, log):
+            _make(chosen, book, deadline, log)
+            address = _boot(chosen, start, config, log, deadline)
+            _hand_over(chosen, book, address, call.environ)
+    except BaseException:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        _release(book, config, log, orphaned=False)
+        raise
+    finally:
+        book.close()
+    log.line(f"guest {chosen.domain.name} of {job.user.name} is ready at {address} after {time.monotonic() - begin:.3f} s")
+
+
+def read(argv: list[str], environ: dict[str, str], token: str, config: Config) -> tuple[Job, template.Template]:
+    """The job and its template. VmBatchError."""
+    path = config.template_path(torque.prologue_queue(argv))
+    if path is None:
+        raise SiteError(f"queue {torque.prologue_queue(argv)} has no template", "see [queues] in vmbatch.conf")
+    form = template.parse(file.read_trusted(path), path)
+    return torque.parse_prologue(argv, environ, token, form.job_directory), form
+
+
+def facts(form: template.Template, config: Config) -> Facts:
+    """What planning must know of this node. SiteError."""
+    images = {}
+    for tag in form.disks:
+        if tag.source is not None:
+            file.check_trusted(tag.source.path, below_uid=config.users_minimum_uid)
+            images[tag.source.path] = image.check(tag.source.path, tag.source.format)
+    for tar in form.archives:
+        file.check_trusted(tar.archive)
+    space = os.statvfs(config.spool_directory)
+    return Facts(images, space.f_bavail * space.f_frsize, tuple(_site_scripts(config.guest_scripts)))
+
+
+def _site_scripts(parent: str) -> Iterator[tuple[str, str]]:
+    for stage in ("prolog.d", "epilog.d"):
+        place = os.path.join(parent, stage)
+        for name in sorted(os.listdir(place)) if os.path.isdir(place) else ():
+            if name.startswith(".") or name.endswith("~"):
+                continue
+            path = os.path.join(place, name)
+            file.check_trusted(path)
+            yield f"site/{stage}/{name}", path
+
+
+def make_places(config: Config) -> None:
+    """The directories in which jobs get theirs. NodeError."""
+    journal.make_directories()
+    for place, mode in ((config.spool_directory, 0o711), (sshargs.HANDOVER, 0o711)):
+        file.make_state_directory(place, mode)
+    if not os.path.isdir(config.share_directory):
+        raise NodeError(f"the share {config.share_directory} is not there", "mount it, or set [share] directory")
+
+
+def _take(start: Start, deadline: Deadline, config: Config, log: Log) -> Journal:
+    """This start's journal; an earlier start of the same job is ended first. DeadlineError."""
+    while (book := Journal.create(start)) is None:
+        journal.mark_end(start.job, start.owner)
+        log.line("an earlier start of this job is being ended")
+        earlier = Journal.open(journal.path_of(start.job), deadline)
+        if earlier is not None:
+            try:
+                earlier.release(config.timeouts_release * config.timeouts_scale)
+            finally:
+                earlier.close()
+    return book
+
+
+def _make(chosen: Plan, book: Journal, deadline: Deadline, log: Log) -> None:
+    """Everything in the plan, each thing promised before it is made."""
+    for phase in chosen.phases:
+        with log.phase(phase.name):
+            for step in phase.steps:
+                journal.check_not_ended(book.start)
+                _act(step, book, deadline)
+
+
+def _act(step: Resource | Piece, book: Journal, deadline: Deadline) -> None:
+    try:
+        if isinstance(step, Resource):
+            book.promise(step)
+            step.acquire()
+        else:
+            step.make(deadline)
+    except OSError as error:
+        raise NodeError(f"{step}: {error.strerror or error}") from None
+
+
+class _Wait:
+    """Waiting for a guest: woken by its messages, by libvirt, by the end of the job; never beyond the deadline."""
+
+    def __init__(self, chosen: Plan, start: Start, config: Config, deadline: Deadline) -> None:
+        self.chosen = chosen
+        self.start = start
+        self.seconds = config.timeouts_boot * config.timeouts_scale
+        self.deadline = deadline.earlier(self.seconds)
+        self.interval = _LOOK_SECONDS if config.share_local else _POLL_SECONDS
+        self.inbox = Inbox(chosen.inbox, chosen.job.token, local=config.share_local)
+        self.watch = Watch()
+        self.watch.directory(journal.ended_directory())
+        self.watch.directory(chosen.inbox)
+        virt.on_event(chosen.domain.uri, self.watch.wake)
+
+    def until(self, look: Callable[[], T | None], what: str) -> T:
+        """The first thing that `look` finds. VmBatchError if that cannot come any more."""
+        while True:
+            found = look()
+            if found is not None:
+                return found
+            self.check(what)
+            self.watch.wait(min(self.interval, self.deadline.left()))
+
+    def check(self, what: str) -> None:
+        """Whether it is still worth waiting."""
+        journal.check_not_ended(self.start)
+        failed = self.inbox.read("failed")
+        if failed is not None:
+            raise SiteError(f"the guest could not prepare itself for the job: {failed.text}")
+        state = virt.state(self.chosen.domain.uri, self.chosen.domain.uuid)
+        panic = console.panic(self.chosen.console)
+        if panic is not None:
+            raise SiteError(f"the guest's kernel died before the guest was ready ({what}): {panic}")
+        if state not in ("running", None):
+            raise SiteError(f"the guest ended before it was ready ({what}): its domain is {state}")
+        if self.deadline.passed():
+            raise DeadlineError(f"the guest was not ready within {self.seconds:.0f} s ({what})",
+                                "more time: [timeouts] boot, and $prologalarm in mom's config")
+
+    def message(self, kind: str, what: str) -> Message:
+        """The guest's message of this kind."""
+        return self.until(lambda: self.inbox.read(kind), what)
+
+    def pause(self, seconds: float, what: str) -> None:
+        """Waits for nothing but time."""
+        over = Deadline(seconds)
+        while not over.passed():
+            self.check(what)
+            self.watch.wait(over.left())
+
+    def close(self) -> None:
+        """Gives all descriptors back."""
+        self.watch.close()
+        self.inbox.close()
+
+
+def _boot(chosen: Plan, start: Start, config: Config, log: Log, deadline: Deadline) -> str:
+    """Waits until the guest is ready and its user has been seen to log in; the guest's address."""
+    wait = _Wait(chosen, start, config, deadline)
+    try:
+        with log.phase("boot"):
+            announced = wait.message("announce", "phase boot: it has not announced its address on the share")
+        with log.phase("login"):
+            _log_in(wait, announced.address, log)
+        with log.phase("ready"):
+            ready = wait.message("ready", "phase ready: it has announced itself, but has not written its ready file")
+    finally:
+        wait.close()
+    if ready.address != announced.address:
+        raise NodeError(f"the guest announced {announced.address}, but is ready at {ready.address}")
+    return ready.address
+
+
+def _log_in(wait: _Wait, address: str, log: Log) -> None:
+    """Tries until the submitting user can log in."""
+    chosen = wait.chosen
+    said = "no answer yet"
+    while True:
+        attempt = ssh.prove_login(chosen.handover, chosen.job.user, address, chosen.alias)
+        handle = os.pidfd_open(attempt.pid)
+        wait.watch.descriptor(handle)
+        try:
+            status = wait.until(attempt.poll, f"phase login: {chosen.job.user.name} cannot log in at {address}: {said}")
+            said = console.printable_tail(_output(attempt), 1) or f"ssh ended with {status}"
+        finally:
+            wait.watch.forget(handle)
+            os.close(handle)
+            process.end(attempt)
+        if status == 0:
+            return
+        log.detail(f"login at {address}: {said}")
+        wait.pause(_LOGIN_PAUSE_SECONDS, f"phase login: {chosen.job.user.name} cannot log in at {address}: {said}")
+
+
+def _output(attempt: "subprocess.Popen[bytes]") -> bytes:
+    return attempt.stdout.read(4096) if attempt.stdout is not None else b""
+
+
+def _hand_over(chosen: Plan, book: Journal, address: str, environ: dict[str, str]) -> None:
+    """Lets the job run: the record is the last thing that is made."""
+    job = chosen.job
+    record = Handover(
+        job=job.id, token=job.token, user=job.user.name, uid=job.user.uid, address=address, alias=chosen.alias,
+        template=chosen.template, script=job.script, node_file=job.node_file is not None,
+        environment={name: digest.of_text(value) for name, value in environ.items()},
+    )
+    journal.check_not_ended(book.start)
+    book.hand_over()
+    file.replace(os.path.join(chosen.handover, "record"), msgspec.json.encode(record), 0o444)
+
+
+@contextmanager
+def _console_of_failure(chosen: Plan, config: Config, log: Log) -> Iterator[None]:
+    """Adds the last lines of the guest's console to an error, and keeps more of it in the job's log."""
+    try:
+        yield
+    except VmBatchError as error:
+        text = console.read_tail(chosen.console)
+        for line in console.printable_lines(text):
+            log.detail(f"console: {line}")
+        shown = console.printable_lines(text)[-config.guest_console_lines:] if config.guest_console_lines else []
+        if shown:
+            error.detail = (*error.detail, "the guest's console ended with:", *(f"  {line}" for line in shown))
+        raise
+
+
+def _release(book: Journal, config: Config, log: Log, *, orphaned: bool) -> bool:
+    """Releases all that a journal lists; what cannot be released now stays listed."""
+    try:
+        with log.phase("release"):
+            book.release(config.timeouts_release * config.timeouts_scale, orphaned=orphaned)
+        return True
+    except (VmBatchError, OSError) as error:
+        log.line(f"could not release everything: {error}; the epilogue or the sweep will try again")
+        return False
+
+
+def epilogue(job_id: str, config: Config, log: Log) -> None:
+    """Ends every start of the job that began before now, and releases what they own. VmBatchError."""
+    me = clock.this_process()
+    path = journal.path_of(job_id)
+    journal.make_directories()
+    journal.mark_end(job_id, me)
+    try:
+        book = Journal.open(path, Deadline(_END_PATIENCE_SECONDS * config.timeouts_scale))
+    except DeadlineError:
+        book = _open_by_force(path, log)
+    if book is None:
+        log.detail("nothing to release")
+        return
+    try:
+        owner = book.start.owner
+        if owner.boot == me.boot and owner.started > me.started:
+            log.line("a later start of this job is left alone")
+        elif not _release(book, config, log, orphaned=True):
+            raise NodeError(f"not everything of job {job_id} could be removed", f"see {log.path}; vmbatch sweep tries again")
+    finally:
+        book.close()
+
+
+def _open_by_force(path: str, log: Log) -> Journal | None:
+    """The journal of a prologue that hangs: it is killed. DeadlineError if something still holds the lock."""
+    known = journal.peek(path)
+    if known is not None:
+        owner = known[0].owner
+        log.line(f"the prologue {owner.pid} does not end; killing it")
+        if owner.boot == clock.boot_id():
+            process.kill(owner.pid, owner.started)
+    return Journal.open(path, Deadline(_END_PATIENCE_SECONDS))
+
+
+def sweep(config: Config, log: Log, *, dry_run: bool) -> list[str]:
+    """Releases what no living job owns; a line for each thing found, and for each that could not be judged."""
+    journal.make_directories()
+    things: list[Resource] = [
+        found for parent in (config.spool_directory, config.share_directory, sshargs.HANDOVER)
+        for found in directory.ours(parent)
+    ]
+    from .hypervisor.domain import Domain
+
+    said = []
+    try:
+        things[:0] = [Domain(config.libvirt_uri, name, uuid, token, "") for name, uuid, token in virt.ours(config.libvirt_uri)]
+    except VmBatchError as error:
+        said.append(f"cannot see the domains: {error}")
+    tokens, found = sweep_journals(config, log, dry_run=dry_run)
+    said += found
+    for thing in things:
+        if getattr(thing, "token", None) not in tokens:
+            said.append(f"{'would remove' if dry_run else 'removed'} {thing}: no journal lists it")
+            if not dry_run:
+                thing.release(Deadline(config.timeouts_release * config.timeouts_scale), last=False)
+    if not dry_run:
+        journal.forget_old_ends(_OLD_END_SECONDS)
+    return said
+
+
+def sweep_journals(config: Config, log: Log, *, dry_run: bool) -> tuple[set[str], list[str]]:
+    """Releases the journals of dead starts; (tokens of all journals there were, a line for each found)."""
+    tokens: set[str] = set()
+    said: list[str] = []
+    for name in sorted(os.listdir(journal.directory())):
+        path = os.path.join(journal.directory(), name)
+        try:
+            known = journal.peek(path)
+            if known is None:
+                continue
+            tokens.add(known[0].token)
+            book = Journal.open(path, Deadline(0))
+        except DeadlineError:
+            continue
+        except VmBatchError as error:
+            said.append(f"left alone {path}: {error}")
+            continue
+        if book is None:
+            continue
+        try:
+            verdict = _judge(book)
+            if verdict.startswith("dead"):
+                said.append(f"{'would release' if dry_run else 'released'} job {book.start.job} of {book.start.user}: {verdict}")
+                if not dry_run and not _release(book, config, log, orphaned=True):
+                    said[-1] = f"could not release job {book.start.job}; see {log.path}"
+            elif verdict:
+                said.append(f"left alone job {book.start.job} of {book.start.user}: {verdict}")
+        finally:
+            book.close()
+    return tokens, said
+
+
+def _judge(book: Journal) -> str:
+    """Of an unlocked journal: `dead, ...` if its job cannot run any more, a reason if that is not known, else nothing."""
+    if not book.handed_over:
+        return "dead, its prologue ended before the guest was ready"
+    if book.start.owner.boot != clock.boot_id():
+        return "dead, the node was booted since"
+    if book.start.script is None:
+        return "an interactive job; only the batch system knows whether it runs"
+    return "dead, the batch system has taken its script away" if torque.is_gone(book.start.script) else ""
+
+
+def end_lines(error: VmBatchError, job_id: str) -> list[str]:
+    """What the user is told of a start that failed."""
+    outcome = "the job is aborted" if torque.exit_status(error.fault) == torque.ABORT else "the job goes back into its queue"
+    first, *rest = error.lines()
+    return [f"job {slug(job_id)} could not start: {first}", *rest, outcome]

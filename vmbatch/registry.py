@@ -1,0 +1,23 @@
+"""The members of each family, in plain sight: adding one is a module and a line here."""
+
+import msgspec
+
+from .batch import torque
+from .hypervisor import profile
+from .hypervisor.domain import Domain
+from .hypervisor.profile import Profile
+from .resource import Resource
+from .spool.directory import Directory
+
+HYPERVISORS: dict[str, Profile] = {"QEMU": profile.QEMU, "KVM": profile.KVM, "TEST": profile.TEST}
+
+BATCH = torque
+
+KINDS: tuple[type[Resource], ...] = (Directory, Domain)
+
+_decoder: msgspec.json.Decoder[Directory | Domain] = msgspec.json.Decoder(Directory | Domain)
+
+
+def resource(record: bytes) -> Resource:
+    """A journal line as the resource it stands for. msgspec.DecodeError, msgspec.ValidationError."""
+    return _decoder.decode(record)

@@ -1,0 +1,1 @@
+"""Directories that a job owns: in the spool, on the share, for the hand-over."""

@@ -1,0 +1,33 @@
+"""The arguments of OpenSSH's client towards a guest, for prologue and job shell alike."""
+
+SSH = "/usr/bin/ssh"
+HANDOVER = "/run/vmbatch/handover"
+
+
+def client(handover: str, alias: str) -> list[str]:
+    """ssh with the job's key and the guest's pinned host key, and nothing of the node's or the user's configuration."""
+    options = {
+        "BatchMode": "yes",
+        "ConnectTimeout": "30",
+        "ForwardAgent": "no",
+        "ForwardX11": "no",
+        "GlobalKnownHostsFile": "/dev/null",
+        "HostKeyAlias": alias,
+        "IdentitiesOnly": "yes",
+        "IdentityAgent": "none",
+        "IdentityFile": f"{handover}/id_ed25519",
+        "KexAlgorithms": "^curve25519-sha256",
+        "LogLevel": "ERROR",
+        "PreferredAuthentications": "publickey",
+        "ServerAliveCountMax": "8",
+        "ServerAliveInterval": "15",
+        "StrictHostKeyChecking": "yes",
+        "UpdateHostKeys": "no",
+        "UserKnownHostsFile": f"{handover}/known_hosts",
+    }
+    return [SSH, "-F", "none", "-T", "-e", "none", *(f"-o{name}={value}" for name, value in options.items())]
+
+
+def target(user: str, address: str) -> list[str]:
+    """Where to: the end of ssh's own arguments."""
+    return ["-l", user, "--", address]

@@ -1,0 +1,137 @@
+"""From a template to the domain of one job: our tags out, what must change changed, all else as the admin wrote it."""
+
+import copy
+
+import msgspec
+from lxml import etree
+
+from .read import Template
+
+OWNER = "urn:vmbatch:job:1"
+_LIFECYCLE = ("on_poweroff", "on_reboot", "on_crash")
+
+
+class DiskChange(msgspec.Struct, frozen=True):
+    """The file behind a disk for this job; `backing` is (path, format) of the image below an overlay."""
+
+    index: int
+    path: str
+    format: str
+    backing: tuple[str, str] | None
+
+
+class DomainChange(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is this job's own in its domain."""
+
+    name: str
+    uuid: str
+    job: str
+    token: str
+    user: str
+    console: str
+    macs: tuple[str, ...]
+    disks: tuple[DiskChange, ...]
+
+
+def domain_xml(template: Template, change: DomainChange) -> bytes:
+    """The exact XML for libvirt."""
+    root = copy.deepcopy(template.root)
+    _identify(root, change)
+    disks = root.findall("devices/disk")
+    for disk in change.disks:
+        _replace_image(disks[disk.index], disk)
+    for element in list(root.iter()):
+        if isinstance(element.tag, str) and element.tag.startswith("vb"):
+            _take_out(element)
+    for name in _LIFECYCLE:
+        _set(root, name).text = "destroy"
+    devices = root.find("devices")
+    if devices is not None:
+        _log_console(devices, change.console)
+        _address(devices, change.macs)
+    return etree.tostring(root, encoding="utf-8")
+
+
+def _identify(root: etree._Element, change: DomainChange) -> None:
+    for tag, text in (("uuid", change.uuid), ("name", change.name)):
+        element = root.find(tag)
+        if element is None:
+            element = etree.Element(tag)
+            element.tail = "\n  "
+            root.insert(0, element)
+        element.text = text
+    metadata = _set(root, "metadata")
+    owner = etree.SubElement(metadata, f"{{{OWNER}}}job", nsmap={"vmbatch": OWNER})
+    for key, value in (("id", change.job), ("token", change.token), ("user", change.user)):
+        owner.set(key, value)
+
+
+def _set(root: etree._Element, tag: str) -> etree._Element:
+    element = root.find(tag)
+    if element is None:
+        element = etree.SubElement(root, tag)
+        element.tail = "\n"
+    return element
+
+
+def _take_out(element: etree._Element) -> None:
+    """Removes an element; the white space around it goes, other text stays."""
+    parent = element.getparent()
+    if parent is None:
+        return
+    before = element.getprevious()
+    if element.tail and (element.tail.strip() or element.getnext() is None):
+        if before is None:
+            parent.text = element.tail
+        else:
+            before.tail = element.tail
+    parent.remove(element)
+
+
+def _replace_image(disk: etree._Element, change: DiskChange) -> None:
+    disk.set("type", "file")
+    driver = disk.find("driver")
+    if driver is None:
+        driver = etree.Element("driver")
+        disk.insert(0, driver)
+    driver.set("type", change.format)
+    source = disk.find("source")
+    if source is None:
+        source = etree.Element("source")
+        driver.addnext(source)
+    for name in list(source.attrib):
+        if name in ("file", "dev", "volume", "pool"):
+            del source.attrib[name]
+    source.set("file", change.path)
+    for old in disk.findall("backingStore"):
+        disk.remove(old)
+    chain = etree.Element("backingStore")
+    source.addnext(chain)
+    if change.backing:
+        path, form = change.backing
+        chain.set("type", "file")
+        etree.SubElement(chain, "format", {"type": form})
+        etree.SubElement(chain, "source", {"file": path})
+        etree.SubElement(chain, "backingStore")
+
+
+def _log_console(devices: etree._Element, path: str) -> None:
+    """Has the first console written to a file; a guest without any gets a serial port."""
+    console = devices.find("serial") if devices.find("serial") is not None else devices.find("console")
+    if console is None:
+        console = etree.SubElement(devices, "serial", {"type": "pty"})
+        console.tail = "\n"
+    log = console.find("log")
+    if log is None:
+        log = etree.SubElement(console, "log")
+    log.set("file", path)
+    log.set("append", "off")
+
+
+def _address(devices: etree._Element, macs: tuple[str, ...]) -> None:
+    for interface, mac in zip(devices.findall("interface"), macs, strict=True):
+        element = interface.find("mac")
+        if element is None:
+            element = etree.Element("mac")
+            interface.insert(0, element)
+        element.set("address", mac)
