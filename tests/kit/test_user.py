@@ -114,23 +114,43 @@ def test_new_home(guest: Guest) -> None:
     assert guest.read("chown.log") == f"-R 1500:1501 {home}\n"
 
 
+def test_home_with_a_slash(guest: Guest) -> None:
+    create(guest, VMBATCH_HOME="/alice/")
+    assert (guest.root / "alice").stat().st_mode & 0o777 == 0o700
+
+
+def list_as(uid: int) -> str:
+    return f"echo drwxr-xr-x 2 {uid} 100 4096 Jan 1 1970 x"
+
+
 def test_existing_home_stays(guest: Guest) -> None:
     guest.write("home/alice/file", "kept")
     guest.write("etc/skel/.profile", "hello\n")
     (guest.root / "home/alice").chmod(0o755)
-    create(guest)
-    assert [path.name for path in (guest.root / "home/alice").iterdir()] == ["file"]
-    assert (guest.root / "home/alice").stat().st_mode & 0o777 == 0o755
-    assert not (guest.root / "chown.log").exists()
+    for uid in (1500, 0):
+        guest.functions["ls"] = list_as(uid)
+        create(guest)
+        assert [path.name for path in (guest.root / "home/alice").iterdir()] == ["file"]
+        assert (guest.root / "home/alice").stat().st_mode & 0o777 == 0o755
+        assert not (guest.root / "chown.log").exists()
 
 
 def test_home_of_the_replaced_account(guest: Guest) -> None:
     """The guest's own alice had another uid: her home is the user's now, but not what is in it."""
-    home = guest.root / "home/alice"
     guest.write("home/alice/.ssh/config", "")
-    guest.write("etc/passwd", f"alice:x:{home.stat().st_uid}:1::/home/alice:/bin/sh\n")
+    guest.write("etc/passwd", "alice:x:77:1::/home/alice:/bin/sh\n")
+    guest.functions["ls"] = list_as(77)
     create(guest)
+    home = guest.root / "home/alice"
     assert guest.read("chown.log") == f"1500:1501 {home}\n1500:1501 {home}/.ssh\n"
+
+
+def test_home_of_somebody_else(guest: Guest) -> None:
+    (guest.root / "home/alice").mkdir()
+    guest.functions["ls"] = list_as(77)
+    output = guest.evaluate("trap 'echo \"because $reason\"' EXIT; create_user", guest.context)
+    assert output == "because /home/alice belongs to uid 77, not to alice\n"
+    assert not (guest.root / "chown.log").exists()
 
 
 def test_refused(guest: Guest) -> None:

@@ -25,7 +25,7 @@ esac
 
 install_kit() {
     doing='installing the kit'
-    rm -rf "$base/kit"
+    [ ! -d "$base/kit" ] || rm -rf "$base/kit"
     cp -R "$medium/kit" "$base/kit"
     chmod -R u=rwX,go=rX "$base/kit"
 }
@@ -42,11 +42,9 @@ set_hostname() {
 # The directory is the user's in the end, so it is made anew and filled while it is still ours.
 place_job() {
     doing="placing the job's files"
-    rm -rf "$base/job"
+    [ ! -d "$base/job" ] || rm -rf "$base/job"
     mkdir -m 700 "$base/job"
-    for part in script nodefile; do
-        [ ! -f "$medium/job/$part" ] || cp "$medium/job/$part" "$base/job/$part"
-    done
+    [ ! -d "$medium/job" ] || cp "$medium/job"/* "$base/job"
     chmod -R 700 "$base/job"
     chown -R "$VMBATCH_UID:$VMBATCH_GID" "$base/job"
 }

@@ -19,7 +19,7 @@ install_host_key() {
 }
 
 write_openssh_key() {
-    rm -f "$1" "$1.pub"
+    [ ! -e "$1" ] && [ ! -h "$1" ] || rm -f "$1"
     umask 077
     cat "$medium/ssh/host_key" >"$1"
     umask 022
@@ -29,6 +29,7 @@ write_openssh_key() {
 # offer_key PATH: sshd offers its default keys unless its configuration names some: then ours must be among them
 offer_key() {
     config=$root/etc/ssh/sshd_config
+    [ -f "$config" ] || return 0
     named=$(grep -hi '^[[:space:]]*HostKey[[:space:]]' "$config" "$config.d"/*.conf 2>/dev/null || :)
     case $named in '' | *"$1"*) return 0 ;; esac
     cp -p "$config" "$config.new"
@@ -61,11 +62,12 @@ trust_job_key() {
     if [ -d "$directory" ]; then
         owner "$directory"
         [ "$owner" = "$VMBATCH_UID" ] || fail "$VMBATCH_HOME/.ssh belongs to uid $owner, not to $VMBATCH_USER"
+        chmod go-w "$directory"
     else
         mkdir -m 700 "$directory"
     fi
     IFS= read -r key <"$medium/ssh/authorized_key" || [ -n "$key" ]
-    rm -rf "$keys.vmbatch"
+    [ ! -e "$keys.vmbatch" ] && [ ! -h "$keys.vmbatch" ] || rm -rf "$keys.vmbatch"
     umask 077
     {
         [ ! -f "$keys" ] || grep -vxF -e "$key" "$keys" || :
@@ -73,6 +75,5 @@ trust_job_key() {
     } >"$keys.vmbatch"
     umask 022
     chown "$VMBATCH_UID:$VMBATCH_GID" "$directory" "$keys.vmbatch"
-    chmod go-w "$directory"
     mv -f "$keys.vmbatch" "$keys"
 }

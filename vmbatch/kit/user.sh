@@ -54,10 +54,9 @@ $old
 EOF
 }
 
-# plan_groups: from the guest's groups sets $groups to our lines of group, $secrets to those of gshadow
+# plan_groups: from the guest's groups in $text sets $groups to our lines of group, $secrets to those of gshadow
 plan_groups() {
     groups= secrets= numbers=' '
-    load "$etc/group"
     for wanted in "$VMBATCH_GROUP:$VMBATCH_GID" ${VMBATCH_GROUPS-}; do
         name=${wanted%:*} gid=${wanted##*:}
         number "$gid"
@@ -78,9 +77,8 @@ plan_groups() {
     done
 }
 
-# put FILE LINES: writes a new version of the file: our lines, then those of other names
+# put FILE LINES: writes a new version of the file out of $text: our lines, then those of other names
 put() {
-    load "$etc/$1"
     case $1 in group | gshadow) leave_groups ;; esac
     ours=$2
     while [ -n "$ours" ]; do
@@ -116,18 +114,27 @@ choose_shell() {
 make_home() {
     home=$root$VMBATCH_HOME
     if [ ! -d "$home" ]; then
-        mkdir -p "${home%/*}"
-        mkdir -m 700 "$home"
+        # shellcheck disable=SC2174 # as wanted: the parents are nobody's secret
+        mkdir -p -m 700 "$home"
         [ ! -d "$etc/skel" ] || cp -R "$etc/skel/." "$home"
         chown -R "$VMBATCH_UID:$VMBATCH_GID" "$home"
-        chmod 700 "$home"
-    elif [ -n "$former" ] && [ "$former" != "$VMBATCH_UID" ]; then
-        for directory in "$home" "$home/.ssh"; do
-            [ -d "$directory" ] && [ ! -h "$directory" ] || continue
-            owner "$directory"
-            [ "$owner" != "$former" ] || chown "$VMBATCH_UID:$VMBATCH_GID" "$directory"
-        done
+        return
     fi
+    owner "$home"
+    case $owner in
+        "$VMBATCH_UID" | 0) ;;
+        "$former") take_over "$home" "$home/.ssh" ;;
+        *) fail "$VMBATCH_HOME belongs to uid $owner, not to $VMBATCH_USER" ;; # and sshd would refuse the login
+    esac
+}
+
+# take_over DIRECTORIES: gives those that were the replaced account's to the user, but not what is in them
+take_over() {
+    for directory; do
+        [ -d "$directory" ] && [ ! -h "$directory" ] || continue
+        owner "$directory"
+        [ "$owner" != "$former" ] || chown "$VMBATCH_UID:$VMBATCH_GID" "$directory"
+    done
 }
 
 create_user() {
@@ -135,13 +142,6 @@ create_user() {
     etc=$root/etc new=$root/etc/.vmbatch
     check_user
     choose_shell
-    plan_groups
-    load "$etc/passwd"
-    former=
-    if entry "$VMBATCH_USER"; then
-        former=${entry#*:}
-        former=${former%%:*}
-    fi
 
     # New versions are made beside the files, from copies that have their modes, and then moved over them.
     [ -d "$new" ] || mkdir -m 700 "$new"
@@ -150,12 +150,25 @@ create_user() {
         [ ! -f "$etc/$file" ] || set -- "$@" "$etc/$file"
     done
     [ $# -eq 0 ] || cp -p "$@" "$new"
-    password='*'
+
+    load "$etc/group"
+    plan_groups
     put group "$groups"
-    [ ! -f "$etc/gshadow" ] || put gshadow "$secrets"
+    if [ -f "$etc/gshadow" ]; then
+        load "$etc/gshadow"
+        put gshadow "$secrets"
+    fi
+    password='*'
     if [ -f "$etc/shadow" ]; then
         password=x
+        load "$etc/shadow"
         put shadow "$VMBATCH_USER:*:::::::$newline"
+    fi
+    load "$etc/passwd"
+    former=
+    if entry "$VMBATCH_USER"; then
+        former=${entry#*:}
+        former=${former%%:*}
     fi
     put passwd "$VMBATCH_USER:$password:$VMBATCH_UID:$VMBATCH_GID::$VMBATCH_HOME:$shell$newline"
     mv -f "$new"/* "$etc"
