@@ -15,12 +15,13 @@ test: .venv/.stamp-product
 	@$(python) -m lab exec -- $(python) -m pytest $(PYTEST_ARGS)
 
 bench: .venv/.stamp-product
-	@$(python) -m bench
+	@$(python) -m lab exec -- $(python) -m bench
 
 lint: .venv/.stamp-product
 	@$(python) -m ruff check .
 	@$(python) -m mypy
-	@shellcheck $$(git ls-files -co --exclude-standard | xargs -r grep -lE '^#!/bin/(ba)?sh|^# shellcheck shell=')
+	@git ls-files -co --exclude-standard -z | xargs -0 awk 'FNR == 1 && /^#!\/bin\/(ba)?sh|^# shellcheck shell=/ { print FILENAME }' \
+		| xargs -r shellcheck
 
 guests: .venv/.stamp-product
 	@$(python) -m lab guests

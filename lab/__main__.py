@@ -1,4 +1,4 @@
-"""python -m lab up|down|status|exec|guests|boot"""
+"""python -m lab up|down|status|exec|guests|demo|boot"""
 
 import argparse
 import os
@@ -56,6 +56,10 @@ def _status(_: argparse.Namespace) -> int:
     return 0 if running else 3
 
 
+def _demo(_: argparse.Namespace) -> int:
+    return execute([sys.executable, "-m", "lab.demo"])
+
+
 def _boot(options: argparse.Namespace) -> int:
     if not node.inside():
         return execute([sys.executable, "-m", "lab", *sys.argv[1:]])
@@ -74,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
         ("down", _down, "end the node and all that runs in it; its logs stay"),
         ("status", _status, "whether the node is up, and its guests; status 3: down"),
         ("guests", _guests, "build the guests, and print their directories"),
+        ("demo", _demo, "run one job in a guest, and show it"),
     ):
         verbs.add_parser(name, help=text, description=text).set_defaults(act=act)
     text = "run a command in the node, in the same directory, with its exit status"

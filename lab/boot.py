@@ -11,7 +11,7 @@ from .domain import Parts, domain
 from .process import ProcessError, run
 
 MEMORY_MIB = {"busybox": 192, "debian": 512}
-LAST = re.compile(rb"guest: \S+ done|Kernel panic|\blogin: ")
+LAST = re.compile(rb"guest: \S+ done|end Kernel panic|reboot: ")
 """What a console shows at the end of a boot."""
 
 
@@ -70,5 +70,5 @@ def _destroy(name: str) -> None:
     try:
         run(["virsh", "-q", "destroy", name])
     except ProcessError as error:
-        if "failed to get domain" not in str(error):
+        if "Domain not found" not in str(error):  # it may have powered off
             raise

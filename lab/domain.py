@@ -45,8 +45,7 @@ def _devices(devices: Element, parts: Parts) -> None:
     if parts.disk:
         _disk(devices, "disk", parts.disk, "qcow2", "vda", "virtio")
     if parts.medium:
-        SubElement(devices, "controller", type="scsi", model="virtio-scsi")
-        SubElement(_disk(devices, "cdrom", parts.medium, "raw", "sda", "scsi"), "readonly")
+        SubElement(_disk(devices, "disk", parts.medium, "raw", "vdz", "virtio"), "readonly")  # a CD on SCSI boots 0.3 s later
     interface = SubElement(devices, "interface", type="network")
     SubElement(interface, "source", network="lab")
     SubElement(interface, "model", type="virtio")

@@ -149,8 +149,11 @@ class Mom:
         self, job: Job, *, way: str = "shell", stdin: int | None = None, arguments: str = "",
         stdout: int | None = None, words: list[str] | None = None,
     ) -> "subprocess.Popen[bytes]":
-        """Starts the job's shell as the user. `way`: `shell` is `qsub -S remoteshell`; `starter` has the user's shell as argument;
-        `interpreter` is a script with `#!`, given as `words`, that reads its own `stdin`."""
+        """Starts the job's shell as the user.
+
+        `way`: `shell` is `qsub -S remoteshell`; `starter` is `$job_starter`, with the user's shell as argument; `interpreter` is
+        a script with `#!`, given as `words`, that reads its own `stdin`.
+        """
         person = job.person
         shell = str(place.ENVIRONMENT / "bin/remoteshell")
         environment = {

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -61,12 +60,15 @@ def fetch(packages: Iterable[Package]) -> list[Path]:
 
 
 def _download(packages: Sequence[Package]) -> None:
-    store = CACHE / "debs"
+    """Through a directory of its own, as apt may be killed in the middle of a file; the caller holds the lock."""
+    store, scratch = CACHE / "debs", CACHE / ".fetch"
     store.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=CACHE) as scratch:
-        run([*_APT, "download", *(f"{package.name}={package.version}" for package in packages)], cwd=Path(scratch))
-        for file in Path(scratch).glob("*.deb"):
-            shutil.move(file, store / file.name)
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    run([*_APT, "download", *(f"{package.name}={package.version}" for package in packages)], cwd=scratch)
+    for file in scratch.glob("*.deb"):
+        file.rename(store / file.name)
+    scratch.rmdir()
 
 
 def unpack(debs: Iterable[Path], tree: Path) -> None:

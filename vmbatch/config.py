@@ -170,7 +170,7 @@ def parse(text: bytes, path: str) -> Config:
     except tomllib.TOMLDecodeError as error:
         match = re.search(r"at line (\d+)", str(error))
         message = re.sub(r" \(at .*\)$", "", str(error))
-        raise InputError(path, [(int(match[1]) if match else 0, message)], "strings need quotes: name = \"value\"") from None
+        raise InputError(path, [(int(match[1]) if match else len(text.splitlines()), message)], "strings need quotes: name = \"value\"") from None
     lines = _lines(text.decode())
     values: dict[str, Any] = {name.replace(".", "_"): option.default for name, option in OPTIONS.items()}
     queues: dict[str, str] = {}
@@ -220,7 +220,7 @@ def _lines(text: str) -> dict[str, int]:
     found: dict[str, int] = {}
     section = ""
     for number, line in enumerate(text.split("\n"), 1):
-        if header := re.match(r"\s*\[\s*([A-Za-z0-9_.\"'-]+)\s*\]", line):
+        if header := re.match(r"\s*\[\[?\s*([A-Za-z0-9_.\"'-]+)\s*\]", line):
             section = re.sub(r"[\"']", "", header[1])
             found.setdefault(section, number)
         elif setting := re.match(r"\s*([A-Za-z0-9_.\"'-]+)\s*=", line):

@@ -27,7 +27,7 @@ class Message(msgspec.Struct, frozen=True):
 
 def parse_message(data: bytes, token: str) -> Message:
     """A guest's message, as hostile input. NodeError says what is wrong with it."""
-    match = re.fullmatch(rb"vmbatch 1 (announce|ready|failed) ([0-9a-f]{32}) ([^\n]{1,600})\n?", data[:MESSAGE_BYTES + 1])
+    match = re.fullmatch(rb"vmbatch 1 (announce|ready|failed) ([0-9a-f]{32}) ([^\n]{1,600})\n", data[:MESSAGE_BYTES + 1])
     if not match:
         raise NodeError("the guest wrote a message that is not one of the kit's")
     if match[2].decode() != token:
@@ -39,6 +39,7 @@ def parse_message(data: bytes, token: str) -> Message:
         address = ipaddress.ip_address(match[3].decode("ascii"))
     except ValueError:
         raise NodeError(f"the guest says its address is {printable(match[3])[:60]!r}") from None
+    address = getattr(address, "ipv4_mapped", None) or address
     if address.is_loopback or address.is_multicast or address.is_unspecified or getattr(address, "scope_id", None):
         raise NodeError(f"the guest says its address is {address}, which no guest can have")
     return Message(kind, address=str(address))

@@ -180,7 +180,7 @@ def _parse(path: str, data: bytes) -> tuple[Start, list[Resource], bool]:
                 handed_over = True
             else:
                 resources.append(registry.resource(line))
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise NodeError(f"{path} cannot be understood: {error}",
                         "see what it lists, remove that by hand, then remove the file") from None
     return start, resources, handed_over
@@ -215,7 +215,7 @@ def _end_marker(path: str) -> clock.ProcessIdentity | None:
     try:
         with open(path, "rb") as opened:
             return msgspec.json.decode(opened.read(), type=EndMarker).ended_by
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

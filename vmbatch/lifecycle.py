@@ -2,11 +2,10 @@
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -26,6 +25,9 @@ from .plan import Facts, Plan, plan
 from .resource import Piece, Resource
 from .spool import directory
 from .units import Deadline
+
+if TYPE_CHECKING:
+    import subprocess
 
 T = TypeVar("T")
 _LOOK_SECONDS = 1.0
@@ -47,7 +49,7 @@ class Call(msgspec.Struct, frozen=True):
 def prologue(call: Call, config: Config, log: Log) -> None:
     """Brings the job's guest up and hands it over, or leaves nothing behind. VmBatchError."""
     begin = time.monotonic()
-    deadline = Deadline(torque.alarm(call.mom_directory) - config.timeouts_margin)
+    deadline = _deadline(torque.alarm(call.mom_directory), config)
     job, form = read(call.argv, call.environ, clock.new_token(), config)
     make_places(config)
     start = Start(job.id, job.token, job.user.name, job.queue, job.script, clock.this_process(), time.time())
@@ -69,6 +71,14 @@ def prologue(call: Call, config: Config, log: Log) -> None:
     finally:
         book.close()
     log.line(f"guest {chosen.domain.name} of {job.user.name} is ready at {address} after {time.monotonic() - begin:.3f} s")
+
+
+def _deadline(alarm: float, config: Config) -> Deadline:
+    """Until when a start may go on, so that it can be undone before mom kills it. SiteError."""
+    if alarm <= config.timeouts_margin:
+        raise SiteError(f"mom kills a prologue after {alarm:.0f} s, and [timeouts] margin keeps {config.timeouts_margin:.0f} s of that",
+                        "raise $prologalarm in mom's config, or lower margin in vmbatch.conf")
+    return Deadline(alarm - config.timeouts_margin)
 
 
 def read(argv: list[str], environ: dict[str, str], token: str, config: Config) -> tuple[Job, template.Template]:
@@ -153,7 +163,7 @@ class _Wait:
     def __init__(self, chosen: Plan, start: Start, config: Config, deadline: Deadline) -> None:
         self.chosen = chosen
         self.start = start
-        self.seconds = config.timeouts_boot * config.timeouts_scale
+        self.seconds = min(config.timeouts_boot * config.timeouts_scale, deadline.left())
         self.deadline = deadline.earlier(self.seconds)
         self.interval = _LOOK_SECONDS if config.share_local else _POLL_SECONDS
         self.inbox = Inbox(chosen.inbox, chosen.job.token, local=config.share_local)

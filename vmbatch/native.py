@@ -14,8 +14,10 @@ def may_name_queue(queue: str) -> bool:
 
 
 def names_queue(text: bytes, queue: str) -> bool:
-    """TOML can name a key only literally or with a backslash; whole-line comments do not count."""
-    settings = b"\n".join(line for line in text.split(b"\n") if not line.lstrip().startswith(b"#"))
+    """TOML can name a key only literally or with a backslash; whole-line comments do not count, but in multi-line strings."""
+    settings = text
+    if b'"""' not in text and b"'''" not in text:
+        settings = b"\n".join(line for line in text.split(b"\n") if not line.lstrip().startswith(b"#"))
     return b"\\" in settings or queue.encode(errors="surrogateescape") in settings
 
 

@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING
 from . import native
 
 if TYPE_CHECKING:
-    import select
-
     from .guest import Handover
 
 _FAILURE = 255
@@ -26,6 +24,7 @@ _OF_NODE = frozenset((
 ))
 _SHELL_NAMES = frozenset(["ash", "bash", "csh", "dash", "fish", "ksh", "mksh", "rbash", "sh", "tcsh", "zsh"])
 _PUMP_BYTES = 64 << 10
+_LOOK_MS = 50
 
 
 def main() -> None:
@@ -128,6 +127,8 @@ class _Call:
         known = handover.script.path if handover.script else None
         if words and words[0] != known and os.path.basename(words[0]).lstrip("-") in _SHELL_NAMES:
             self.shell = words.pop(0).lstrip("-")
+        elif words and os.path.basename(words[0]).lstrip("-") == "remoteshell":  # $job_starter and qsub -S at once
+            words.pop(0)
         while words and words[0] in ("-l", "-i"):
             words.pop(0)
         if words and words[0] == "-c":
@@ -211,10 +212,10 @@ class _Session:
         base = sshargs.client(place, handover.alias)
         self._target = sshargs.target(handover.user, handover.address)
         control = f"{place}/control/{self.id}"
-        self._master = [*base, "-oControlMaster=yes", f"-oControlPath={control}"]
+        self._master = [*sshargs.WITH_PARENT, *base, "-oControlMaster=yes", f"-oControlPath={control}"]
         self._beside = [*base, "-oControlMaster=no", f"-oControlPath={control}"]
         self._guest = guest
-        self._got: list[int] = []
+        self._got: dict[int, None] = {}  # a signal counts once: mom sends each several times over
 
     def run(self, call: _Call) -> int:
         """The job's exit status, 255 with a message if the guest was lost."""
@@ -234,7 +235,7 @@ class _Session:
                                file_actions=[(os.POSIX_SPAWN_DUP2, source, 0), (os.POSIX_SPAWN_CLOSE, sink)])
         os.close(source)
         for number in forwarded:
-            signal.signal(number, lambda number, _frame: self._got.append(number))
+            signal.signal(number, lambda number, _frame: self._got.update({number: None}))
         threading.Thread(target=_pump, args=(request, sink, call.uses_input), daemon=True).start()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, forwarded)
         return self._wait(child)
@@ -246,23 +247,19 @@ class _Session:
         handle = os.pidfd_open(child)
         poll = select.poll()
         poll.register(handle, select.POLLIN)
-        while not self._ended(poll):
-            while self._got:
-                self._pass_on(self._got.pop(0))
+        while not poll.poll(_LOOK_MS):
+            for number in list(self._got):
+                if self._pass_on(number):
+                    del self._got[number]
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         return code if 0 <= code < _FAILURE else self._ask_status(code)
 
-    def _ended(self, poll: select.poll) -> bool:
-        """Whether ssh has ended; comes back early for a signal (PEP 475 would not), at the latest after a while."""
-        return bool(poll.poll(50 if self._got else 200))
-
-    def _pass_on(self, number: int) -> None:
+    def _pass_on(self, number: int) -> bool:
+        """Whether the signal reached the job; not so while the job is only being started."""
         import signal
 
-        while number in self._got:  # mom sends its signals several times over
-            self._got.remove(number)
         name = signal.Signals(number).name.removeprefix("SIG")
-        self._command(self._guest.signal_command(self.id, name))
+        return self._command(self._guest.signal_command(self.id, name))[0] == 0
 
     def _ask_status(self, code: int) -> int:
         """ssh says 255 for a lost connection as for a job that exits so: the guest knows which."""

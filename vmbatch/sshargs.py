@@ -1,6 +1,8 @@
 """The arguments of OpenSSH's client towards a guest, for prologue and job shell alike."""
 
 SSH = "/usr/bin/ssh"
+WITH_PARENT = ("/usr/bin/setpriv", "--pdeathsig=KILL", "--")
+"""Has a program die with the one that starts it (util-linux)."""
 HANDOVER = "/run/vmbatch/handover"
 
 

@@ -9,7 +9,7 @@ _DURATIONS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 def parse_size(text: str) -> int:
     """Bytes of `512M`, `20G`, `1048576`; factors of 1024. ValueError says what is right."""
-    match = re.fullmatch(r"(\d{1,15})\s?([KMGT]?)(?:i?B)?", text.strip())
+    match = re.fullmatch(r"([0-9]{1,15})\s?([KMGT]?)(?:i?B)?", text.strip())
     if not match:
         raise ValueError(f"{text!r} is not a size; write for instance \"512M\" or \"20G\"")
     return int(match[1]) * _SIZES[match[2]]
@@ -17,7 +17,7 @@ def parse_size(text: str) -> int:
 
 def parse_duration(text: str) -> float:
     """Seconds of `300s`, `5min`, `250ms`. ValueError says what is right."""
-    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)\s?(ms|s|min|h|d)", text.strip())
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)\s?(ms|s|min|h|d)", text.strip())
     if not match:
         raise ValueError(f"{text!r} is not a duration; write for instance \"90s\" or \"5min\"")
     return float(match[1]) * _DURATIONS[match[2]]

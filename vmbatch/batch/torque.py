@@ -64,8 +64,11 @@ def parse_user(name: str, group: str) -> User:
     for gid in sorted(set(os.getgrouplist(name, primary.gid)) - {primary.gid}):
         try:
             groups.append(Group(grp.getgrgid(gid).gr_name, gid))
+            check_name(groups[-1].name, "group")
         except KeyError:
             groups.append(Group(f"gid{gid}", gid))
+        except JobError:
+            groups[-1] = Group(f"gid{gid}", gid)
     return User(name, entry.pw_uid, primary, tuple(groups), entry.pw_dir or "/", entry.pw_shell or "/bin/sh")
 
 

@@ -2,12 +2,11 @@
 
 import tarfile
 from collections.abc import Iterator
-from typing import IO
 
 from ..errors import SiteError
 
 
-def members(path: str, strip: int) -> Iterator[tuple[str, int, IO[bytes]]]:
+def members(path: str, strip: int) -> Iterator[tuple[str, int, bytes]]:
     """(name, mode, content) of every regular file, `strip` leading directories dropped. SiteError."""
     try:
         with tarfile.open(path, "r:*") as archive:
@@ -20,6 +19,6 @@ def members(path: str, strip: int) -> Iterator[tuple[str, int, IO[bytes]]]:
                 content = archive.extractfile(member) if member.isreg() else None
                 if content is None:
                     raise SiteError(f"{path}: {member.name!r} is neither file nor directory; the medium takes no others")
-                yield "/".join(parts), member.mode & 0o755, content
+                yield "/".join(parts), member.mode & 0o755, content.read()
     except (tarfile.TarError, OSError, EOFError) as error:
         raise SiteError(f"the archive {path} cannot be read: {error}") from None

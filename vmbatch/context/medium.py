@@ -49,7 +49,7 @@ class Medium(Piece, frozen=True, tag="medium"):
         for number, tar in enumerate(self.archives):
             if tar.on_medium:
                 for name, mode, content in archive.members(tar.archive, tar.strip):
-                    tree.add(os.path.normpath(os.path.join(tar.directory, name)).lstrip("/"), content.read(), mode | 0o444)
+                    tree.add(os.path.normpath(os.path.join(tar.directory, name)).lstrip("/"), content, mode | 0o444)
             else:
                 tree.add_file(f"tar/{number}.tar", tar.archive, 0o600)
                 listed.append(f"{number} {tar.strip} {tar.directory}\n")

@@ -20,11 +20,11 @@ class Inbox:
             raise NodeError(f"{directory}: {error.strerror}") from None
 
     def read(self, kind: str) -> Message | None:
-        """The guest's message of this kind, or None so far. NodeError for one that is not well-formed."""
+        """The guest's message of this kind, or None so far: it may be half-written. NodeError for one that is not well-formed."""
         if not self._local:
             self._defeat_cache()
         data = file.read_hostile(self._fd, kind, MESSAGE_BYTES)
-        if not data:
+        if not data or (not data.endswith(b"\n") and len(data) <= MESSAGE_BYTES):
             return None
         message = parse_message(data, self._token)
         if message.kind != kind:

@@ -6,6 +6,7 @@ import subprocess
 
 from ..errors import CommandError, DeadlineError, NodeError
 from ..job import User
+from ..sshargs import WITH_PARENT
 from ..units import Deadline
 
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/"}
@@ -32,7 +33,7 @@ def start(argv: list[str], *, user: User | None = None) -> subprocess.Popen[byte
     ]
     try:
         return subprocess.Popen(
-            ["/usr/bin/setpriv", "--pdeathsig=KILL", *drop, "--", *argv],
+            [*WITH_PARENT[:-1], *drop, "--", *argv],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             env=ENVIRONMENT, cwd="/", pass_fds=tuple(_held) if user is None else (), restore_signals=True,
         )

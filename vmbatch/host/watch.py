@@ -22,7 +22,7 @@ class Watch:
 
     def directory(self, path: str) -> None:
         """Wakes when a file in `path` is written, renamed there or made."""
-        self._inotify.add_watch(path, flags.CREATE | flags.CLOSE_WRITE | flags.MOVED_TO)
+        self._inotify.add_watch(path, flags.CREATE | flags.MODIFY | flags.CLOSE_WRITE | flags.MOVED_TO)
 
     def descriptor(self, fd: int) -> None:
         """Wakes when `fd`, for instance a pidfd, becomes readable."""

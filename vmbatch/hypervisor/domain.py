@@ -31,14 +31,15 @@ class Domain(Resource, frozen=True, tag="domain"):
         domain that is not there is then looked for a little longer.
         """
         patience = deadline.earlier(_IN_FLIGHT_SECONDS if last else 0)
+        seen = False
         while True:
             domain = virt.find(self.uri, self.uuid)
             if domain is not None:
-                patience = deadline
+                patience, seen = deadline, True
                 if virt.owner(domain) not in (self.token, None):
                     return
                 virt.destroy(domain)
-            if patience.passed() or (domain is None and patience is deadline):
+            if patience.passed() or (domain is None and seen):
                 break
             time.sleep(0.02)
         if domain is not None and virt.find(self.uri, self.uuid) is not None:

@@ -58,10 +58,9 @@ say() {
     [ ! -w "$root/dev/console" ] || { printf 'vmbatch: %s\n' "$1" >"$root/dev/console"; } 2>/dev/null || :
 }
 
-# tell KIND TEXT: a message to the host
+# tell KIND TEXT: a message to the host, complete with its newline
 tell() {
-    printf 'vmbatch 1 %s %s %s\n' "$1" "$VMBATCH_TOKEN" "$2" >"$shared/.$1.new"
-    mv -f "$shared/.$1.new" "$shared/$1"
+    printf 'vmbatch 1 %s %s %s\n' "$1" "$VMBATCH_TOKEN" "$2" >"$shared/$1"
 }
 
 # run_site DIRECTORY: runs the site's scripts there, in name order, with the context in their environment

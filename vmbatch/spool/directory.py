@@ -1,5 +1,6 @@
 """A directory of one start of a job, with our mark in it."""
 
+import contextlib
 import os
 
 from ..errors import NodeError
@@ -27,16 +28,19 @@ class Directory(Resource, frozen=True, tag="directory"):
         os.chmod(self.path, self.mode)
 
     def release(self, deadline: Deadline, *, last: bool) -> None:
-        """Removes it with all in it, if it is marked as ours or empty."""
-        if token_of(self.path) == self.token:
+        """Removes it with all in it, if it is marked as ours, half-marked or empty."""
+        if token_of(self.path) == self.token or self._half_marked():
             file.remove_tree(self.path)
             return
-        try:
+        with contextlib.suppress(OSError):  # absent, or another's
             os.rmdir(self.path)
-        except OSError:
-            # absent, or another's: an empty mark of ours is half-made
-            if _half_marked(self.path):
-                file.remove_tree(self.path)
+
+    def _half_marked(self) -> bool:
+        """Whether the mark is only begun: by a process that died, or, in a directory named after the start, a power loss."""
+        mark = token_of(self.path)
+        if mark is None or mark == self.token or not self.token.startswith(mark):
+            return False
+        return self.path.endswith(f".{self.token}") or os.listdir(self.path) == [MARK]
 
 
 def token_of(path: str) -> str | None:
@@ -46,13 +50,6 @@ def token_of(path: str) -> str | None:
             return mark.read(33)
     except (OSError, UnicodeDecodeError):
         return None
-
-
-def _half_marked(path: str) -> bool:
-    try:
-        return os.listdir(path) == [MARK] and not os.path.islink(path)
-    except OSError:
-        return False
 
 
 def ours(parent: str) -> list[Directory]:

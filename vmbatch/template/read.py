@@ -1,6 +1,7 @@
 """From a template's text to what VmBatch must know of it. Nothing is fetched, expanded or changed."""
 
 import os
+import re
 
 import msgspec
 from lxml import etree
@@ -121,6 +122,11 @@ def _libvirt_problems(root: etree._Element) -> list[schema.Problem]:
         if name in targets:
             found.append((target.sourceline or 0, f"a second disk with the target dev='{name}'"))
         targets.add(name)
+    found.extend((medium.sourceline or 0, "a second disk with <vbpreparecdrom>; there is one context medium")
+                 for medium in root.findall("devices/disk/vbpreparecdrom")[1:])
+    found.extend((tag.sourceline or 0, f"<vbtarfile> path='{tag.get('path')}' leads out of the medium")
+                 for tag in root.iter("vbtarfile")
+                 if tag.get("option") == "cdrom" and ".." in tag.get("path", "").split("/"))
     return found
 
 
@@ -147,6 +153,8 @@ def _disk(index: int, disk: etree._Element) -> DiskTag:
     target = disk.find("target")
     if target is None or not target.get("dev"):
         raise _Mistake(disk, "<disk> has no <target dev='...'/>")
+    if not re.fullmatch(r"[A-Za-z0-9]{1,32}", target.get("dev", "")):
+        raise _Mistake(target, f"<target dev='{target.get('dev')}'>: expected a device such as 'vda'")
     readonly = disk.find("readonly") is not None
     source = disk.find("vbdisksource")
     medium = disk.find("vbpreparecdrom")

@@ -85,6 +85,10 @@ def problems(root: etree._Element) -> list[Problem]:
     ours = [element for element in root.iter() if isinstance(element.tag, str) and element.tag.startswith("vb")]
     for element in ours:
         found.extend(_place_problems(element) or _own_problems(element))
+    for element in root.iter(etree.Element):
+        if element not in ours:
+            found.extend((element.sourceline or 0, f"unknown attribute {name!s}; VmBatch's attributes stand in its own tags")
+                         for name in element.attrib if str(name).startswith("vb"))
     if not found and not (whole := etree.RelaxNG(_grammar())).validate(root):
         found.extend((error.line, error.message) for error in whole.error_log)
     return found

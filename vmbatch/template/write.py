@@ -61,6 +61,8 @@ def _identify(root: etree._Element, change: DomainChange) -> None:
             root.insert(0, element)
         element.text = text
     metadata = _set(root, "metadata")
+    for copied in metadata.findall(f"{{{OWNER}}}job"):  # from a running guest's XML
+        _take_out(copied)
     owner = etree.SubElement(metadata, f"{{{OWNER}}}job", nsmap={"vmbatch": OWNER})
     for key, value in (("id", change.job), ("token", change.token), ("user", change.user)):
         owner.set(key, value)

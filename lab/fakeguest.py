@@ -1,0 +1,159 @@
+"""Guests for libvirt's test driver, which runs none: python -m lab.fakeguest --uri URI --share DIR --spool DIR --network PREFIX
+
+Plays the kit's part towards the host for every domain of ours that starts: announces an address on the share, lets the job's
+user log in there by ssh with the job's keys, then says that it is ready. Each domain gets an address of its own in the network,
+all of which must be local to the machine. Writes the line `up` when it listens.
+"""
+
+import argparse
+import contextlib
+import itertools
+import os
+import re
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import libvirt
+import paramiko
+from paramiko import Channel, Ed25519Key, PKey, ServerInterface, Transport
+
+from vmbatch.guest import login_command
+
+_OWNER = "urn:vmbatch:job:1"
+_PATIENCE_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Guest:
+    """One guest: its job's token, where it writes its messages, where the node keeps its keys."""
+
+    token: str
+    address: str
+    place: Path
+    keys: Path
+
+    def say(self, kind: str) -> None:
+        """A message on the share, as the kit writes it; a guest whose place is gone has nobody to talk to."""
+        with contextlib.suppress(OSError):
+            new = self.place / f"{kind}.new"
+            new.write_text(f"vmbatch 1 {kind} {self.token} {self.address}\n")
+            new.rename(self.place / kind)
+
+
+class Login(ServerInterface):
+    """The guest's sshd: the job's key, and the command that proves a login."""
+
+    def __init__(self, guest: Guest) -> None:
+        self.guest = guest
+        self.done = threading.Event()
+
+    def get_allowed_auths(self, username: str) -> str:
+        """Nothing but keys."""
+        return "publickey"
+
+    def check_auth_publickey(self, username: str, key: PKey) -> int:
+        """The job's key alone."""
+        known = (self.guest.keys / "id_ed25519.pub").read_text().split()[1]
+        return paramiko.AUTH_SUCCESSFUL if key.get_base64() == known else paramiko.AUTH_FAILED
+
+    def check_channel_request(self, kind: str, chanid: int) -> int:
+        """Sessions."""
+        return paramiko.OPEN_SUCCEEDED if kind == "session" else paramiko.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED
+
+    def check_channel_exec_request(self, channel: Channel, command: bytes) -> bool:
+        """The kit's login.sh; anything else does not exist here."""
+        status = 0 if command.decode() == login_command() else 127
+
+        def answer() -> None:
+            if status == 0:
+                self.guest.say("ready")
+            with contextlib.suppress(OSError, EOFError):
+                channel.send_exit_status(status)
+                channel.close()
+            self.done.set()
+
+        threading.Timer(0.005, answer).start()  # once the request itself has been answered
+        return True
+
+
+class Guests:
+    """All guests of a connection, by address."""
+
+    def __init__(self, share: Path, spool: Path, network: str) -> None:
+        self.share = share
+        self.spool = spool
+        self._numbers = itertools.cycle(f"{network}.{high}.{low}" for high in range(1, 250) for low in range(1, 250))
+        self._known: dict[str, Guest] = {}
+
+    def boot(self, domain: "libvirt.virDomain") -> None:
+        """A domain has started."""
+        try:
+            element = domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, _OWNER, 0)
+        except libvirt.libvirtError:
+            return
+        job, token = (re.search(rf"\b{name}=[\"']([^\"']+)", element) for name in ("id", "token"))
+        if job is None or token is None:
+            return
+        name = f"{job[1].replace('[', '-').replace(']', '')}.{token[1]}"
+        guest = Guest(token[1], next(self._numbers), self.share / name / "guest", self.spool / name / "keys")
+        self._known[guest.address] = guest
+        guest.say("announce")
+
+    def listen(self) -> None:
+        """Serves port 22 of every guest."""
+        server = socket.create_server(("0.0.0.0", 22), backlog=64)  # noqa: S104 (each guest has an address)
+
+        def accept() -> None:
+            while True:
+                client, _ = server.accept()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        guest = self._known.get(client.getsockname()[0])
+        try:
+            if guest is None:
+                client.close()
+                return
+            transport = Transport(client)
+            transport.add_server_key(Ed25519Key(filename=str(guest.keys / "host_key")))
+            login = Login(guest)
+            transport.start_server(server=login)
+            over = time.monotonic() + _PATIENCE_SECONDS
+            while transport.is_active() and time.monotonic() < over and not login.done.wait(0.1):
+                pass
+            transport.join(1)
+            transport.close()
+        except (OSError, EOFError, paramiko.SSHException):  # the job was ended meanwhile
+            client.close()
+
+
+def main() -> None:
+    """Until killed. The connection stays open: with the last one, the test driver's domains would go."""
+    parser = argparse.ArgumentParser(prog="python -m lab.fakeguest", description="Guests for libvirt's test driver.")
+    parser.add_argument("--uri", required=True)
+    for name in ("--share", "--spool"):
+        parser.add_argument(name, required=True, type=Path)
+    parser.add_argument("--network", required=True, help="the first two numbers of the guests' addresses, such as 10.78")
+    options = parser.parse_args()
+    guests = Guests(options.share, options.spool, options.network)
+    libvirt.virEventRegisterDefaultImpl()
+    connection = libvirt.open(options.uri)
+
+    def changed(_: "libvirt.virConnect", domain: "libvirt.virDomain", event: int, _detail: int, _more: object) -> None:
+        if event == libvirt.VIR_DOMAIN_EVENT_STARTED:
+            guests.boot(domain)
+
+    connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, changed, None)
+    guests.listen()
+    os.write(1, b"up\n")
+    while True:
+        libvirt.virEventRunDefaultImpl()
+
+
+if __name__ == "__main__":
+    main()

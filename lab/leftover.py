@@ -1,0 +1,41 @@
+"""What jobs have left on the node, seen by looking, not by asking VmBatch."""
+
+import subprocess
+from pathlib import Path
+
+import libvirt
+
+from . import place
+
+PLACES = ("/var/lib/vmbatch/jobs", "/var/lib/vmbatch/spool", "/run/vmbatch/handover", str(place.SHARE))
+_PROGRAMS = ("qemu-system-x86_64", "qemu-img", "ssh", "ssh-keygen", "prologue", "epilogue", "remoteshell")
+
+
+def found(uri: str = "qemu:///system") -> list[str]:
+    """A line for every file, domain and process of a job; and for each that the sweep would remove."""
+    lines = [str(path) for directory in PLACES if Path(directory).is_dir() for path in sorted(Path(directory).iterdir())]
+    connection = libvirt.open(uri)
+    try:
+        lines += [f"domain {domain.name()}" for domain in connection.listAllDomains()]
+    finally:
+        connection.close()
+    lines += processes()
+    swept = subprocess.run(["/srv/vmbatch/venv/bin/vmbatch", "sweep", "--dry-run"], capture_output=True, text=True, check=False)
+    return lines + [line for line in (swept.stdout + swept.stderr).splitlines() if line]
+
+
+def processes() -> list[str]:
+    """Processes of the node that only a job can have started."""
+    lines = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            dead = b") Z " in (entry / "stat").read_bytes()
+        except OSError:
+            continue
+        names = {Path(word.decode(errors="replace")).name for word in words[:3]}
+        if not dead and names & set(_PROGRAMS) and b"lab.leftover" not in words:
+            lines.append(f"process {entry.name}: {b' '.join(words).decode(errors='replace')[:200]}")
+    return lines

@@ -1,0 +1,90 @@
+"""Jobs in real guests: the hooks as mom runs them, inside the lab's node."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from lab import leftover, node
+from lab.mom import Job, Mom
+
+CONFIG = Path("/etc/vmbatch/vmbatch.conf")
+_booted: list[str] = []
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    terminalreporter.write_line(f"real guests booted: {len(_booted)}")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def in_node() -> None:
+    if not node.inside():
+        pytest.exit("these tests run inside the lab's node: use `make test`, or `python -m lab exec -- pytest`", 4)
+
+
+class CountingMom(Mom):
+    """Counts the guests that its prologues started."""
+
+    def finish_prologue(self, prologue: object) -> str:
+        verdict = super().finish_prologue(prologue)  # type: ignore[arg-type]
+        return verdict
+
+    def forget(self, job: Job) -> None:
+        log = Path(f"/var/log/vmbatch/{job.file_id}.log")
+        if log.exists() and re.search(r"phase start \d", log.read_text()):
+            _booted.append(job.id)
+        super().forget(job)
+
+
+@pytest.fixture(scope="session")
+def mom() -> Mom:
+    return CountingMom()
+
+
+@contextmanager
+def live_job(mom: Mom, queue: str) -> Iterator[Job]:
+    """A job whose prologue has succeeded, and whose epilogue runs at the end."""
+    job = mom.accept(b"#!/bin/sh\necho the script of the job\n", queue=queue, name="live", variables={"MINE": "yes"})
+    verdict = mom.finish_prologue(mom.start_prologue(job))
+    try:
+        assert verdict == "run", job.errors.decode()
+        yield job
+    finally:
+        mom.start_epilogue(job).wait()
+        mom.forget(job)
+
+
+@pytest.fixture(scope="module")
+def live(mom: Mom) -> Iterator[Job]:
+    """One guest for many runs of a module."""
+    with live_job(mom, "busybox") as job:
+        yield job
+
+
+@pytest.fixture
+def nothing_left() -> Iterator[None]:
+    """The node is as empty after the test as before."""
+    assert leftover.found() == []
+    yield
+    assert leftover.found() == []
+
+
+Configure = Callable[[str], AbstractContextManager[None]]
+
+
+@pytest.fixture
+def configure() -> Configure:
+    """Puts other settings in place of the lab's for a while: text to append, in which a section may stand again."""
+
+    @contextmanager
+    def changed(more: str) -> Iterator[None]:
+        before = CONFIG.read_text()
+        CONFIG.write_text(f"{before}\n{more}\n")
+        try:
+            yield
+        finally:
+            CONFIG.write_text(before)
+
+    return changed

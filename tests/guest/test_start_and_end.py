@@ -1,0 +1,210 @@
+"""From a prologue to an epilogue: whole jobs, starts that fail, ends that come early, twice or never."""
+
+import random
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from lab import leftover
+from lab.mom import Mom, kill_session
+
+from .conftest import CONFIG, Configure
+
+pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("nothing_left")]
+
+HELLO = b"#!/bin/sh\nid -un; hostname; cat /sys/block/vda/size\n"
+
+
+@pytest.mark.parametrize("queue", ["busybox", "disk", "copy", "debian"])
+def test_a_whole_job(mom: Mom, queue: str) -> None:
+    ended = mom.run(HELLO, queue=queue, name="a job", account="it's \"mine\"")
+    assert (ended.verdict, ended.status, ended.epilogue) == ("run", 0, 0), ended.errors.decode()
+    assert ended.output.startswith(b"alice\nvm-")
+    assert ended.errors == b""
+
+
+def test_a_python_script_in_a_systemd_guest(mom: Mom) -> None:
+    ended = mom.run(b"#!/usr/bin/env python3\nimport os, sys\nprint(sys.version_info[0], os.getlogin)\nsys.exit(5)\n", queue="debian")
+    assert (ended.output[:2], ended.status) == (b"3 ", 5), ended.errors.decode()
+
+
+def test_two_jobs_at_once_on_one_image(mom: Mom) -> None:
+    script = b"#!/bin/sh\necho $PBS_JOBID > ~/mine; sync; sleep 1; cat ~/mine\n"
+    jobs = [mom.accept(script, queue="disk", user=user) for user in ("alice", "bob")]
+    prologues = [mom.start_prologue(job) for job in jobs]
+    assert [mom.finish_prologue(prologue) for prologue in prologues] == ["run", "run"], [job.errors for job in jobs]
+    shells = [mom.start_shell(job) for job in jobs]
+    assert [shell.wait() for shell in shells] == [0, 0]
+    assert [job.output.decode().strip() for job in jobs] == [job.id for job in jobs]
+    for epilogue in [mom.start_epilogue(job) for job in jobs]:
+        assert epilogue.wait() == 0
+    for job in jobs:
+        mom.forget(job)
+
+
+@pytest.mark.parametrize(("queue", "cause"), [
+    ("panic", "the guest's kernel died before the guest was ready (phase boot: it has not announced its address on the share): "
+              "Kernel panic - not syncing: Attempted to kill init!"),
+    ("poweroff", "the guest ended before it was ready (phase boot: it has not announced its address on the share): "
+                 "its domain is gone|its domain is shut off"),
+])
+def test_a_guest_that_dies(mom: Mom, queue: str, cause: str) -> None:
+    ended = mom.run(HELLO, queue=queue)
+    assert (ended.verdict, ended.output) == ("requeue", b"")
+    said = ended.errors.decode()
+    assert any(part in said for part in cause.split("|"))
+    assert "the guest's console ended with:" in said
+    assert "\x1b" not in said
+
+
+def test_a_guest_that_never_gets_ready(mom: Mom, configure: Configure) -> None:
+    with configure('[timeouts]\nboot = "3s"'):
+        ended = mom.run(HELLO, queue="silent")
+    assert ended.verdict == "requeue"
+    assert "was not ready within 3 s (phase boot" in ended.errors.decode()
+
+
+def test_a_prologue_is_done_before_the_alarm(mom: Mom, configure: Configure) -> None:
+    config = mom.home / "mom_priv/config"
+    before = config.read_text()
+    config.write_text("$prologalarm 16\n")
+    try:
+        with configure('[timeouts]\nmargin = "3s"'):
+            ended = mom.run(HELLO, queue="silent")
+    finally:
+        config.write_text(before)
+    assert "was not ready within" in ended.errors.decode()
+
+
+def test_nothing_left_of_prologues_killed_at_random_moments(mom: Mom) -> None:
+    chance = random.Random(2)  # noqa: S311
+    for _ in range(10):
+        job = mom.accept(HELLO)
+        prologue = mom.start_prologue(job)
+        time.sleep(chance.uniform(0.05, 4.0))
+        kill_session(prologue.pid)
+        prologue.wait()
+        assert mom.start_epilogue(job).wait() == 0
+        mom.forget(job)
+        assert leftover.found() == []
+
+
+def test_a_killed_prologue_is_a_success_to_mom_but_its_job_does_not_run(mom: Mom) -> None:
+    job = mom.accept(HELLO)
+    prologue = mom.start_prologue(job)
+    time.sleep(1)
+    prologue.kill()
+    assert mom.finish_prologue(prologue) == "run"
+    assert mom.start_shell(job).wait() == 255
+    assert b"has no guest: its prologue has not handed one over" in job.errors
+    assert job.output == b""
+    mom.start_epilogue(job).wait()
+    mom.forget(job)
+
+
+def test_a_record_of_an_earlier_start_is_no_proof(mom: Mom) -> None:
+    job = mom.accept(HELLO)
+    assert mom.finish_prologue(mom.start_prologue(job)) == "run"
+    again = mom.accept(HELLO, job_id=job.id)
+    prologue = mom.start_prologue(again)
+    prologue.kill()
+    assert mom.finish_prologue(prologue) == "run"
+    assert mom.start_shell(again).wait() == 255
+    assert b"for an earlier start of this job" in again.errors
+    mom.start_epilogue(again).wait()
+    mom.forget(again)
+
+
+def test_an_epilogue_stops_a_prologue_that_waits(mom: Mom) -> None:
+    job = mom.accept(HELLO, queue="silent")
+    prologue = mom.start_prologue(job)
+    time.sleep(2)
+    assert mom.start_epilogue(job).wait() == 0
+    assert leftover.found() == []
+    assert mom.finish_prologue(prologue) == "requeue"
+    assert b"was ended by the batch system" in job.errors
+    mom.forget(job)
+
+
+def test_two_epilogues_at_once(mom: Mom) -> None:
+    job = mom.accept(HELLO)
+    assert mom.finish_prologue(mom.start_prologue(job)) == "run"
+    epilogues = [mom.start_epilogue(job), mom.start_epilogue(job)]
+    assert [epilogue.wait() for epilogue in epilogues] == [0, 0]
+    assert mom.start_epilogue(job).wait() == 0
+    mom.forget(job)
+
+
+def test_a_second_start_without_an_epilogue_between(mom: Mom) -> None:
+    job = mom.accept(HELLO)
+    assert mom.finish_prologue(mom.start_prologue(job)) == "run"
+    again = mom.accept(HELLO, job_id=job.id)
+    ended = mom.play(again)
+    assert (ended.verdict, ended.status) == ("run", 0), ended.errors.decode()
+
+
+def test_a_missing_epilogue_is_made_up_for_by_the_sweep(mom: Mom) -> None:
+    job = mom.accept(HELLO)
+    assert mom.finish_prologue(mom.start_prologue(job)) == "run"
+    sweep = ["/srv/vmbatch/venv/bin/vmbatch", "sweep"]
+    assert subprocess.run(sweep, capture_output=True, text=True, check=True).stdout == ""
+    mom.forget(job)
+    said = subprocess.run([*sweep, "--dry-run"], capture_output=True, text=True, check=True).stdout
+    assert said == f"would release job {job.id} of alice: dead, the batch system has taken its script away\n"
+    assert "released job" in subprocess.run(sweep, capture_output=True, text=True, check=True).stdout
+
+
+def test_an_epilogue_needs_no_configuration(mom: Mom) -> None:
+    job = mom.accept(HELLO)
+    assert mom.finish_prologue(mom.start_prologue(job)) == "run"
+    before = CONFIG.read_text()
+    CONFIG.write_text("[queues\nnonsense")
+    try:
+        assert mom.start_epilogue(job).wait() == 0
+    finally:
+        CONFIG.write_text(before)
+    mom.forget(job)
+
+
+def test_a_broken_configuration_is_explained(mom: Mom, configure: Configure) -> None:
+    with configure('[shre]\nx = 1\n[spool]\nkeep_free = 3'):
+        ended = mom.run(HELLO)
+    line = len(CONFIG.read_text().splitlines())
+    assert ended.verdict == "requeue"
+    said = ended.errors.decode()
+    assert re.search(rf"/etc/vmbatch/vmbatch.conf:{line + 3}: shre.x: unknown section \[shre\]; there are ", said), said
+    assert re.search(rf"/etc/vmbatch/vmbatch.conf:{line + 5}: spool.keep_free: must be a size such as \"20G\", not 3", said), said
+
+
+def test_a_template_that_others_can_change_is_refused(mom: Mom) -> None:
+    template = Path("/etc/vmbatch/domains/busybox.xml")
+    template.chmod(0o666)
+    try:
+        ended = mom.run(HELLO)
+    finally:
+        template.chmod(0o644)
+    assert ended.verdict == "requeue"
+    assert "chmod go-w /etc/vmbatch/domains/busybox.xml" in ended.errors.decode()
+
+
+def test_a_denied_user_aborts_the_job(mom: Mom, configure: Configure) -> None:
+    with configure('[users]\ndeny = ["alice"]'):
+        ended = mom.run(HELLO)
+    assert ended.verdict == "abort"
+    assert "jobs of alice do not run in queue busybox" in ended.errors.decode()
+
+
+def test_a_guest_killed_under_the_job(mom: Mom) -> None:
+    job = mom.accept(b"#!/bin/sh\necho armed\nsleep 1000\n")
+    assert mom.finish_prologue(mom.start_prologue(job)) == "run"
+    shell = mom.start_shell(job, stdout=subprocess.PIPE)
+    assert shell.stdout is not None
+    assert shell.stdout.readline() == b"armed\n"
+    assert mom.start_epilogue(job).wait() == 0
+    shell.send_signal(signal.SIGKILL)
+    shell.wait()
+    mom.forget(job)

@@ -1,0 +1,27 @@
+"""How the product comes into the node."""
+
+from pathlib import Path
+
+from lab import place, product
+from lab.requirements import requirements
+
+GUESTS = {"busybox": Path("/var/cache/vmbatch-lab/busybox-0123456789ab")}
+
+
+def test_templates_name_the_images_as_the_node_sees_them() -> None:
+    text = "<kernel>@GUESTS@/busybox/vmlinux</kernel>"
+    assert product.fill(text, GUESTS) == "<kernel>/srv/vmbatch/images/busybox-0123456789ab/vmlinux</kernel>"
+
+
+def test_hooks_run_where_every_user_can_reach_the_interpreter() -> None:
+    script = f"#!{place.CLONE}/.venv/bin/python3 -I\nprint('#!{place.CLONE}/.venv')\n".encode()
+    first, second = product.hook(script).decode().splitlines()
+    assert first == "#!/srv/vmbatch/venv/bin/python3 -I"
+    assert second == f"print('#!{place.CLONE}/.venv')"
+
+
+def test_the_environment_has_what_pyproject_asks_for() -> None:
+    wanted = requirements((place.CLONE / "pyproject.toml").read_text())
+    assert any(name.startswith("setuptools") for name in wanted)
+    assert any(name.startswith("libvirt-python") for name in wanted)
+    assert any(name.startswith("pytest") for name in wanted)
