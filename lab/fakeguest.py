@@ -35,11 +35,11 @@ class Guest:
     place: Path
     keys: Path
 
-    def say(self, kind: str) -> None:
+    def say(self, kind: str, text: str = "") -> None:
         """A message on the share, as the kit writes it; a guest whose place is gone has nobody to talk to."""
         with contextlib.suppress(OSError):
             new = self.place / f"{kind}.new"
-            new.write_text(f"vmbatch 1 {kind} {self.token} {self.address}\n")
+            new.write_text(f"vmbatch 1 {kind} {self.token} {text or self.address}\n")
             new.rename(self.place / kind)
 
 
@@ -82,8 +82,9 @@ class Login(ServerInterface):
 class Guests:
     """All guests of a connection, by address."""
 
-    def __init__(self, share: Path, spool: Path, network: str) -> None:
+    def __init__(self, share: Path, spool: Path, network: str, failing: str) -> None:
         self.share = share
+        self.failing = failing
         self.spool = spool
         self._numbers = itertools.cycle(f"{network}.{high}.{low}" for high in range(1, 250) for low in range(1, 250))
         self._known: dict[str, Guest] = {}
@@ -94,13 +95,16 @@ class Guests:
             element = domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, _OWNER, 0)
         except libvirt.libvirtError:
             return
-        job, token = (re.search(rf"\b{name}=[\"']([^\"']+)", element) for name in ("id", "token"))
+        job, token, user = (re.search(rf"\b{name}=[\"']([^\"']+)", element) for name in ("id", "token", "user"))
         if job is None or token is None:
             return
         name = f"{job[1].replace('[', '-').replace(']', '')}.{token[1]}"
         guest = Guest(token[1], next(self._numbers), self.share / name / "guest", self.spool / name / "keys")
         self._known[guest.address] = guest
-        guest.say("announce")
+        if user is not None and user[1] == self.failing:
+            guest.say("failed", "played to fail")
+        else:
+            guest.say("announce")
 
     def listen(self) -> None:
         """Serves port 22 of every guest."""
@@ -139,8 +143,9 @@ def main() -> None:
     for name in ("--share", "--spool"):
         parser.add_argument(name, required=True, type=Path)
     parser.add_argument("--network", required=True, help="the first two numbers of the guests' addresses, such as 10.78")
+    parser.add_argument("--failing", default="", metavar="USER", help="guests of this user fail to prepare themselves")
     options = parser.parse_args()
-    guests = Guests(options.share, options.spool, options.network)
+    guests = Guests(options.share, options.spool, options.network, options.failing)
     libvirt.virEventRegisterDefaultImpl()
     connection = libvirt.open(options.uri)
 

@@ -64,6 +64,7 @@ def mount_all(state: Path) -> None:
     bind(place.CACHE, place.IMAGES, read_only=True)
     bind(place.CLONE / ".venv", place.ENVIRONMENT)
     bind(state / "share", place.SHARE)
+    place.SHARE.chmod(0o711)
     bind(state / "vmbatch", "/var/lib/vmbatch")
     for name in ("libvirt", "vmbatch", "lab"):
         bind(state / "log" / name, f"/var/log/{name}")

@@ -13,6 +13,9 @@ from .errors import InputError, JobError
 from .job import check_name
 from .units import parse_duration, parse_size
 
+_KEY = r"""(?:"[^"]*"|'[^']*'|[A-Za-z0-9_-]+)"""
+_KEYS = rf"{_KEY}(?:\s*\.\s*{_KEY})*"
+
 
 class Option(msgspec.Struct, frozen=True):
     """One setting: how its TOML value becomes ours, and its value where the file is silent."""
@@ -128,7 +131,7 @@ def _template(value: object) -> str:
 
 def _hostname(value: object) -> str:
     text = _text(value)
-    if not re.fullmatch(r"(?=.{1,60}$)[a-z0-9]([a-z0-9-]|\{job\})*|\{job\}[a-z0-9-]*", text):
+    if not re.fullmatch(r"(?=.{1,60}$)([a-z0-9]|\{job\})([a-z0-9-]|\{job\})*", text):
         raise ValueError(f"must be a host name such as \"vm-{{job}}\", where {{job}} stands for the job's number, not {text!r}")
     return text
 
@@ -170,7 +173,8 @@ def parse(text: bytes, path: str) -> Config:
     except tomllib.TOMLDecodeError as error:
         match = re.search(r"at line (\d+)", str(error))
         message = re.sub(r" \(at .*\)$", "", str(error))
-        raise InputError(path, [(int(match[1]) if match else len(text.splitlines()), message)], "strings need quotes: name = \"value\"") from None
+        line = int(match[1]) if match else len(text.splitlines())
+        raise InputError(path, [(line, message)], "strings need quotes: name = \"value\"") from None
     lines = _lines(text.decode())
     values: dict[str, Any] = {name.replace(".", "_"): option.default for name, option in OPTIONS.items()}
     queues: dict[str, str] = {}
@@ -209,10 +213,11 @@ def _unknown(section: str, name: str) -> str:
     sections = {option.partition(".")[0] for option in OPTIONS}
     if section not in sections:
         return f"unknown section [{section}]; there are {', '.join(sorted(sections))}"
-    near = difflib.get_close_matches(f"{section}.{name}", OPTIONS, 1, 0.6)
+    known = [option.partition(".")[2] for option in OPTIONS if option.startswith(section + ".")]
+    near = difflib.get_close_matches(name, known, 1, 0.6)
     if near:
-        return f"unknown setting; did you mean {near[0]}?"
-    return f"unknown setting; there are {', '.join(option for option in OPTIONS if option.startswith(section + '.'))}"
+        return f"unknown setting; did you mean {section}.{near[0]}?"
+    return f"unknown setting; there are {', '.join(f'{section}.{option}' for option in known)}"
 
 
 def _lines(text: str) -> dict[str, int]:
@@ -220,10 +225,14 @@ def _lines(text: str) -> dict[str, int]:
     found: dict[str, int] = {}
     section = ""
     for number, line in enumerate(text.split("\n"), 1):
-        if header := re.match(r"\s*\[\[?\s*([A-Za-z0-9_.\"'-]+)\s*\]", line):
-            section = re.sub(r"[\"']", "", header[1])
+        if header := re.match(rf"\s*\[\[?\s*({_KEYS})\s*\]", line):
+            section = _plain_key(header[1])
             found.setdefault(section, number)
-        elif setting := re.match(r"\s*([A-Za-z0-9_.\"'-]+)\s*=", line):
-            name = re.sub(r"[\"']", "", setting[1])
+        elif setting := re.match(rf"\s*({_KEYS})\s*=", line):
+            name = _plain_key(setting[1])
             found.setdefault(f"{section}.{name}" if section else name, number)
     return found
+
+
+def _plain_key(text: str) -> str:
+    return ".".join(part.strip("\"'") for part in re.findall(_KEY, text))

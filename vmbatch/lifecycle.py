@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _LOOK_SECONDS = 1.0
+_CHECK_SECONDS = 0.02
 _POLL_SECONDS = 0.1
 _LOGIN_PAUSE_SECONDS = 0.3
 _END_PATIENCE_SECONDS = 10.0
@@ -53,8 +54,8 @@ def prologue(call: Call, config: Config, log: Log) -> None:
     job, form = read(call.argv, call.environ, clock.new_token(), config)
     make_places(config)
     start = Start(job.id, job.token, job.user.name, job.queue, job.script, clock.this_process(), time.time())
-    book = _take(start, deadline, config, log)
     sweep_journals(config, log, dry_run=False)
+    book = _take(start, deadline, config, log)
     try:
         if call.site is not None:
             with log.phase("site hook"):
@@ -76,7 +77,8 @@ def prologue(call: Call, config: Config, log: Log) -> None:
 def _deadline(alarm: float, config: Config) -> Deadline:
     """Until when a start may go on, so that it can be undone before mom kills it. SiteError."""
     if alarm <= config.timeouts_margin:
-        raise SiteError(f"mom kills a prologue after {alarm:.0f} s, and [timeouts] margin keeps {config.timeouts_margin:.0f} s of that",
+        kept = f"[timeouts] margin keeps {config.timeouts_margin:.0f} s of that"
+        raise SiteError(f"mom kills a prologue after {alarm:.0f} s, and {kept}",
                         "raise $prologalarm in mom's config, or lower margin in vmbatch.conf")
     return Deadline(alarm - config.timeouts_margin)
 
@@ -119,8 +121,13 @@ def make_places(config: Config) -> None:
     journal.make_directories()
     for place, mode in ((config.spool_directory, 0o711), (sshargs.HANDOVER, 0o711)):
         file.make_state_directory(place, mode)
-    if not os.path.isdir(config.share_directory):
-        raise NodeError(f"the share {config.share_directory} is not there", "mount it, or set [share] directory")
+    try:
+        share = os.stat(config.share_directory)
+    except OSError as error:
+        raise NodeError(f"the share {config.share_directory}: {error.strerror}", "mount it, or set [share] directory") from None
+    if share.st_uid != 0 or share.st_mode & 0o066:
+        raise SiteError(f"the share {config.share_directory} must be root's and show no guest the names of others' directories",
+                        f"chown root {config.share_directory}; chmod 711 {config.share_directory}")
 
 
 def _take(start: Start, deadline: Deadline, config: Config, log: Log) -> Journal:
@@ -165,6 +172,7 @@ class _Wait:
         self.start = start
         self.seconds = min(config.timeouts_boot * config.timeouts_scale, deadline.left())
         self.deadline = deadline.earlier(self.seconds)
+        self.next_check = 0.0
         self.interval = _LOOK_SECONDS if config.share_local else _POLL_SECONDS
         self.inbox = Inbox(chosen.inbox, chosen.job.token, local=config.share_local)
         self.watch = Watch()
@@ -178,8 +186,12 @@ class _Wait:
             found = look()
             if found is not None:
                 return found
-            self.check(what)
-            self.watch.wait(min(self.interval, self.deadline.left()))
+            pause = self.next_check - time.monotonic()
+            if pause <= 0:
+                self.check(what)
+                self.next_check = time.monotonic() + _CHECK_SECONDS
+                pause = self.interval
+            self.watch.wait(min(pause, self.deadline.left()))
 
     def check(self, what: str) -> None:
         """Whether it is still worth waiting."""
@@ -253,7 +265,14 @@ def _log_in(wait: _Wait, address: str, log: Log) -> None:
 
 
 def _output(attempt: "subprocess.Popen[bytes]") -> bytes:
-    return attempt.stdout.read(4096) if attempt.stdout is not None else b""
+    """What a process of the user's has said; never waits, as another process of the user may hold the pipe open."""
+    if attempt.stdout is None:
+        return b""
+    os.set_blocking(attempt.stdout.fileno(), False)
+    try:
+        return os.read(attempt.stdout.fileno(), 4096)
+    except BlockingIOError:
+        return b""
 
 
 def _hand_over(chosen: Plan, book: Journal, address: str, environ: dict[str, str]) -> None:
@@ -266,7 +285,7 @@ def _hand_over(chosen: Plan, book: Journal, address: str, environ: dict[str, str
     )
     journal.check_not_ended(book.start)
     book.hand_over()
-    file.replace(os.path.join(chosen.handover, "record"), msgspec.json.encode(record), 0o444)
+    file.replace(os.path.join(chosen.handover, "record"), msgspec.json.encode(record), 0o440, job.user.group.gid)
 
 
 @contextmanager
@@ -347,12 +366,20 @@ def sweep(config: Config, log: Log, *, dry_run: bool) -> list[str]:
     said += found
     for thing in things:
         if getattr(thing, "token", None) not in tokens:
-            said.append(f"{'would remove' if dry_run else 'removed'} {thing}: no journal lists it")
-            if not dry_run:
-                thing.release(Deadline(config.timeouts_release * config.timeouts_scale), last=False)
+            said.append(_remove(thing, config, dry_run=dry_run))
     if not dry_run:
         journal.forget_old_ends(_OLD_END_SECONDS)
     return said
+
+
+def _remove(thing: Resource, config: Config, *, dry_run: bool) -> str:
+    if dry_run:
+        return f"would remove {thing}: no journal lists it"
+    try:
+        thing.release(Deadline(config.timeouts_release * config.timeouts_scale), last=False)
+    except (VmBatchError, OSError) as error:
+        return f"could not remove {thing}: {error}"
+    return f"removed {thing}: no journal lists it"
 
 
 def sweep_journals(config: Config, log: Log, *, dry_run: bool) -> tuple[set[str], list[str]]:

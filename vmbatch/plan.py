@@ -109,7 +109,7 @@ def plan(job: Job, template: Template, config: Config, facts: Facts) -> Plan:
         Phase("context", (
             Keys(keys, job.id),
             Medium(medium_path, parameters(job, config, source), keys,
-                   None if job.script is None else job.script.path, job.node_file, template.archives, facts.scripts),
+                   job.script, job.node_file, template.archives, facts.scripts),
             Directory(share, job.token, 0o711), GuestPlace(place, config.share_owner),
             Directory(handover, job.token, 0o711),
             HandoverKeys(keys, handover, alias, job.user.uid, job.user.group.gid),

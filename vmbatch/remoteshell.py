@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 from . import native
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .guest import Handover
 
 _FAILURE = 255
@@ -66,28 +68,35 @@ def _run(queue: str) -> int:
     """The job's exit status."""
     import msgspec
 
-    from . import config
-    from .errors import VmBatchError
+    from .errors import JobError
     from .guest import Handover
     from .job import slug
     from .sshargs import HANDOVER
 
     try:
-        with open(native.CONFIG, "rb") as file:
-            settings = config.parse(file.read(), native.CONFIG)
-        if settings.template_path(queue) is None:
-            _native()
         place = f"{HANDOVER}/{slug(os.environ.get('PBS_JOBID', ''))}"
-    except VmBatchError as error:
-        raise _Refused("; ".join(error.lines())) from None
-    try:
         record = _trusted_record(f"{place}/record")
         handover = msgspec.json.decode(record, type=Handover)
-    except (OSError, msgspec.DecodeError):
+    except PermissionError:
+        raise _Refused(f"the guest of job {os.environ.get('PBS_JOBID')} belongs to another user") from None
+    except (JobError, OSError, msgspec.DecodeError):
+        if not _has_template(queue):
+            _native()
         raise _Refused(f"job {os.environ.get('PBS_JOBID')} of queue {queue} has no guest: its prologue has not handed one over "
                        "(admin: is VmBatch's prologue in mom_priv, and did it end by itself?)") from None
     _check_proof(handover)
-    return _Session(place, handover).run(_Call(handover))
+    return _Session(place, handover).run(lambda: _Call(handover))
+
+
+def _has_template(queue: str) -> bool:
+    from . import config
+    from .errors import VmBatchError
+
+    try:
+        with open(native.CONFIG, "rb") as file:
+            return config.parse(file.read(), native.CONFIG).template_path(queue) is not None
+    except VmBatchError as error:
+        raise _Refused("; ".join(error.lines())) from None
 
 
 def _trusted_record(path: str) -> bytes:
@@ -217,12 +226,11 @@ class _Session:
         self._guest = guest
         self._got: dict[int, None] = {}  # a signal counts once: mom sends each several times over
 
-    def run(self, call: _Call) -> int:
-        """The job's exit status, 255 with a message if the guest was lost."""
+    def run(self, understand: Callable[[], _Call]) -> int:
+        """The job's exit status, 255 with a message if the guest was lost. What is to be run is found out while ssh connects."""
         import signal
         import threading
 
-        request = call.request()
         forwarded = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2,
                      signal.SIGALRM, signal.SIGCONT, signal.SIGTSTP]
         # ssh inherits "ignore": mom signals every process of the session, and the connection must outlive that
@@ -236,7 +244,8 @@ class _Session:
         os.close(source)
         for number in forwarded:
             signal.signal(number, lambda number, _frame: self._got.update({number: None}))
-        threading.Thread(target=_pump, args=(request, sink, call.uses_input), daemon=True).start()
+        call = understand()
+        threading.Thread(target=_pump, args=(call.request(), sink, call.uses_input), daemon=True).start()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, forwarded)
         return self._wait(child)
 

@@ -27,10 +27,6 @@ def in_node() -> None:
 class CountingMom(Mom):
     """Counts the guests that its prologues started."""
 
-    def finish_prologue(self, prologue: object) -> str:
-        verdict = super().finish_prologue(prologue)  # type: ignore[arg-type]
-        return verdict
-
     def forget(self, job: Job) -> None:
         log = Path(f"/var/log/vmbatch/{job.file_id}.log")
         if log.exists() and re.search(r"phase start \d", log.read_text()):

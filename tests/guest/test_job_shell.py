@@ -3,12 +3,13 @@
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
-from lab.mom import Job, Mom
+from lab.mom import Job, Mom, session_members
+
+from .conftest import live_job
 
 pytestmark = pytest.mark.guest
 
@@ -103,7 +104,8 @@ def test_twenty_variables_of_every_kind(mom: Mom, live: Job) -> None:
 def test_the_batch_environment_arrives_and_the_nodes_does_not(mom: Mom, live: Job) -> None:
     ran = Ran(mom, live, "#!/bin/sh\nenv\ncat $PBS_NODEFILE\n")
     lines = ran.output.decode().splitlines()
-    assert {f"PBS_JOBID={live.id}", "MINE=yes", "PBS_NP=1", "PBS_ENVIRONMENT=PBS_BATCH", "HOME=/home/alice", "node1"} <= set(lines)
+    wanted = {f"PBS_JOBID={live.id}", "MINE=yes", "PBS_NP=1", "PBS_ENVIRONMENT=PBS_BATCH", "HOME=/home/alice", "node1"}
+    assert wanted <= set(lines)
     assert not [line for line in lines if "MOM_SECRET" in line or "remoteshell" in line or line.startswith("PBS_JOBCOOKIE")]
 
 
@@ -118,16 +120,10 @@ def test_signals_reach_the_jobs_processes(mom: Mom, live: Job, name: str) -> Non
     process = mom.start_shell(live, way="interpreter", words=[str(path)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.readline() == b"armed\n"
-    for member in mom_session(process.pid):  # mom signals every process of the session
+    for member in session_members(process.pid):  # mom signals every process of the session
         os.kill(member, getattr(signal, f"SIG{name}"))
     assert process.stdout.read() == f"caught {name}\n".encode()
     assert process.wait() == 9
-
-
-def mom_session(session: int) -> list[int]:
-    from lab.mom import session_members
-
-    return session_members(session)
 
 
 def test_a_job_without_handler_dies_of_the_signal(mom: Mom, live: Job) -> None:
@@ -165,19 +161,14 @@ def test_another_user_is_refused(mom: Mom, live: Job) -> None:
 
 
 def test_a_lost_connection_is_not_the_jobs_exit_status(mom: Mom) -> None:
-    from .conftest import live_job
-
     with live_job(mom, "busybox") as job:
         path = Path(job.person.pw_dir) / "waits"
         path.write_text("#!/bin/sh\necho armed\nsleep 1000\n")
         process = mom.start_shell(job, way="interpreter", words=[str(path)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
         assert process.stdout is not None
         assert process.stdout.readline() == b"armed\n"
-        from lab.mom import session_members
-
         for member in session_members(process.pid):
             if Path(f"/proc/{member}/comm").read_text() == "ssh\n":
                 os.kill(member, signal.SIGKILL)
         assert process.wait() == 255
         assert b"connection to the job's guest was lost" in job.errors
-        time.sleep(0)

@@ -44,7 +44,7 @@ def parse_prologue(argv: list[str], environ: dict[str, str], token: str, job_dir
     return Job(
         id=identifier, token=token, user=person, name=name, queue=queue, account=account, resources=resources,
         script=None if script is None else identify_script(script, person),
-        node_file=environ.get("PBS_NODEFILE"),
+        node_file=_node_file(environ.get("PBS_NODEFILE", "")),
     )
 
 
@@ -83,6 +83,15 @@ def identify_script(path: str, user: User) -> Script | None:
     if not stat.S_ISREG(status.st_mode) or status.st_uid not in (0, user.uid):
         raise JobError(f"{path} is not a regular file of {user.name}")
     return Script(path, status.st_dev, status.st_ino, status.st_mtime_ns)
+
+
+def _node_file(path: str) -> str | None:
+    """The node file that mom made, if it made one: root's, in a directory of root's (resmom/start_exec.c, TMomFinalizeChild)."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return path if stat.S_ISREG(status.st_mode) and status.st_uid == 0 else None
 
 
 def is_gone(script: Script) -> bool:

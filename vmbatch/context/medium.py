@@ -4,7 +4,8 @@ import io
 import os
 from importlib import resources
 
-from ..host import ssh
+from ..host import file, ssh
+from ..job import Script
 from ..resource import Piece
 from ..template import TarFile
 from ..units import Deadline
@@ -12,6 +13,7 @@ from . import archive
 from .parameters import assignments
 
 LABEL = "VMBATCH"
+_SCRIPT_LIMIT = 64 << 20
 
 
 class Medium(Piece, frozen=True, tag="medium"):
@@ -20,7 +22,7 @@ class Medium(Piece, frozen=True, tag="medium"):
     path: str
     parameters: dict[str, str]
     keys: str
-    script: str | None
+    script: Script | None
     node_file: str | None
     archives: tuple[TarFile, ...]
     scripts: tuple[tuple[str, str], ...]
@@ -36,7 +38,8 @@ class Medium(Piece, frozen=True, tag="medium"):
         tree.add("ssh/host_key", _read(host_key), 0o600)
         tree.add("ssh/host_key.pub", _read(f"{host_key}.pub"), 0o644)
         if self.script is not None:
-            tree.add("job/script", _read(self.script), 0o600)
+            identity = (self.script.device, self.script.inode, self.script.mtime_ns)
+            tree.add("job/script", file.read_same(self.script.path, identity, _SCRIPT_LIMIT), 0o600)
         if self.node_file is not None:
             tree.add("job/nodefile", _read(self.node_file), 0o644)
         for name, path in self.scripts:
@@ -61,8 +64,8 @@ class Medium(Piece, frozen=True, tag="medium"):
 
 
 def _read(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
+    with open(path, "rb") as content:
+        return content.read()
 
 
 def _kit() -> list[tuple[str, bytes]]:
@@ -109,16 +112,16 @@ class _Tree:
     def add_file(self, name: str, path: str, mode: int) -> None:
         """A file with the content of the file at `path`, read when the image is written."""
         iso, last = self._place(name)
-        file = open(path, "rb")  # noqa: SIM115  pycdlib reads it in write()
-        self._open.append(file)
-        size = os.fstat(file.fileno()).st_size
-        self._iso.add_fp(file, size, iso, rr_name=last, joliet_path=f"/{name}", file_mode=0o100000 | mode)
+        content = open(path, "rb")  # noqa: SIM115  pycdlib reads it in write()
+        self._open.append(content)
+        size = os.fstat(content.fileno()).st_size
+        self._iso.add_fp(content, size, iso, rr_name=last, joliet_path=f"/{name}", file_mode=0o100000 | mode)
 
     def write(self, path: str) -> None:
         """The image, and an end to everything open."""
         with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "wb") as out:
             self._iso.write_fp(out)
         self._iso.close()
-        for file in self._open:
-            file.close()
+        for content in self._open:
+            content.close()
 

@@ -13,7 +13,8 @@ class Duplicate(Piece, frozen=True, tag="duplicate"):
 
     def make(self, deadline: Deadline) -> None:
         """Copies; shares blocks where the file system can, and holes stay holes."""
-        process.run(["/usr/bin/cp", "--reflink=auto", "--sparse=auto", "--no-preserve=all", "--", self.source, self.path], deadline)
+        process.run(
+            ["/usr/bin/cp", "--reflink=auto", "--sparse=auto", "--no-preserve=all", "--", self.source, self.path], deadline)
 
     def __str__(self) -> str:
         return f"copy {self.path} of {self.source}"

@@ -78,11 +78,12 @@ def write_new(path: str, data: bytes, mode: int, owner: tuple[int, int] = (0, 0)
         os.fchmod(fd, mode)
 
 
-def replace(path: str, data: bytes, mode: int = 0o644) -> None:
-    """Puts a whole file in place of an older one or of none; readers see one of both."""
+def replace(path: str, data: bytes, mode: int, group: int = 0) -> None:
+    """Puts a whole file of root's in place of an older one or of none; readers see one of both."""
     temporary = f"{path}.new"
     with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode), "wb") as file:
         file.write(data)
+        os.fchown(file.fileno(), 0, group)
         os.fchmod(file.fileno(), mode)
     os.rename(temporary, path)
 
@@ -108,6 +109,18 @@ def remove_tree(path: str) -> None:
             raise NodeError(f"{path} changes while it is removed") from None
     except OSError as error:
         raise NodeError(f"{path} cannot be removed: {error.strerror}") from None
+
+
+def read_same(path: str, identity: tuple[int, int, int], limit: int) -> bytes:
+    """The content of a file that has been looked at before: (device, inode, mtime in ns). NodeError if it is another by now."""
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        status = os.fstat(file.fileno())
+        if (status.st_dev, status.st_ino, status.st_mtime_ns) != identity:
+            raise NodeError(f"{path} has been replaced while the job was being started")
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise NodeError(f"{path} is larger than {limit} bytes")
+    return data
 
 
 def read_hostile(directory: int, name: str, limit: int) -> bytes | None:

@@ -123,7 +123,8 @@ def _libvirt_problems(root: etree._Element) -> list[schema.Problem]:
             found.append((target.sourceline or 0, f"a second disk with the target dev='{name}'"))
         targets.add(name)
     found.extend((medium.sourceline or 0, "a second disk with <vbpreparecdrom>; there is one context medium")
-                 for medium in root.findall("devices/disk/vbpreparecdrom")[1:])
+                 for medium in [disk.find("vbpreparecdrom") for disk in root.findall("devices/disk[vbpreparecdrom]")[1:]]
+                 if medium is not None)
     found.extend((tag.sourceline or 0, f"<vbtarfile> path='{tag.get('path')}' leads out of the medium")
                  for tag in root.iter("vbtarfile")
                  if tag.get("option") == "cdrom" and ".." in tag.get("path", "").split("/"))
