@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: demo test lint bench guests lab-up lab-down packages clean
+.PHONY: demo test lint bench man guests lab-up lab-down packages clean
 
 demo: .venv/.stamp-product
 	@$(python) -m lab demo
@@ -32,6 +32,14 @@ lab-up: .venv/.stamp-product
 lab-down: .venv/.stamp-product
 	@$(python) -m lab down
 
+# Man pages from their Markdown.
+pages := $(patsubst docs/man/%.md,dist/man/%,$(wildcard docs/man/*.md))
+man: packages $(pages)
+dist/man/%: docs/man/%.md
+	@mkdir -p $(@D)
+	@sed 1d $< | lowdown -s -Tman --out-no-smarty -m shiftheadinglevelby=-1 -m source=VmBatch -m volume=VmBatch \
+		-m title=$(basename $*) -m section=$(subst .,,$(suffix $*)) -o $@
+
 packages:
 	@lab/install-packages
 
@@ -52,5 +60,5 @@ packages:
 
 clean:
 	@[ ! -x $(python) ] || $(python) -m lab down
-	@rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

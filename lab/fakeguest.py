@@ -19,6 +19,7 @@ from pathlib import Path
 import libvirt
 import paramiko
 from paramiko import Channel, Ed25519Key, PKey, ServerInterface, Transport
+from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL, OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED, OPEN_SUCCEEDED
 
 from vmbatch.guest import login_command
 
@@ -57,11 +58,11 @@ class Login(ServerInterface):
     def check_auth_publickey(self, username: str, key: PKey) -> int:
         """The job's key alone."""
         known = (self.guest.keys / "id_ed25519.pub").read_text().split()[1]
-        return paramiko.AUTH_SUCCESSFUL if key.get_base64() == known else paramiko.AUTH_FAILED
+        return AUTH_SUCCESSFUL if key.get_base64() == known else AUTH_FAILED
 
     def check_channel_request(self, kind: str, chanid: int) -> int:
         """Sessions."""
-        return paramiko.OPEN_SUCCEEDED if kind == "session" else paramiko.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED
+        return OPEN_SUCCEEDED if kind == "session" else OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED
 
     def check_channel_exec_request(self, channel: Channel, command: bytes) -> bool:
         """The kit's login.sh; anything else does not exist here."""

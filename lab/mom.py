@@ -155,7 +155,7 @@ class Mom:
         a script with `#!`, given as `words`, that reads its own `stdin`.
         """
         person = job.person
-        shell = str(place.ENVIRONMENT / "bin/remoteshell")
+        shell = str(self.home / "mom_priv/remoteshell")
         environment = {
             **self._environment(job), "PBS_O_QUEUE": job.queue, "PBS_O_HOME": person.pw_dir, "PBS_O_LOGNAME": job.user,
             "PBS_O_PATH": "/usr/bin:/bin", "PBS_O_SHELL": "/bin/bash", "PBS_O_HOST": "node1", "PBS_O_SERVER": "server",

@@ -8,10 +8,10 @@ import os
 import re
 from pathlib import Path
 
+from vmbatch import installation
+
 from . import place
 
-ENVIRONMENT = place.CLONE / ".venv"
-HOOKS = ("prologue", "epilogue", "remoteshell")
 CONFIGURATION = place.CLONE / "lab/etc"
 STAMP = Path("/run/vmbatch-lab.product")
 
@@ -21,11 +21,6 @@ def fill(text: str, guests: dict[str, Path]) -> str:
     return re.sub(r"@GUESTS@/(\w+)", lambda match: str(place.IMAGES / guests[match[1]].name), text)
 
 
-def hook(script: bytes) -> bytes:
-    """A script that pip made, for an interpreter that any user can reach: the clone may lie in root's home."""
-    return script.replace(b"#!" + os.fsencode(ENVIRONMENT), b"#!" + os.fsencode(place.ENVIRONMENT), 1)
-
-
 def files(guests: dict[str, Path]) -> dict[Path, tuple[int, bytes]]:
     """Mode and content of all that is installed, by its path in the node."""
     found: dict[Path, tuple[int, bytes]] = {}
@@ -33,10 +28,8 @@ def files(guests: dict[str, Path]) -> dict[Path, tuple[int, bytes]]:
         if source.is_file():
             target = Path("/etc/vmbatch") / source.relative_to(CONFIGURATION)
             found[target] = (source.stat().st_mode & 0o755, fill(source.read_text(), guests).encode())
-    for name in HOOKS:
-        script = ENVIRONMENT / "bin" / name
-        if script.exists():
-            found[place.MOM / "mom_priv" / name] = (0o755, hook(script.read_bytes()))
+    for name in installation.HOOKS:  # for an interpreter that any user can reach: the clone may lie in root's home
+        found[place.MOM / "mom_priv" / name] = (0o755, installation.hook(name, f"{place.ENVIRONMENT}/bin/python3"))
     return found
 
 

@@ -150,7 +150,7 @@ OPTIONS: dict[str, Option] = {
     "spool.directory": Option(_path, "/var/lib/vmbatch/spool", "where jobs' disks and media are made"),
     "spool.keep_free": Option(_size, 1 << 30, "space that must remain free in the spool"),
     "spool.job_limit": Option(_size, 100 << 30, "space that a job's copied images may take"),
-    "timeouts.scale": Option(_factor, 1.0, "factor on all timeouts, for slow machines"),
+    "timeouts.scale": Option(_factor, 1.0, "factor on the timeouts for boot and release, for slow machines"),
     "timeouts.boot": Option(_duration, 240.0, "from the guest's start to its ready file"),
     "timeouts.release": Option(_duration, 30.0, "for one step of taking a job's things away"),
     "timeouts.margin": Option(_duration, 15.0, "left of $prologalarm for undoing a start that failed"),

@@ -2,9 +2,11 @@
 
 import functools
 import os
+import subprocess
 import sys
 import syslog
 import traceback
+from typing import Any
 
 from . import native
 from .batch import torque
@@ -23,7 +25,11 @@ def load_config() -> Config:
     return parse(file.read_trusted(native.CONFIG), native.CONFIG)
 
 
-def prologue(site: str | None) -> int:
+State = dict[str, Any]
+"""Directory, umask and groups that mom gave a hook, for subprocess.Popen."""
+
+
+def prologue(site: str | None, as_from_mom: State) -> int:
     """Exit status: 0 start the job, 1 abort it, 2 back into its queue; or the one of the site's own hook."""
     job_id = sys.argv[1] if len(sys.argv) > 1 else ""
     log = None
@@ -31,10 +37,10 @@ def prologue(site: str | None) -> int:
         check_job_id(job_id)
         config = load_config()
         if config.template_path(torque.prologue_queue(sys.argv)) is None:
-            return _run_site_hook(site)
+            return _run_site_hook(site, as_from_mom)
         log = Log(config.log_directory, job_id, "prologue")
         mom_directory = os.path.dirname(os.path.abspath(sys.argv[0]))
-        run_site = None if site is None else functools.partial(_require, site)
+        run_site = None if site is None else functools.partial(_require, site, as_from_mom)
         start(Call(list(sys.argv), dict(os.environ), mom_directory, run_site), config, log)
         return torque.START
     except _SiteHookFailed as failed:
@@ -49,7 +55,7 @@ def prologue(site: str | None) -> int:
         return torque.REQUEUE
 
 
-def epilogue(site: str | None) -> int:
+def epilogue(site: str | None, as_from_mom: State) -> int:
     """Exit status of the site's own hook, else 0, or 1 if something could not be removed. Works without a configuration."""
     job_id = sys.argv[1] if len(sys.argv) > 1 else ""
     status = 0
@@ -69,7 +75,11 @@ def epilogue(site: str | None) -> int:
     except BaseException:
         _report_defect(log)
         status = 1
-    return _run_site_hook(site) or status
+    try:
+        return _run_site_hook(site, as_from_mom) or status
+    except VmBatchError as error:
+        _report(error, log)
+        return 1
 
 
 class _SiteHookFailed(Exception):
@@ -78,18 +88,20 @@ class _SiteHookFailed(Exception):
         self.status = status
 
 
-def _require(site: str) -> None:
-    status = _run_site_hook(site)
+def _require(site: str, as_from_mom: State) -> None:
+    status = _run_site_hook(site, as_from_mom)
     if status:
         raise _SiteHookFailed(status)
 
 
-def _run_site_hook(site: str | None) -> int:
-    """Runs the site's hook with our arguments and streams. A death by a signal, a success to mom, is a failure here."""
+def _run_site_hook(site: str | None, as_from_mom: State) -> int:
+    """Runs the site's hook as mom would have. NodeError if it dies of a signal, which mom would take for success."""
     if site is None:
         return 0
-    child = os.posix_spawn(site, [site, *sys.argv[1:]], os.environ)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    try:
+        code = subprocess.run([site, *sys.argv[1:]], check=False, **as_from_mom).returncode
+    except OSError as error:
+        raise NodeError(f"the site's hook {site} cannot be run: {error.strerror}") from None
     if code < 0:
         raise NodeError(f"the site's hook {site} died of signal {-code}")
     return code

@@ -5,6 +5,8 @@ import sys
 
 from . import native
 
+_REQUEUE = 2
+
 
 def _standard_streams() -> None:
     """Torque may start hooks with closed streams; whatever is opened next would become one."""
@@ -13,16 +15,21 @@ def _standard_streams() -> None:
     os.close(fd)
 
 
+def _refuse(text: str) -> None:
+    """Ends a hook that cannot do its work: a fault of the node, so that the job is not lost."""
+    os.write(2, f"vmbatch: {text}\n".encode(errors="replace"))
+    os._exit(_REQUEUE)
+
+
 def _site_hook() -> str | None:
-    """The site's own hook beside ours, `prologue.site`; None if there is none. Exits as mom does for one it would not run."""
+    """The site's own hook beside ours, `prologue.site`; None if there is none. Refuses one that mom would not run."""
     path = sys.argv[0] + ".site"
     try:
         status = os.stat(path)
     except FileNotFoundError:
         return None
     if status.st_uid != 0 or status.st_mode & 0o022 or status.st_mode & 0o170000 != 0o100000 or not status.st_mode & 0o100:
-        os.write(2, f"vmbatch: {path} must be a regular file of root, executable, and not to be changed by others\n".encode())
-        os._exit(2)
+        _refuse(f"{path} must be a regular file of root, executable, and not to be changed by others")
     return path
 
 
@@ -37,36 +44,42 @@ def _native() -> None:
     os._exit(0)
 
 
-def _in_order() -> None:
-    """Undoes what mom leaves behind for its children: descriptors, blocked signals, the user's groups."""
+def _in_order() -> dict[str, object]:
+    """Undoes what mom leaves behind for its children: descriptors, blocked signals, the user's groups, directory and umask.
+
+    Returns the latter three, which the site's own hook expects, as subprocess.Popen takes them.
+    """
     import signal
 
     os.closerange(3, 1 << 20)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    as_from_mom: dict[str, object] = {"cwd": os.getcwd(), "umask": os.umask(0o077), "extra_groups": os.getgroups()}
     os.setgroups([])
-    os.umask(0o077)
     os.chdir("/")
+    return as_from_mom
+
+
+def _run(hook: str, queue: str, job_id: str) -> None:
+    """Native jobs leave here; for all others the hook's real work begins."""
+    _standard_streams()
+    try:
+        if not sys.flags.isolated:
+            _refuse(f"{sys.argv[0]} must run as `python3 -I`; have `vmbatch hooks` write it anew")
+        if not native.may_name_queue(queue) and not (hook == "epilogue" and native.has_journal(job_id)):
+            _native()
+        as_from_mom = _in_order()
+        from . import hooked
+
+        os._exit(getattr(hooked, hook)(_site_hook(), as_from_mom))
+    except Exception as error:
+        _refuse(f"the {hook} of job {job_id[:80]!r} cannot run: {error!r}")
 
 
 def prologue() -> None:
     """`prologue` in mom_priv."""
-    _standard_streams()
-    queue = sys.argv[6] if len(sys.argv) > 6 else ""
-    if not native.may_name_queue(queue):
-        _native()
-    _in_order()
-    from .hooked import prologue as run
-
-    os._exit(run(_site_hook()))
+    _run("prologue", sys.argv[6] if len(sys.argv) > 6 else "", sys.argv[1] if len(sys.argv) > 1 else "")
 
 
 def epilogue() -> None:
     """`epilogue` in mom_priv. A journal counts for more than the configuration, which may have changed."""
-    _standard_streams()
-    queue = sys.argv[8] if len(sys.argv) > 8 else ""
-    if not native.may_name_queue(queue) and not native.has_journal(sys.argv[1] if len(sys.argv) > 1 else ""):
-        _native()
-    _in_order()
-    from .hooked import epilogue as run
-
-    os._exit(run(_site_hook()))
+    _run("epilogue", sys.argv[8] if len(sys.argv) > 8 else "", sys.argv[1] if len(sys.argv) > 1 else "")

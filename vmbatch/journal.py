@@ -59,6 +59,14 @@ def path_of(job_id: str) -> str:
     return os.path.join(directory(), f"{slug(job_id)}.journal")
 
 
+def paths() -> list[str]:
+    """All journals there are."""
+    try:
+        return [os.path.join(directory(), name) for name in sorted(os.listdir(directory()))]
+    except FileNotFoundError:
+        return []
+
+
 class Journal:
     """An open and locked journal. `start` is its first line, `resources` are the promises in their order."""
 
@@ -221,6 +229,6 @@ def _end_marker(path: str) -> clock.ProcessIdentity | None:
 
 def forget_old_ends(seconds: float) -> None:
     """Removes end markers older than any prologue can be."""
-    for entry in os.scandir(ended_directory()):
+    for entry in os.scandir(ended_directory()) if os.path.isdir(ended_directory()) else ():
         if time.time() - entry.stat(follow_symlinks=False).st_mtime > seconds:
             os.unlink(entry.path)

@@ -12,8 +12,9 @@ import msgspec
 from . import digest, journal, sshargs, template
 from .batch import torque
 from .config import Config
+from .context import archive
 from .disk import image
-from .errors import DeadlineError, NodeError, SiteError, VmBatchError
+from .errors import DeadlineError, EndedError, NodeError, SiteError, VmBatchError
 from .exchange.inbox import Inbox
 from .guest import Handover, Message
 from .host import clock, console, file, process, ssh, virt
@@ -99,9 +100,14 @@ def facts(form: template.Template, config: Config) -> Facts:
         if tag.source is not None:
             file.check_trusted(tag.source.path, below_uid=config.users_minimum_uid)
             images[tag.source.path] = image.check(tag.source.path, tag.source.format)
+    on_medium: set[str] = set()
     for tar in form.archives:
         file.check_trusted(tar.archive)
-    space = os.statvfs(config.spool_directory)
+        for name in archive.names(tar.archive, tar.directory, tar.strip) if tar.on_medium else ():
+            if name in on_medium:
+                raise SiteError(f"{name} would be on the medium twice: {tar.archive} has it again")
+            on_medium.add(name)
+    space = os.statvfs(file.nearest(config.spool_directory))
     return Facts(images, space.f_bavail * space.f_frsize, tuple(_site_scripts(config.guest_scripts)))
 
 
@@ -131,17 +137,27 @@ def make_places(config: Config) -> None:
 
 
 def _take(start: Start, deadline: Deadline, config: Config, log: Log) -> Journal:
-    """This start's journal; an earlier start of the same job is ended first. DeadlineError."""
+    """This start's journal; an earlier start of the same job is ended first. EndedError for a later one, DeadlineError."""
     while (book := Journal.create(start)) is None:
+        known = journal.peek(journal.path_of(start.job))
+        if known is not None:
+            _check_earlier(known[0], start)
         journal.mark_end(start.job, start.owner)
         log.line("an earlier start of this job is being ended")
         earlier = Journal.open(journal.path_of(start.job), deadline)
         if earlier is not None:
             try:
+                _check_earlier(earlier.start, start)
                 earlier.release(config.timeouts_release * config.timeouts_scale)
             finally:
                 earlier.close()
     return book
+
+
+def _check_earlier(other: Start, start: Start) -> None:
+    """EndedError if the other start of the job began after this one, and thereby ended it."""
+    if other.owner.boot == start.owner.boot and other.owner.started > start.owner.started:
+        raise EndedError(f"job {start.job} was started again by the batch system, and this start is over")
 
 
 def _make(chosen: Plan, book: Journal, deadline: Deadline, log: Log) -> None:
@@ -318,12 +334,13 @@ def epilogue(job_id: str, config: Config, log: Log) -> None:
     """Ends every start of the job that began before now, and releases what they own. VmBatchError."""
     me = clock.this_process()
     path = journal.path_of(job_id)
+    patience = _END_PATIENCE_SECONDS * config.timeouts_scale
     journal.make_directories()
     journal.mark_end(job_id, me)
     try:
-        book = Journal.open(path, Deadline(_END_PATIENCE_SECONDS * config.timeouts_scale))
+        book = Journal.open(path, Deadline(patience))
     except DeadlineError:
-        book = _open_by_force(path, log)
+        book = _open_by_force(path, patience, log)
     if book is None:
         log.detail("nothing to release")
         return
@@ -337,7 +354,7 @@ def epilogue(job_id: str, config: Config, log: Log) -> None:
         book.close()
 
 
-def _open_by_force(path: str, log: Log) -> Journal | None:
+def _open_by_force(path: str, patience: float, log: Log) -> Journal | None:
     """The journal of a prologue that hangs: it is killed. DeadlineError if something still holds the lock."""
     known = journal.peek(path)
     if known is not None:
@@ -345,12 +362,11 @@ def _open_by_force(path: str, log: Log) -> Journal | None:
         log.line(f"the prologue {owner.pid} does not end; killing it")
         if owner.boot == clock.boot_id():
             process.kill(owner.pid, owner.started)
-    return Journal.open(path, Deadline(_END_PATIENCE_SECONDS))
+    return Journal.open(path, Deadline(patience))
 
 
 def sweep(config: Config, log: Log, *, dry_run: bool) -> list[str]:
     """Releases what no living job owns; a line for each thing found, and for each that could not be judged."""
-    journal.make_directories()
     things: list[Resource] = [
         found for parent in (config.spool_directory, config.share_directory, sshargs.HANDOVER)
         for found in directory.ours(parent)
@@ -386,8 +402,7 @@ def sweep_journals(config: Config, log: Log, *, dry_run: bool) -> tuple[set[str]
     """Releases the journals of dead starts; (tokens of all journals there were, a line for each found)."""
     tokens: set[str] = set()
     said: list[str] = []
-    for name in sorted(os.listdir(journal.directory())):
-        path = os.path.join(journal.directory(), name)
+    for path in journal.paths():
         try:
             known = journal.peek(path)
             if known is None:

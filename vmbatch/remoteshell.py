@@ -32,6 +32,9 @@ _LOOK_MS = 50
 def main() -> None:
     """`remoteshell`."""
     queue = os.environ.get("PBS_QUEUE", "")
+    if not sys.flags.isolated:
+        _refuse(f"{sys.argv[0]} must run as `python3 -I`, or the user's own modules would run on the node; "
+                "have `vmbatch hooks` write it anew")
     try:
         ours = native.may_name_queue(queue)
     except OSError as error:

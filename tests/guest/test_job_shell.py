@@ -145,7 +145,7 @@ def test_script_without_interpreter_line(mom: Mom, live: Job) -> None:
 
 
 def test_script_whose_interpreter_is_remoteshell(mom: Mom, live: Job) -> None:
-    assert Ran(mom, live, "#!/srv/vmbatch/venv/bin/remoteshell\nhostname\n").output.startswith(b"vm-")
+    assert Ran(mom, live, "#!/var/spool/torque/mom_priv/remoteshell\nhostname\n").output.startswith(b"vm-")
 
 
 def test_another_user_is_refused(mom: Mom, live: Job) -> None:

@@ -70,7 +70,7 @@ class Guest:
         for script in KIT.glob("*.sh"):
             shutil.copy(script, self.medium / ("" if script.name in ENTRY_POINTS else "kit") / script.name)
         lines = "".join(f"{name}={quoted(value)}\n" for name, value in self.context.items())
-        (self.medium / "context.sh").write_text(lines)
+        (self.medium / "parameters.sh").write_text(lines)
 
     def add_to_medium(self, name: str, content: str | bytes, mode: int = 0o644) -> None:
         file = self.medium / name

@@ -205,7 +205,7 @@ def test_failing_site_script(ready: Guest) -> None:
 
 
 def test_unusable_context(ready: Guest) -> None:
-    (ready.medium / "context.sh").write_text("VMBATCH_USER='unbalanced\n")
+    (ready.medium / "parameters.sh").write_text("VMBATCH_USER='unbalanced\n")
     done = ready.run(ready.medium / "prolog.sh", "start")
     assert done.returncode != 0
-    assert "while reading context.sh" in ready.read("var/lib/vmbatch/failed")
+    assert "while reading parameters.sh" in ready.read("var/lib/vmbatch/failed")

@@ -40,11 +40,13 @@ def check(template: str) -> None:
     \b
     Example: vmbatch check /etc/vmbatch/domains/debian.xml
     """
+    import os
+
     from .. import lifecycle
     from .. import template as templates
 
     with open(template, "rb") as file:
-        form = templates.parse(file.read(), click.format_filename(template))
+        form = templates.parse(file.read(), os.path.abspath(template))
     known = lifecycle.facts(form, _config())
     for path, image in known.images.items():
         click.echo(f"image {path}: {image.format}, {image.size >> 20} MiB")
@@ -100,8 +102,23 @@ def sweep(dry_run: bool) -> None:
     from ..host.log import Log
 
     config = _config()
-    for line in lifecycle.sweep(config, Log(config.log_directory, "0", "sweep"), dry_run=dry_run):
+    log = Log(None if dry_run else config.log_directory, "0", "sweep")
+    for line in lifecycle.sweep(config, log, dry_run=dry_run):
         click.echo(line)
+
+
+@main.command()
+@click.argument("directory", type=click.Path(exists=True, file_okay=False))
+def hooks(directory: str) -> None:
+    """Write prologue, epilogue and remoteshell into DIRECTORY, for this installation's Python.
+
+    \b
+    Example: vmbatch hooks /var/spool/torque/mom_priv
+    """
+    from ..installation import write_hooks
+
+    for path in write_hooks(directory):
+        click.echo(path)
 
 
 def _config() -> Config:

@@ -4,6 +4,7 @@ import io
 import os
 from importlib import resources
 
+from ..errors import SiteError
 from ..host import file, ssh
 from ..job import Script
 from ..resource import Piece
@@ -14,6 +15,8 @@ from .parameters import assignments
 
 LABEL = "VMBATCH"
 _SCRIPT_LIMIT = 64 << 20
+_NAME_CHARS = 64
+"""Joliet's limit."""
 
 
 class Medium(Piece, frozen=True, tag="medium"):
@@ -32,7 +35,7 @@ class Medium(Piece, frozen=True, tag="medium"):
         tree = _Tree()
         for name, data in _kit():
             tree.add(name, data, 0o755)
-        tree.add("context.sh", assignments(self.parameters), 0o600)
+        tree.add("parameters.sh", assignments(self.parameters), 0o600)
         user_key, host_key = ssh.key_files(self.keys)
         tree.add("ssh/authorized_key", _read(f"{user_key}.pub"), 0o600)
         tree.add("ssh/host_key", _read(host_key), 0o600)
@@ -51,8 +54,8 @@ class Medium(Piece, frozen=True, tag="medium"):
         listed = []
         for number, tar in enumerate(self.archives):
             if tar.on_medium:
-                for name, mode, content in archive.members(tar.archive, tar.strip):
-                    tree.add(os.path.normpath(os.path.join(tar.directory, name)).lstrip("/"), content, mode | 0o444)
+                for name, mode, content in archive.contents(tar.archive, tar.strip):
+                    tree.add(archive.on_medium(tar.directory, name), content, mode | 0o444)
             else:
                 tree.add_file(f"tar/{number}.tar", tar.archive, 0o600)
                 listed.append(f"{number} {tar.strip} {tar.directory}\n")
@@ -89,6 +92,8 @@ class _Tree:
 
     def _directory(self, name: str) -> str:
         """The ISO path of a directory, made if it is not there."""
+        if name in self._names:
+            raise SiteError(f"the medium would have {name!r} both as file and as directory")
         if name not in self._directories:
             parent, _, last = name.rpartition("/")
             iso = f"{self._directory(parent)}/D{len(self._directories):06d}"
@@ -98,8 +103,11 @@ class _Tree:
 
     def _place(self, name: str) -> tuple[str, str]:
         parent, _, last = name.rpartition("/")
-        if name in self._names:
-            raise FileExistsError(name)
+        if not name.isprintable() or any(len(part) > _NAME_CHARS for part in name.split("/")):
+            raise SiteError(f"the medium cannot have a file {name[:300]!r}",
+                            f"names are printable and have {_NAME_CHARS} characters at most")
+        if name in self._names or name in self._directories:
+            raise SiteError(f"the medium would have {name!r} twice", "see the template's <vbtarfile option='cdrom'>")
         iso = f"{self._directory(parent)}/F{len(self._names):06d}.;1"
         self._names[name] = iso
         return iso, last

@@ -1,4 +1,4 @@
-"""context.sh: what the kit in the guest must know, as shell assignments."""
+"""parameters.sh: what the kit in the guest must know, as shell assignments."""
 
 from ..config import Config
 from ..job import Job

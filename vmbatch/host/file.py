@@ -11,6 +11,7 @@ _READ_LIMIT = 4 << 20
 
 
 def _chain(path: str) -> Iterator[str]:
+    """An absolute path and everything above it."""
     while True:
         yield path
         if path == "/":
@@ -25,7 +26,7 @@ def check_trusted(path: str, *, below_uid: int = 1) -> None:
     images to the account that QEMU runs as (src/security/security_dac.c).
     """
     real = os.path.realpath(path)
-    for place in {*_chain(path), *_chain(real)}:
+    for place in {*_chain(os.path.abspath(path)), *_chain(real)}:
         try:
             status = os.lstat(place)
         except OSError as error:
@@ -39,6 +40,11 @@ def check_trusted(path: str, *, below_uid: int = 1) -> None:
                                 f"chmod go-w {place}")
         if not owner_is_right:
             raise SiteError(f"{place} belongs to uid {status.st_uid}, not to root", f"chown root {place}")
+
+
+def nearest(path: str) -> str:
+    """The path itself, or what is there of the directories above it."""
+    return next(place for place in _chain(os.path.abspath(path)) if os.path.exists(place))
 
 
 def read_trusted(path: str) -> bytes:
@@ -98,17 +104,33 @@ def make_state_directory(path: str, mode: int) -> None:
         os.chmod(path, mode)
 
 
-def remove_tree(path: str) -> None:
-    """Removes a directory and all in it without following links; absent is success."""
+def remove_tree(path: str, *, last: str = "") -> None:
+    """Removes a directory and all in it without following links, the file `last` after all others; absent is success."""
     if not shutil.rmtree.avoids_symlink_attacks:
         raise NodeError("this Python cannot remove directories safely")
     try:
+        if last:
+            _empty(path, last)
         shutil.rmtree(path)
     except FileNotFoundError:
         if os.path.lexists(path):
             raise NodeError(f"{path} changes while it is removed") from None
     except OSError as error:
         raise NodeError(f"{path} cannot be removed: {error.strerror}") from None
+
+
+def _empty(path: str, kept: str) -> None:
+    parent = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        for name in os.listdir(parent):
+            if name == kept:
+                continue
+            if stat.S_ISDIR(os.lstat(name, dir_fd=parent).st_mode):
+                shutil.rmtree(name, dir_fd=parent)
+            else:
+                os.unlink(name, dir_fd=parent)
+    finally:
+        os.close(parent)
 
 
 def read_same(path: str, identity: tuple[int, int, int], limit: int) -> bytes:

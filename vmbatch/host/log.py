@@ -14,18 +14,24 @@ from . import file
 class Log:
     """The log of one job; lines carry time, hook and text. Trouble with the log never stops a job."""
 
-    def __init__(self, directory: str, job_id: str, hook: str) -> None:
+    def __init__(self, directory: str | None, job_id: str, hook: str) -> None:
+        """Without a directory there is syslog alone."""
         self.job_id = job_id
         self.hook = hook
-        self.path = os.path.join(directory, f"{jobs.slug(job_id)}.log")
+        self.path = "syslog"
+        self._fd = -1
         syslog.openlog("vmbatch", syslog.LOG_PID, syslog.LOG_DAEMON)
+        if directory is not None:
+            self._open(directory)
+
+    def _open(self, directory: str) -> None:
+        self.path = os.path.join(directory, f"{jobs.slug(self.job_id)}.log")
         try:
             file.make_state_directory(directory, 0o750)
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
             self._fd = os.open(self.path, flags, 0o600)
         except Exception as error:  # a full or broken disk must not keep an epilogue from its work
-            self._fd = -1
-            syslog.syslog(syslog.LOG_ERR, f"{job_id} {hook}: no log: {error}")
+            syslog.syslog(syslog.LOG_ERR, f"{self.job_id} {self.hook}: no log: {error}")
 
     def line(self, text: str, *, priority: int = syslog.LOG_INFO) -> None:
         """One line to both."""

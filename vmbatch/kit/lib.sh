@@ -20,10 +20,10 @@ start() {
     exec 2>"$log"
     trap 'finish "$?"' EXIT
     set -e
-    doing='reading context.sh'
+    doing='reading parameters.sh'
     set -a
     # shellcheck source=/dev/null
-    . "$medium/context.sh"
+    . "$medium/parameters.sh"
     set +a
 }
 

@@ -30,7 +30,7 @@ class Directory(Resource, frozen=True, tag="directory"):
     def release(self, deadline: Deadline, *, last: bool) -> None:
         """Removes it with all in it, if it is marked as ours, half-marked or empty."""
         if token_of(self.path) == self.token or self._half_marked():
-            file.remove_tree(self.path)
+            file.remove_tree(self.path, last=MARK)  # whoever dies in here leaves what is still known as ours
             return
         with contextlib.suppress(OSError):  # absent, or another's
             os.rmdir(self.path)

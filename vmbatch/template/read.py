@@ -110,6 +110,9 @@ def _libvirt_problems(root: etree._Element) -> list[schema.Problem]:
     found: list[schema.Problem] = []
     if not root.get("type"):
         found.append((root.sourceline or 0, "<domain> needs the attribute type, such as type='kvm'"))
+    if root.get("type", "qemu") not in ("qemu", "kvm", "test"):
+        found.append((root.sourceline or 0, f"<domain type='{root.get('type')}'> is not in this version of VmBatch; "
+                                            "use type='kvm' or type='qemu'"))
     wanted = {"QEMU": "qemu", "KVM": "kvm", "TEST": "test"}.get(_text(root, "vbconfig/vbhypervisor"))
     if wanted and root.get("type") and root.get("type") != wanted:
         tag = root.find("vbconfig/vbhypervisor")

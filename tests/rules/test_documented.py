@@ -1,0 +1,204 @@
+"""Every option, tag and command is documented, nothing else is, and what the README names is there."""
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from vmbatch import config, template
+from vmbatch.cli import main
+from vmbatch.errors import InputError
+from vmbatch.template import schema
+
+ROOT = Path(__file__).resolve().parents[2]
+MAN = ROOT / "docs/man"
+EXAMPLES = sorted((ROOT / "examples/domains").glob("*.xml"))
+SITE_FILE = (ROOT / "etc/vmbatch.conf").read_text()
+PLAIN = [name for name in config.OPTIONS if name != "queues.*"]
+
+_SETTING = re.compile(r"^#(?P<setting>[a-z_]+ = .*)$", re.MULTILINE)
+
+
+def _settings(text: str) -> list[tuple[str, str]]:
+    """(option, line) of every setting in a configuration whose settings are commented out."""
+    found = []
+    section = ""
+    for line in text.splitlines():
+        if header := re.fullmatch(r"\[([a-z]+)\]", line):
+            section = header[1]
+        elif setting := _SETTING.match(line):
+            found.append((f"{section}.{setting['setting'].partition(' = ')[0]}", setting["setting"]))
+    return found
+
+
+def _sections(page: str, level: str = "###") -> dict[str, str]:
+    """The text below each heading of a manual page, by the heading."""
+    parts = re.split(rf"^{level} (.+)$", (MAN / page).read_text(), flags=re.MULTILINE)
+    return {name: re.split(r"^##? ", text, flags=re.MULTILINE)[0] for name, text in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+def _bold_items(text: str) -> list[list[str]]:
+    """The names that each item of a list is about: those in bold before its colon."""
+    heads = re.findall(r"^- (\*\*[^:\n]+):", text, flags=re.MULTILINE)
+    return [re.findall(r"\*\*([^*]+)\*\*", head) for head in heads]
+
+
+def _value(option: str, toml: str) -> object:
+    """What the configuration makes of an option's value."""
+    section, _, name = option.partition(".")
+    read = config.parse(f"[{section}]\n{name} = {toml}\n".encode(), option)
+    return getattr(read, f"{section}_{name}")
+
+
+def _default(option: str) -> object:
+    return getattr(config.parse(b"", "defaults"), option.replace(".", "_"))
+
+
+def test_configuration_file_changes_nothing() -> None:
+    assert config.parse(SITE_FILE.encode(), "etc/vmbatch.conf") == config.parse(b"", "defaults")
+
+
+def test_configuration_file_has_every_option_once() -> None:
+    named = [option for option, _ in _settings(SITE_FILE) if not option.startswith("queues.")]
+    assert sorted(named) == sorted(PLAIN)
+
+
+def test_configuration_file_has_the_defaults() -> None:
+    text = _SETTING.sub(lambda match: match["setting"], SITE_FILE)
+    assert text.count("\n#") < SITE_FILE.count("\n#")
+    assert config.parse(text.encode(), "etc/vmbatch.conf") == config.parse(b'[queues]\nvm = "debian.xml"\n', "defaults")
+
+
+@pytest.mark.parametrize(("option", "line"), [pair for pair in _settings(SITE_FILE) if pair[0] in PLAIN], ids=lambda text: text)
+def test_configuration_file_has_the_default(option: str, line: str) -> None:
+    assert _value(option, line.partition(" = ")[2]) == _default(option)
+
+
+def test_manual_has_every_option() -> None:
+    assert sorted(_sections("vmbatch.conf.5.md")) == sorted(config.OPTIONS)
+
+
+@pytest.mark.parametrize("option", PLAIN)
+def test_manual_has_the_default(option: str) -> None:
+    text = _sections("vmbatch.conf.5.md")[option]
+    default = re.search(r"^Default: `(.*)`$", text, re.MULTILINE)
+    assert default, text
+    assert _value(option, default[1]) == _default(option)
+    assert len(text.split("\n\n")) > 2, "no meaning"
+
+
+def test_manual_has_every_tag() -> None:
+    assert sorted(_sections("vmbatch-domain.5.md")) == sorted(tag for tag in schema.tags() if tag.startswith("vb"))
+
+
+@pytest.mark.parametrize("tag", [tag for tag in schema.tags() if tag.startswith("vb")])
+def test_manual_has_every_attribute(tag: str) -> None:
+    text = _sections("vmbatch-domain.5.md")[tag]
+    known = schema.attributes(tag)
+    assert sorted(name for names in _bold_items(text) for name in names) == sorted(known)
+    for name, (required, _) in known.items():
+        assert (f"**{name}** (required)" in text) == required, name
+
+
+@pytest.mark.parametrize("tag", [tag for tag in schema.tags() if tag.startswith("vb")])
+def test_manual_has_every_value(tag: str) -> None:
+    text = _sections("vmbatch-domain.5.md")[tag]
+    for value in schema.tags()[tag].iter("{http://relaxng.org/ns/structure/1.0}value"):
+        assert f"`{value.text}`" in text
+
+
+def test_manual_has_the_words_of_refusals() -> None:
+    """What the manual quotes is what an admin reads."""
+    conf = "<vbpreparemethod>{}</vbpreparemethod>"
+    kinds = [(conf.format("DISK"), "", ""), (conf.format("ROOTSSH"), "", ""), ("<vbhypervisor>XEN4</vbhypervisor>", "", "")]
+    kinds += [("", "<vbdisks/>", ""), ("", "", "<vbcheckhash hashfunction='sha256' hashvalue='%s'/>" % ("0" * 64))]
+    kinds += [("", "", "<vbuserimage/>"), ("", "", "<vbdisksource source='/i' create='once'/>")]
+    kinds += [("", "", "<vbdisksource source='http://h/i'/>")]
+    page = " ".join((MAN / "vmbatch-domain.5.md").read_text().split())
+    for vbconfig, devices, disk in kinds:
+        text = f"""<domain type='kvm'><vbconfig>{vbconfig}</vbconfig><devices>{devices}
+            <disk type='file'><driver type='raw'/>{disk}<target dev='vda'/></disk>
+            <disk type='file'><vbpreparecdrom source='c.iso'/><target dev='vdb'/><readonly/></disk></devices></domain>"""
+        with pytest.raises(InputError) as caught:
+            template.parse(text.encode(), "t.xml")
+        assert [words for _, words in caught.value.problems if f"`{words}`" in page], caught.value.problems
+
+
+def test_manual_has_every_command() -> None:
+    sections = _sections("vmbatch.8.md")
+    expected = {"vmbatch"}
+    for name, command in main.commands.items():
+        arguments = [(param.name or "").upper() for param in command.params if isinstance(param, click.Argument)]
+        expected.add(" ".join(["vmbatch", name, *arguments]))
+    assert set(sections) == expected
+
+
+@pytest.mark.parametrize("name", ["", *main.commands])
+def test_manual_has_every_option_of(name: str) -> None:
+    command: click.Command = main.commands[name] if name else main
+    text = next(text for head, text in _sections("vmbatch.8.md").items() if head.split()[1:2] == name.split())
+    context = click.Context(command, help_option_names=["-h", "--help"])
+    options = [param for param in command.get_params(context) if isinstance(param, click.Option)]
+    if name:
+        options = [option for option in options if "--help" not in option.opts]
+    known = sorted(sorted([*option.opts, *option.secondary_opts]) for option in options)
+    assert sorted(sorted(names) for names in _bold_items(text)) == known
+
+
+def test_examples_of_the_manual_are_commands() -> None:
+    lines = re.findall(r"^(?:\S.* /opt/vmbatch/bin/)?vmbatch ((?:{}).*)$".format("|".join(main.commands)),
+                       (MAN / "vmbatch.8.md").read_text(), re.MULTILINE)
+    words = [line.split() for line in lines]
+    assert len(words) >= 3
+    for command, *rest in words:
+        shown = CliRunner().invoke(main, [command, "--help"]).output
+        assert all(word in shown for word in rest if word.startswith("--")), (command, rest)
+
+
+@pytest.mark.parametrize("path", sorted(MAN.glob("*.md")), ids=lambda path: path.name)
+def test_manual_has_the_form_of_one(path: Path) -> None:
+    name, section, _ = path.name.rsplit(".", 2)
+    text = path.read_text()
+    assert text.startswith(f"# {name}({section})\n\n## NAME\n\n")
+    headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    order = ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "FILES", "EXIT STATUS", "EXAMPLES", "BUGS", "SEE ALSO"]
+    assert headings == [heading for heading in order if heading in headings]
+    assert {"NAME", "SYNOPSIS", "DESCRIPTION", "FILES", "EXAMPLES", "SEE ALSO"} <= set(headings)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_example_is_a_template(path: Path) -> None:
+    form = template.parse(path.read_bytes(), str(path))
+    assert form.hypervisor in ("QEMU", "KVM")
+    assert b"<name>" + path.stem.encode() + b"</name>" in path.read_bytes()
+
+
+def test_there_are_examples() -> None:
+    methods = {tag.source.method for path in EXAMPLES for tag in template.parse(path.read_bytes(), str(path)).disks if tag.source}
+    assert methods == {"cow", "copy", "shared"}
+
+
+def _targets() -> set[str]:
+    return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_targets_are_there(name: str) -> None:
+    """`make X` in code, not the verb in a sentence."""
+    text = (ROOT / name).read_text()
+    named = set(re.findall(r"(?:^    |`|, )make ([a-z-]+)", text, re.MULTILINE))
+    assert named
+    assert named <= _targets()
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "examples/guest/README.md", "docs/decisions.md"])
+def test_files_are_there(name: str) -> None:
+    text = (ROOT / name).read_text()
+    top = "|".join(re.escape(entry.name) for entry in ROOT.iterdir() if entry.is_dir())
+    named = set(re.findall(rf"(?<![\w/.-])((?:{top})/[\w./-]*|[A-Z]+\.md|LICENSE)(?![\w/-])", text))
+    named |= {link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link}
+    missing = [path for path in sorted(named) if not (ROOT / path.rstrip(".")).exists()]
+    assert not missing
+    assert named or name.startswith("docs/")

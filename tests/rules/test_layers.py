@@ -1,0 +1,161 @@
+"""A module imports only from strictly lower layers, and the outside only where it is at home."""
+
+import ast
+import re
+import sys
+
+import pytest
+
+from .imports import PACKAGE, ROOT, imported, modules
+
+LAYERS: dict[str, int] = {
+    "": 0,
+    "errors": 0,
+    "units": 0,
+    "native": 0,
+    "digest": 0,
+    "sshargs": 0,
+    "job": 1,
+    "template": 1,
+    "resource": 1,
+    "config": 2,
+    "guest": 2,
+    "host": 3,
+    "remoteshell": 3,
+    "batch": 4,
+    "hypervisor": 4,
+    "disk": 4,
+    "context": 4,
+    "exchange": 4,
+    "spool": 4,
+    "installation": 4,
+    "registry": 5,
+    "plan": 6,
+    "journal": 6,
+    "lifecycle": 7,
+    "hooked": 8,
+    "hooks": 9,
+    "cli": 9,
+}
+"""Of a module, or of a family and all in it. Members of one family may import each other."""
+
+AT_HOME: dict[str, set[str]] = {
+    "lxml": {"template"},
+    "libvirt": {"host.virt"},
+    "pycdlib": {"context"},
+    "inotify_simple": {"host.watch"},
+    "click": {"cli"},
+    "subprocess": {"host", "remoteshell", "hooked"},
+    "socket": set(),
+    "tarfile": {"context"},
+    "syslog": {"host.log", "hooked"},
+    "tomllib": {"config"},
+    "multiprocessing": set(),
+    "asyncio": set(),
+    "pickle": set(),
+    "importlib": {"context", "template"},
+}
+STARTERS = {"hooks": {"execv"}, "remoteshell": {"execvp", "posix_spawn"}}
+"""Who starts programs without `host.process`, and how."""
+
+MODULES = modules()
+
+
+def family(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def test_every_module_has_a_layer() -> None:
+    assert {family(module) for module in MODULES} - {"kit"} == set(LAYERS)
+
+
+@pytest.mark.parametrize("module", sorted(MODULES), ids=lambda module: module or "vmbatch")
+def test_only_from_lower_layers(module: str) -> None:
+    wrong = []
+    for line, name in imported(MODULES[module]):
+        if name != "vmbatch" and not name.startswith("vmbatch."):
+            continue
+        other = family(name.removeprefix("vmbatch").removeprefix("."))
+        if other != family(module) and LAYERS[other] >= LAYERS[family(module)]:
+            wrong.append(f"{MODULES[module]}:{line}: {name} is in layer {LAYERS[other]}, not below {LAYERS[family(module)]}")
+    assert not wrong
+
+
+@pytest.mark.parametrize("module", sorted(MODULES), ids=lambda module: module or "vmbatch")
+def test_the_outside_is_where_it_is_at_home(module: str) -> None:
+    wrong = []
+    for line, name in imported(MODULES[module]):
+        top = name.partition(".")[0]
+        homes = AT_HOME.get(top, {module})
+        if not any(module == home or module.startswith(f"{home}.") for home in homes):
+            wrong.append(f"{MODULES[module]}:{line}: {name} is for {', '.join(sorted(homes)) or 'nobody'}")
+    assert not wrong
+
+
+def test_every_dependency_is_declared() -> None:
+    """What is neither ours nor Python's stands in pyproject.toml."""
+    declared = set(
+        re.findall(
+            r'^  "([\w-]+)>=', (ROOT / "pyproject.toml").read_text().split("dependencies = [")[1].split("]")[0], re.MULTILINE
+        )
+    )
+    used = (
+        {name.partition(".")[0] for path in MODULES.values() for _, name in imported(path)}
+        - set(sys.stdlib_module_names)
+        - {"vmbatch"}
+    )
+    assert used == {name.removesuffix("-python") for name in declared}
+
+
+def test_remoteshell_imports_only_values() -> None:
+    ours = {family(name.removeprefix("vmbatch.")) for _, name in imported(MODULES["remoteshell"]) if name.startswith("vmbatch.")}
+    assert {LAYERS[name] for name in ours} <= {0, 1, 2}
+    at_once = {name for _, name in imported(MODULES["remoteshell"], inner=False)}
+    assert at_once == {"__future__", "os", "sys", "typing", "vmbatch.native"}
+
+
+def test_hooks_load_nothing_for_a_native_job() -> None:
+    assert {name for _, name in imported(MODULES["hooks"], inner=False)} == {"os", "sys", "vmbatch.native"}
+    assert {name for _, name in imported(MODULES["native"], inner=False)} == set()
+    assert {name for _, name in imported(MODULES[""])} == set()
+
+
+@pytest.mark.parametrize("module", sorted(MODULES), ids=lambda module: module or "vmbatch")
+def test_who_starts_programs(module: str) -> None:
+    calls = {
+        node.attr
+        for node in ast.walk(ast.parse(MODULES[module].read_text()))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "os"
+        and re.match(r"exec|posix_spawn$|posix_spawnp|spawn|fork|system$|popen$", node.attr)
+    }
+    assert calls == STARTERS.get(module, set())
+
+
+def test_nothing_is_imported_by_name() -> None:
+    """No plug-in, no path from a record: a kind is a line in the registry."""
+    for module, path in MODULES.items():
+        text = path.read_text()
+        assert not re.search(r"\b(__import__|import_module|eval|exec)\(", text), module
+
+
+def test_the_architecture_says_the_same() -> None:
+    """The table in docs/architecture.md: layer, modules, what lives there."""
+    text = (ROOT / "docs/architecture.md").read_text().split("## Layers")[1].split("\n## ")[0]
+    written = {}
+    for number, names in re.findall(r"^\| (\d+) \| ([^|]*) \|", text, re.MULTILINE):
+        written.update({name.rstrip("/"): int(number) for name in re.findall(r"`([^`]+)`", names)})
+    beside = re.search(r"`remoteshell` stands beside layer (\d+)", text)
+    if beside:
+        written["remoteshell"] = int(beside[1])
+    assert written == {name: layer for name, layer in LAYERS.items() if name}
+
+
+def test_the_scan_sees_what_it_should() -> None:
+    """The scanner itself, on the modules whose imports are known."""
+    assert "vmbatch.hooked" in {name for _, name in imported(MODULES["hooks"])}
+    assert "vmbatch.config" not in {name for _, name in imported(MODULES["cli"])}, "for the type checker alone"
+    assert "vmbatch.host.virt" in {name for _, name in imported(MODULES["hypervisor.domain"])}
+    assert {"vmbatch.digest", "vmbatch.job"} <= {name for _, name in imported(MODULES["lifecycle"])}
+    assert (PACKAGE / "hooks.py") in MODULES.values()
