@@ -106,6 +106,8 @@ class Journal:
                 fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
             except FileNotFoundError:
                 return None
+            except OSError as error:
+                raise NodeError(f"{path}: {error.strerror}") from None
             try:
                 while not _lock(fd):
                     if deadline.passed():
@@ -174,6 +176,8 @@ def peek(path: str) -> tuple[Start, list[Resource], bool] | None:
             return _parse(path, opened.read())
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise NodeError(f"{path}: {error.strerror}") from None
 
 
 def _parse(path: str, data: bytes) -> tuple[Start, list[Resource], bool]:

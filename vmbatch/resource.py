@@ -23,10 +23,6 @@ class Resource(msgspec.Struct, frozen=True, tag_field="kind"):
         """Unmakes it. NodeError if it is still there."""
         raise NotImplementedError
 
-    def __str__(self) -> str:
-        fields = ", ".join(f"{name}={getattr(self, name)}" for name in self.__struct_fields__)
-        return f"{type(self).__name__.lower()} {fields}"
-
 
 class Piece(msgspec.Struct, frozen=True):
     """Something made inside a directory that the job owns, and removed with it."""

@@ -19,6 +19,9 @@ class Domain(Resource, frozen=True, tag="domain"):
     token: str
     xml: str
 
+    def __str__(self) -> str:
+        return f"domain {self.name} (uuid {self.uuid}) at {self.uri}"
+
     def acquire(self) -> None:
         """Starts the guest."""
         with open(self.xml, encoding="utf-8") as file:

@@ -18,6 +18,9 @@ class Directory(Resource, frozen=True, tag="directory"):
     token: str
     mode: int
 
+    def __str__(self) -> str:
+        return f"directory {self.path}"
+
     def acquire(self) -> None:
         """Makes the directory, root's and closed until it carries the mark."""
         try:

@@ -73,15 +73,13 @@ def parse(text: bytes, path: str) -> Template:
         raise InputError(path, [(root.sourceline or 0, f"is a <{root.tag!s}>, not a libvirt <domain>")])
     found = schema.problems(root) + _libvirt_problems(root)
     found.extend(_later(root))
-    disks: list[DiskTag] = []
-    for index, disk in enumerate(root.findall("devices/disk")):
-        try:
-            disks.append(_disk(index, disk))
-        except _Mistake as mistake:
-            found.append(mistake.problem)
-    if not any(tag.medium for tag in disks) and not any("vbpreparecdrom" in text for _, text in found):
-        line = (root.find("devices") if root.find("devices") is not None else root).sourceline or 0  # type: ignore[union-attr]
+    disks = [_disk(index, disk, found) for index, disk in enumerate(root.findall("devices/disk"))]
+    media = [tag for tag in disks if tag.medium is not None]
+    if not media:
+        devices = root.find("devices")
+        line = (root if devices is None else devices).sourceline or 0
         found.append((line, "no <disk> has a <vbpreparecdrom source='context.iso'/>: the guest would get no context"))
+    found.extend((tag.line, "a second <disk> with <vbpreparecdrom>; a guest has one context medium") for tag in media[1:])
     if found:
         raise InputError(path, found)
     return Template(
@@ -94,12 +92,6 @@ def parse(text: bytes, path: str) -> Template:
         archives=tuple(_archive(tag, path) for tag in root.findall("vbconfig/vbtarfiles/vbtarfile")),
         job_directory=_text(root, "vbconfig/vbjobpath") or None,
     )
-
-
-class _Mistake(Exception):
-    def __init__(self, element: etree._Element, text: str) -> None:
-        super().__init__(text)
-        self.problem = (element.sourceline or 0, text)
 
 
 def _text(root: etree._Element, path: str) -> str:
@@ -125,9 +117,6 @@ def _libvirt_problems(root: etree._Element) -> list[schema.Problem]:
         if name in targets:
             found.append((target.sourceline or 0, f"a second disk with the target dev='{name}'"))
         targets.add(name)
-    found.extend((medium.sourceline or 0, "a second disk with <vbpreparecdrom>; there is one context medium")
-                 for medium in [disk.find("vbpreparecdrom") for disk in root.findall("devices/disk[vbpreparecdrom]")[1:]]
-                 if medium is not None)
     found.extend((tag.sourceline or 0, f"<vbtarfile> path='{tag.get('path')}' leads out of the medium")
                  for tag in root.iter("vbtarfile")
                  if tag.get("option") == "cdrom" and ".." in tag.get("path", "").split("/"))
@@ -152,47 +141,45 @@ def _later(root: etree._Element) -> list[schema.Problem]:
     return found
 
 
-def _disk(index: int, disk: etree._Element) -> DiskTag:
-    line = disk.sourceline or 0
+def _disk(index: int, disk: etree._Element, found: list[schema.Problem]) -> DiskTag:
+    """What a disk is to us; its mistakes go to `found`."""
+
+    def wrong(element: etree._Element, text: str) -> None:
+        found.append((element.sourceline or 0, text))
+
     target = disk.find("target")
-    if target is None or not target.get("dev"):
-        raise _Mistake(disk, "<disk> has no <target dev='...'/>")
-    if not re.fullmatch(r"[A-Za-z0-9]{1,32}", target.get("dev", "")):
-        raise _Mistake(target, f"<target dev='{target.get('dev')}'>: expected a device such as 'vda'")
+    name = "" if target is None else target.get("dev", "")
     readonly = disk.find("readonly") is not None
     source = disk.find("vbdisksource")
     medium = disk.find("vbpreparecdrom")
+    if target is None:
+        wrong(disk, "<disk> has no <target dev='...'/>")
+    elif not re.fullmatch(r"[A-Za-z0-9]{1,32}", name):
+        wrong(target, f"<target dev='{name}'>: expected a device such as 'vda'")
     if source is not None and medium is not None:
-        raise _Mistake(medium, "<vbpreparecdrom> and <vbdisksource> in the same <disk>; give the medium a disk of its own")
-    if medium is not None:
-        if disk.get("type") != "file":
-            raise _Mistake(disk, f"<disk type='{disk.get('type')}'>: the context medium needs type='file'")
-        if not readonly:
-            raise _Mistake(disk, "the disk with <vbpreparecdrom> needs a <readonly/>")
-        return DiskTag(index, line, target.get("dev", ""), readonly, None, medium.get("source", ""))
+        wrong(medium, "<vbpreparecdrom> and <vbdisksource> in the same <disk>; give the medium a disk of its own")
+    if (source is not None or medium is not None) and disk.get("type") != "file":
+        wrong(disk, f"<disk type='{disk.get('type')}'>: a disk that VmBatch makes needs type='file'")
+    if medium is not None and not readonly:
+        wrong(disk, "the disk with <vbpreparecdrom> needs a <readonly/>")
+    is_disk = disk.get("device", "disk") in ("disk", "lun") and disk.find("source") is not None
+    if source is None and medium is None and is_disk and not readonly:
+        wrong(disk, f"the disk {name} would be written by every job; "
+                    "give it a <vbdisksource source='/path' copy_method='cow'/> or a <readonly/>")
+    image = None
     if source is not None:
-        return DiskTag(index, line, target.get("dev", ""), readonly, _image(disk, source, readonly), None)
-    if not readonly and disk.get("device", "disk") in ("disk", "lun") and disk.find("source") is not None:
-        raise _Mistake(disk, f"the disk {target.get('dev')} would be written by every job; "
-                             "give it a <vbdisksource source='/path' copy_method='cow'/> or a <readonly/>")
-    return DiskTag(index, line, target.get("dev", ""), readonly, None, None)
-
-
-def _image(disk: etree._Element, source: etree._Element, readonly: bool) -> ImageSource:
-    path = source.get("source", "")
-    driver = disk.find("driver")
-    if disk.get("type") != "file":
-        raise _Mistake(disk, f"<disk type='{disk.get('type')}'> with <vbdisksource>: it needs type='file'")
-    if "://" not in path and (not path.startswith("/") or os.path.normpath(path) != path):
-        raise _Mistake(source, f"<vbdisksource> source='{path}': expected an absolute path without '..'")
-    form = source.get("source_format") or ("" if driver is None else driver.get("type", ""))
-    if form not in ("raw", "qcow2"):
-        raise _Mistake(source, "the image's format is not known: write <driver name='qemu' type='raw'/> or type='qcow2'; "
-                               "it is never guessed")
-    method = source.get("copy_method") or "shared"
-    if method == "shared" and not readonly:
-        method = "cow"
-    return ImageSource(path, method, form)
+        path = source.get("source", "")
+        if path and "://" not in path and (not path.startswith("/") or os.path.normpath(path) != path):
+            wrong(source, f"<vbdisksource> source='{path}': expected an absolute path without '..'")
+        driver = disk.find("driver")
+        form = str(source.get("source_format") or ("" if driver is None else driver.get("type", "")))
+        if form not in ("raw", "qcow2"):
+            wrong(source if driver is None else driver,
+                  f"the image's format is {form or 'not stated'}: write <driver name='qemu' type='raw'/> or type='qcow2'; "
+                  "it is never guessed")
+        method = source.get("copy_method") or "shared"
+        image = ImageSource(path, "cow" if method == "shared" and not readonly else method, form)
+    return DiskTag(index, disk.sourceline or 0, name, readonly, image, None if medium is None else medium.get("source", ""))
 
 
 def _archive(tag: etree._Element, template: str) -> TarFile:

@@ -100,7 +100,7 @@ def _replace_image(disk: etree._Element, change: DiskChange) -> None:
     source = disk.find("source")
     if source is None:
         source = etree.Element("source")
-        driver.addnext(source)
+        _add_after(driver, source)
     for name in list(source.attrib):
         if name in ("file", "dev", "volume", "pool"):
             del source.attrib[name]
@@ -108,13 +108,20 @@ def _replace_image(disk: etree._Element, change: DiskChange) -> None:
     for old in disk.findall("backingStore"):
         disk.remove(old)
     chain = etree.Element("backingStore")
-    source.addnext(chain)
+    _add_after(source, chain)
     if change.backing:
         path, form = change.backing
         chain.set("type", "file")
         etree.SubElement(chain, "format", {"type": form})
         etree.SubElement(chain, "source", {"file": path})
         etree.SubElement(chain, "backingStore")
+
+
+def _add_after(element: etree._Element, new: etree._Element) -> None:
+    """Puts a new element behind another one, on a line of its own if that has one."""
+    space = element.tail
+    element.addnext(new)
+    element.tail = new.tail = space
 
 
 def _log_console(devices: etree._Element, path: str) -> None:
