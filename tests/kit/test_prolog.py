@@ -1,5 +1,6 @@
 """prolog.sh: the early part of the context, whole, in a directory that stands for the guest."""
 
+import gzip
 import io
 import os
 import stat
@@ -168,10 +169,10 @@ def test_dropbear(ready: Guest) -> None:
 
 
 def test_archives(ready: Guest) -> None:
-    ready.add_to_medium("tar/list", "0 0 /opt/a b\n1 2 srv\n2 1 /\n")
+    ready.add_to_medium("tar/list", "0 0 - /opt/a b\n1 2 - srv\n2 1 z /\n")
     ready.add_to_medium("tar/0.tar", archive(x__y="0"))
     ready.add_to_medium("tar/1.tar", archive(a__b__c="1", a__b__d__e="2"))
-    ready.add_to_medium("tar/2.tar", archive(top__etc__site="3"))
+    ready.add_to_medium("tar/2.tar", gzip.compress(archive(top__etc__site="3")))
     assert start(ready) == ""
     found = [ready.read(name) for name in ("opt/a b/x/y", "srv/c", "srv/d/e", "etc/site")]
     assert found == ["0", "1", "2", "3"]
@@ -179,7 +180,7 @@ def test_archives(ready: Guest) -> None:
 
 
 def test_bad_archive(ready: Guest) -> None:
-    ready.add_to_medium("tar/list", "7 1 /opt\n")
+    ready.add_to_medium("tar/list", "7 1 - /opt\n")
     ready.add_to_medium("tar/7.tar", b"this is no archive" * 100)
     failed = start(ready, 1)
     assert failed.startswith("status ") and "while unpacking tar/7.tar to /opt: tar: " in failed

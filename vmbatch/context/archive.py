@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from ..errors import SiteError
 
+_COMPRESSIONS = {b"\x1f\x8b": "z", b"BZh": "j", b"\xfd7zXZ\0": "J"}
 _OURS = frozenset(("prolog.sh", "epilog.sh", "parameters.sh", "kit", "ssh", "job", "tar", "site"))
 
 
@@ -31,6 +32,13 @@ def contents(path: str, strip: int) -> Iterator[tuple[str, int, bytes]]:
         for name, member in _files(archive, path, strip):
             content = archive.extractfile(member)
             yield name, member.mode & 0o755, content.read() if content else b""
+
+
+def compression(path: str) -> str:
+    """The flag that makes any tar unpack the archive: `z`, `j`, `J`, or `-` for none. Old ones do not see it themselves."""
+    with open(path, "rb") as file:
+        head = file.read(6)
+    return next((flag for magic, flag in _COMPRESSIONS.items() if head.startswith(magic)), "-")
 
 
 def on_medium(directory: str, name: str) -> str:

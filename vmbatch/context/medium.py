@@ -58,7 +58,7 @@ class Medium(Piece, frozen=True, tag="medium"):
                     tree.add(archive.on_medium(tar.directory, name), content, mode | 0o444)
             else:
                 tree.add_file(f"tar/{number}.tar", tar.archive, 0o600)
-                listed.append(f"{number} {tar.strip} {tar.directory}\n")
+                listed.append(f"{number} {tar.strip} {archive.compression(tar.archive)} {tar.directory}\n")
         if listed:
             tree.add("tar/list", "".join(listed).encode(), 0o600)
 

@@ -51,14 +51,13 @@ place_job() {
 
 unpack_archives() {
     [ -f "$medium/tar/list" ] || return 0
-    while read -r number strip path; do
+    while read -r number strip flag path; do
         doing="unpacking tar/$number.tar to $path"
         path=$root/${path#/}
         mkdir -p "$path"
-        case $strip in
-            0) tar -xpf "$medium/tar/$number.tar" -C "$path" ;;
-            *) tar -xpf "$medium/tar/$number.tar" -C "$path" --strip-components="$strip" ;;
-        esac </dev/null
+        set -- "-x${flag#-}pf" "$medium/tar/$number.tar" -C "$path"
+        [ "$strip" -eq 0 ] || set -- "$@" "--strip-components=$strip"
+        tar "$@" </dev/null
     done <"$medium/tar/list"
 }
 
