@@ -1,0 +1,1 @@
+"""What every kind of resource, and the journal that lists them, must do."""

@@ -1,0 +1,153 @@
+"""Of each kind: how one is made, whether it is there, and what stands in its place half-made or another's."""
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import libvirt
+
+from vmbatch.host import virt
+from vmbatch.hypervisor.domain import Domain
+from vmbatch.resource import Resource
+from vmbatch.spool.directory import MARK, Directory
+
+from .tokens import new_token
+
+URI = "test:///default"
+XML = """<domain type='test'><name>{name}</name><uuid>{uuid}</uuid>{metadata}
+<memory>8192</memory><os><type>hvm</type></os></domain>"""
+OWNER = "<metadata><vmbatch:job xmlns:vmbatch='urn:vmbatch:job:1' id='42.vm' token='{token}' user='alice'/></metadata>"
+
+
+class Case:
+    """One resource that is not there, and what the suite must know of it."""
+
+    resource: Resource
+
+    def prepare(self) -> None:
+        """Makes what must be there before `acquire`."""
+
+    def exists(self) -> bool:
+        """Whether something stands where the resource would."""
+        raise NotImplementedError
+
+    def half_made(self) -> Iterator[tuple[str, Callable[[], None]]]:
+        """States in which an `acquire` that was cut short leaves things."""
+        raise NotImplementedError
+
+    def foreign(self) -> Iterator[tuple[str, Callable[[], None]]]:
+        """Things of others in the resource's place."""
+        raise NotImplementedError
+
+    def clear(self) -> None:
+        """Takes away whatever the test left."""
+        raise NotImplementedError
+
+
+class DirectoryCase(Case):
+    """A directory, called after the start (spool, share) or after the job alone (hand-over)."""
+
+    def __init__(self, parent: Path, *, named: bool) -> None:
+        self.token = new_token()
+        self.path = parent / (f"42.vm.{self.token}" if named else "42.vm")
+        self.named = named
+        self.resource = Directory(str(self.path), self.token, 0o711)
+
+    def exists(self) -> bool:
+        return self.path.is_symlink() or self.path.exists()
+
+    def _marked(self, mark: str, *files: str) -> Callable[[], None]:
+        def make() -> None:
+            self.path.mkdir()
+            (self.path / MARK).write_text(mark)
+            for name in files:
+                (self.path / name).write_text("content")
+
+        return make
+
+    def half_made(self) -> Iterator[tuple[str, Callable[[], None]]]:
+        yield "no mark", self.path.mkdir
+        yield "empty mark", self._marked("")
+        yield "torn mark", self._marked(self.token[:7])
+        yield "half removed", self._marked(self.token, "rest")
+        if self.named:
+            yield "mark lost with the power", self._marked("", "vda.qcow2", "domain.xml")
+
+    def foreign(self) -> Iterator[tuple[str, Callable[[], None]]]:
+        other = new_token()
+        yield "another start's, just made", self._marked(other)
+        yield "another start's", self._marked(other, "vda.qcow2")
+        yield "a longer mark", self._marked(self.token + "0", "x")
+        yield "no mark, not empty", self._filled("x", b"precious")
+        yield "binary mark", self._filled(MARK, b"\xff" * 32)
+        yield "a file", self._file
+        yield "a link to an empty directory", self._link
+        yield "a link to nowhere", lambda: self.path.symlink_to("nowhere")
+        if not self.named:
+            yield "empty mark, not alone", self._marked("", "x")
+
+    def _filled(self, name: str, content: bytes) -> Callable[[], None]:
+        def make() -> None:
+            self.path.mkdir()
+            (self.path / name).write_bytes(content)
+
+        return make
+
+    def _file(self) -> None:
+        self.path.write_text("precious")
+
+    def _link(self) -> None:
+        target = self.path.with_name("target")
+        target.mkdir()
+        self.path.symlink_to(target)
+
+    def clear(self) -> None:
+        """pytest removes the directory."""
+
+
+class DomainCase(Case):
+    """A domain of libvirt's test driver, which lives in this process."""
+
+    def __init__(self, parent: Path) -> None:
+        self.token = new_token()
+        self.uuid = str(uuid.UUID(hex=self.token, version=4))
+        self.name = f"vmbatch-42.vm-{self.token[:8]}"
+        self.file = parent / "domain.xml"
+        self.resource = Domain(URI, self.name, self.uuid, self.token, str(self.file))
+
+    def prepare(self) -> None:
+        self.file.write_text(self.xml(OWNER.format(token=self.token)))
+
+    def xml(self, metadata: str, *, identifier: str = "") -> str:
+        return XML.format(name=self.name, uuid=identifier or self.uuid, metadata=metadata)
+
+    def exists(self) -> bool:
+        return any(domain.name() == self.name for domain in virt.connect(URI).listAllDomains())
+
+    def half_made(self) -> Iterator[tuple[str, Callable[[], None]]]:
+        yield "file without domain", lambda: None
+        yield "no file", self.file.unlink
+
+    def foreign(self) -> Iterator[tuple[str, Callable[[], None]]]:
+        other = OWNER.format(token=new_token())
+        yield "another start's", lambda: virt.create(URI, self.xml(other))
+        yield "the name alone", lambda: virt.create(URI, self.xml(other, identifier=str(uuid.uuid4())))
+        yield "persistent and another's", lambda: virt.connect(URI).defineXML(self.xml(other)).create()
+
+    def clear(self) -> None:
+        for domain in virt.connect(URI).listAllDomains():
+            if domain.name() == self.name:
+                if domain.isActive():
+                    domain.destroy()
+                try:
+                    domain.undefine()
+                except libvirt.libvirtError:
+                    continue
+
+
+FACTORIES: dict[str, tuple[type[Resource], Callable[[Path], Case]]] = {
+    "spool directory": (Directory, lambda parent: DirectoryCase(parent, named=True)),
+    "hand-over directory": (Directory, lambda parent: DirectoryCase(parent, named=False)),
+    "domain": (Domain, DomainCase),
+}
+"""Of every kind in the registry, at least one."""

@@ -1,0 +1,121 @@
+"""The end marker: every start whose process began no later than the one that ended it is over."""
+
+import os
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from vmbatch import journal
+from vmbatch.errors import EndedError
+from vmbatch.host.clock import ProcessIdentity
+from vmbatch.journal import check_not_ended, mark_end
+
+from .book import START
+
+pytestmark = pytest.mark.usefixtures("places")
+EARLIER, TICK, LATER = 1000, 2000, 3000
+BOOT, OTHER_BOOT = "this", "another"
+
+
+def start(started: int = TICK, pid: int = 10, boot: str = BOOT) -> journal.Start:
+    return msgspec.structs.replace(START, owner=ProcessIdentity(pid, started, boot))
+
+
+def by(started: int = TICK, pid: int = 20, boot: str = BOOT) -> ProcessIdentity:
+    return ProcessIdentity(pid, started, boot)
+
+
+def is_over(of: journal.Start) -> bool:
+    try:
+        check_not_ended(of)
+    except EndedError:
+        return True
+    return False
+
+
+def test_without_a_marker() -> None:
+    assert not is_over(start())
+
+
+@pytest.mark.parametrize(
+    ("ended_by", "over"),
+    [
+        (by(LATER), True),
+        (by(TICK), True),
+        (by(EARLIER), False),
+        (by(LATER, boot=OTHER_BOOT), False),
+        (by(TICK, pid=10), False),
+        (by(LATER, pid=11), True),
+    ],
+    ids=["later", "same tick", "earlier", "other boot", "itself", "later, other pid"],
+)
+def test_matrix(ended_by: ProcessIdentity, over: bool) -> None:
+    mark_end(START.job, ended_by)
+    assert is_over(start()) == over
+
+
+def test_of_this_job_alone() -> None:
+    mark_end("43.vm", by(LATER))
+    mark_end("42[2].vm", by(LATER))
+    mark_end("42.vm", by(LATER))
+    assert not is_over(start())
+
+
+@pytest.mark.parametrize("order", [(EARLIER, LATER), (LATER, EARLIER)])
+def test_the_latest_is_kept(order: tuple[int, int]) -> None:
+    for started in order:
+        mark_end(START.job, by(started))
+    assert is_over(start(TICK))
+    assert not is_over(start(LATER + 1))
+
+
+def test_a_marker_of_another_boot_is_replaced() -> None:
+    mark_end(START.job, by(LATER, boot=OTHER_BOOT))
+    mark_end(START.job, by(EARLIER))
+    assert is_over(start(EARLIER))
+
+
+@pytest.mark.parametrize("text", [b"", b"{}", b"\xff", b'{"ended_by":{"pid":1,"started":1,"boot":"\xff"}}', b"[" * 100_000])
+def test_a_broken_marker_is_replaced(text: bytes) -> None:
+    """It ends nobody, and does not stay."""
+    path = Path(journal.ended_directory()) / "42-1.vm"
+    path.write_bytes(text)
+    assert not is_over(start())
+    mark_end(START.job, by())
+    assert is_over(start())
+
+
+def test_nothing_else_is_left() -> None:
+    mark_end(START.job, by())
+    assert os.listdir(journal.ended_directory()) == ["42-1.vm"]
+
+
+def test_the_marker_is_there_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gets its name when all is written."""
+    seen: list[bytes] = []
+    real = os.rename
+
+    def rename(source: str, target: str) -> None:
+        seen.append(Path(source).read_bytes())
+        real(source, target)
+
+    monkeypatch.setattr(os, "rename", rename)
+    mark_end(START.job, by())
+    assert [msgspec.json.decode(text, type=journal.EndMarker).ended_by for text in seen] == [by()]
+
+
+def test_the_message_names_the_job() -> None:
+    mark_end(START.job, by())
+    with pytest.raises(EndedError, match=r"job 42\[1\]\.vm was ended by the batch system"):
+        check_not_ended(start())
+
+
+def test_old_markers_are_forgotten() -> None:
+    mark_end("1.vm", by())
+    mark_end("2.vm", by())
+    old = time.time() - 3601
+    os.utime(os.path.join(journal.ended_directory(), "1.vm"), (old, old))
+    journal.forget_old_ends(3600)
+    assert os.listdir(journal.ended_directory()) == ["2.vm"]

@@ -1,0 +1,127 @@
+"""A journal is locked and on disk before it has its name, and a promise before its act begins."""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from vmbatch import journal, lifecycle
+from vmbatch.errors import NodeError
+from vmbatch.host import process
+from vmbatch.journal import Journal
+from vmbatch.spool.directory import Directory
+from vmbatch.units import Deadline
+
+from .book import LINES, RESOURCES, START, TOKEN
+
+pytestmark = pytest.mark.usefixtures("places")
+
+
+@pytest.fixture
+def book() -> Iterator[Journal]:
+    made = Journal.create(START)
+    assert made is not None
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, object]]:
+    """What is asked of the kernel, in order; descriptors by what they are open on."""
+    log: list[tuple[str, object]] = []
+
+    def watch(name: str) -> None:
+        real = getattr(os, name)
+
+        def call(*arguments: object, **named: object) -> object:
+            first = arguments[0]
+            kind = "directory" if isinstance(first, int) and stat.S_ISDIR(os.fstat(first).st_mode) else "file"
+            log.append((name, kind if isinstance(first, int) else first))
+            return real(*arguments, **named)
+
+        monkeypatch.setattr(os, name, call)
+
+    for name in ("write", "fsync", "link", "unlink", "mkdir", "close"):
+        watch(name)
+    return log
+
+
+def names(calls: list[tuple[str, object]]) -> list[str]:
+    return [f"{name} {what}" if what in ("file", "directory") else name for name, what in calls]
+
+
+def test_create_order(calls: list[tuple[str, object]]) -> None:
+    book = Journal.create(START)
+    assert book is not None
+    assert names(calls) == ["write file", "fsync file", "link", "fsync directory", "close directory"]
+    book.close()
+
+
+def test_created_file(book: Journal) -> None:
+    assert book.path.endswith("/42-1.vm.journal")
+    assert Path(book.path).read_bytes() == LINES[0]
+    assert os.stat(book.path).st_mode & 0o777 == 0o600
+    assert (book.start, book.resources, book.handed_over) == (START, [], False)
+
+
+def test_create_is_exclusive(book: Journal) -> None:
+    assert Journal.create(START) is None
+    assert Path(book.path).read_bytes() == LINES[0]
+    assert os.listdir(journal.directory()) == [os.path.basename(book.path)]
+
+
+def test_nothing_is_left_of_a_journal_that_could_not_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _fd: (_ for _ in ()).throw(OSError(5, "EIO")))
+        with pytest.raises(OSError, match="EIO"):
+            Journal.create(START)
+    assert os.listdir(journal.directory()) == []
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_promise_before_act(book: Journal, calls: list[tuple[str, object]], tmp_path: Path) -> None:
+    lifecycle._act(Directory(str(tmp_path / "made"), TOKEN, 0o711), book, Deadline(5))
+    assert names(calls)[:3] == ["write file", "fsync file", "mkdir"]
+    assert (tmp_path / "made").is_dir()
+
+
+def test_no_act_without_a_promise(book: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is full, or breaks: nothing is made."""
+    for name, broken in (("write", lambda _fd, _data: 3), ("fsync", lambda _fd: (_ for _ in ()).throw(OSError(28, "full")))):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, broken)
+            with pytest.raises(NodeError):
+                lifecycle._act(Directory(str(tmp_path / name), TOKEN, 0o711), book, Deadline(5))
+        assert not (tmp_path / name).exists()
+        assert book.resources == []
+
+
+def test_lines(book: Journal) -> None:
+    for resource in RESOURCES:
+        book.promise(resource)
+    book.hand_over()
+    assert book.handed_over
+    written = Path(book.path).read_bytes()
+    assert written.startswith(b"".join(LINES[:-1]))
+    assert journal.peek(book.path) == (START, RESOURCES, True)
+
+
+def test_handed_over_is_synced(book: Journal, calls: list[tuple[str, object]]) -> None:
+    book.hand_over()
+    assert names(calls) == ["write file", "fsync file"]
+
+
+def test_helpers_keep_the_lock(book: Journal) -> None:
+    assert book._fd in process._held
+    assert not os.get_inheritable(book._fd)
+
+
+def test_close_lets_go() -> None:
+    book = Journal.create(START)
+    assert book is not None
+    fd = book._fd
+    book.close()
+    assert fd not in process._held

@@ -1,0 +1,235 @@
+"""The contract of every kind: acquire is exclusive, release takes anything and takes it twice, others' things survive."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from vmbatch import registry
+from vmbatch.errors import NodeError
+from vmbatch.host import virt
+from vmbatch.units import Deadline
+
+from .cases import FACTORIES, Case, DomainCase
+
+BOUND = 5.0
+
+
+def release(case: Case, *, last: bool = False) -> None:
+    """Releases what a record brings back, in bounded time."""
+    begin = time.monotonic()
+    registry.resource(msgspec.json.encode(case.resource)).release(Deadline(BOUND), last=last)
+    assert time.monotonic() - begin < BOUND
+
+
+def test_every_kind_is_tried() -> None:
+    assert {kind for kind, _ in FACTORIES.values()} == set(registry.KINDS)
+
+
+def test_records_of_every_kind(case: Case) -> None:
+    record = msgspec.json.encode(case.resource)
+    assert b"\n" not in record
+    assert registry.resource(record) == case.resource
+    assert type(registry.resource(record)) is type(case.resource)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b'{"kind":"volume","path":"/"}',
+        b'{"kind":null}',
+        b'{"kind":"directory"}',
+        b'{"kind":"directory","path":1}',
+        b'{"kind":"Directory"}',
+    ],
+)
+def test_unknown_records(record: bytes) -> None:
+    with pytest.raises(msgspec.DecodeError):
+        registry.resource(record)
+
+
+def test_acquire_and_release(case: Case) -> None:
+    assert not case.exists()
+    case.resource.acquire()
+    assert case.exists()
+    release(case)
+    assert not case.exists()
+
+
+def test_release_twice(case: Case) -> None:
+    case.resource.acquire()
+    release(case)
+    release(case)
+    assert not case.exists()
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_release_of_what_never_was(case: Case, last: bool) -> None:
+    release(case, last=last)
+    assert not case.exists()
+
+
+def test_acquire_is_exclusive(case: Case) -> None:
+    case.resource.acquire()
+    with pytest.raises((NodeError, OSError)):
+        case.resource.acquire()
+    assert case.exists()
+    release(case)
+    assert not case.exists()
+
+
+def test_acquire_again_after_release(case: Case) -> None:
+    for _ in range(2):
+        case.resource.acquire()
+        release(case)
+    assert not case.exists()
+
+
+def states(what: str) -> Iterator[object]:
+    """(name, state) of all states that the cases have."""
+    for name, (_, factory) in sorted(FACTORIES.items()):
+        for state, _ in getattr(factory(Path("/nowhere")), what)():
+            yield pytest.param(name, state, id=f"{name}: {state}")
+
+
+def prepared(tmp_path: Path, name: str, what: str, state: str) -> Case:
+    case = FACTORIES[name][1](tmp_path)
+    case.prepare()
+    dict(getattr(case, what)())[state]()
+    return case
+
+
+@pytest.mark.parametrize(("name", "state"), list(states("half_made")))
+@pytest.mark.parametrize("last", [False, True])
+def test_half_made(tmp_path: Path, name: str, state: str, last: bool) -> None:
+    case = prepared(tmp_path, name, "half_made", state)
+    try:
+        release(case, last=last)
+        assert not case.exists()
+    finally:
+        case.clear()
+
+
+@pytest.mark.parametrize(("name", "state"), list(states("foreign")))
+@pytest.mark.parametrize("last", [False, True])
+def test_foreign_namesakes_survive(tmp_path: Path, name: str, state: str, last: bool) -> None:
+    case = prepared(tmp_path, name, "foreign", state)
+    try:
+        before = snapshot(tmp_path)
+        with pytest.raises((NodeError, OSError)):
+            case.resource.acquire()
+        release(case, last=last)
+        assert case.exists()
+        assert snapshot(tmp_path) == before
+    finally:
+        case.clear()
+
+
+def snapshot(place: Path) -> dict[str, str]:
+    """All files and links below a directory."""
+    return {
+        str(path): str(path.readlink()) if path.is_symlink() else path.read_bytes().hex() if path.is_file() else ""
+        for path in place.rglob("*")
+    }
+
+
+def test_release_has_no_time(case: Case) -> None:
+    """A deadline that has passed is no excuse for hanging, nor for a lie."""
+    case.resource.acquire()
+    begin = time.monotonic()
+    try:
+        case.resource.release(Deadline(0), last=False)
+        assert not case.exists()
+    except NodeError:
+        pass
+    assert time.monotonic() - begin < 1
+
+
+def test_a_domain_that_will_not_die(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = DomainCase(tmp_path)
+    case.prepare()
+    case.resource.acquire()
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(virt, "destroy", lambda _domain: None)
+            begin = time.monotonic()
+            with pytest.raises(NodeError, match="is still there after its end"):
+                case.resource.release(Deadline(0.3), last=True)
+            assert 0.25 < time.monotonic() - begin < 2
+    finally:
+        case.clear()
+
+
+def test_a_domain_that_comes_late(tmp_path: Path) -> None:
+    """Its promiser died with the request in libvirtd's hands."""
+    case = DomainCase(tmp_path)
+    case.prepare()
+    timer = threading.Timer(0.3, case.resource.acquire)
+    timer.start()
+    try:
+        case.resource.release(Deadline(BOUND), last=True)
+        timer.join()
+        assert not case.exists()
+    finally:
+        case.clear()
+
+
+@pytest.mark.parametrize("seconds", [0.6, 30])
+def test_patience_is_for_the_last_promise_alone(tmp_path: Path, seconds: float) -> None:
+    case = DomainCase(tmp_path)
+    case.prepare()
+    begin = time.monotonic()
+    case.resource.release(Deadline(seconds), last=False)
+    assert time.monotonic() - begin < 0.3
+    begin = time.monotonic()
+    case.resource.release(Deadline(seconds), last=True)
+    assert time.monotonic() - begin >= min(seconds, 2) - 0.1
+
+
+def test_libvirt_that_cannot_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No answer is not "gone"."""
+    case = DomainCase(tmp_path)
+    case.prepare()
+    case.resource.acquire()
+
+    def fail(_uri: str, _uuid: str) -> None:
+        raise NodeError("libvirt does not answer")
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(virt, "find", fail)
+            with pytest.raises(NodeError, match="does not answer"):
+                case.resource.release(Deadline(BOUND), last=False)
+        assert case.exists()
+    finally:
+        case.clear()
+
+
+def test_directories_are_found_by_their_mark(tmp_path: Path) -> None:
+    from vmbatch.spool import directory
+
+    case = FACTORIES["spool directory"][1](tmp_path)
+    case.resource.acquire()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "file").touch()
+    assert [(found.path, found.token) for found in directory.ours(str(tmp_path))] == [
+        (getattr(case.resource, "path", None), getattr(case.resource, "token", None))
+    ]
+    assert directory.ours(str(tmp_path / "none")) == []
+
+
+def test_domains_are_found_by_their_mark(tmp_path: Path) -> None:
+    case = DomainCase(tmp_path)
+    case.prepare()
+    case.resource.acquire()
+    try:
+        assert (case.name, case.uuid, case.token) in virt.ours("test:///default")
+        assert "test" not in {name for name, _, _ in virt.ours("test:///default")}
+    finally:
+        case.clear()

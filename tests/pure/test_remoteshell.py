@@ -1,0 +1,365 @@
+"""The job's shell: what is to be run, with which environment, and the proof that it may."""
+
+import os
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+import pytest
+
+from vmbatch import digest, native, remoteshell
+from vmbatch.guest import Handover, Request
+from vmbatch.job import Script
+
+from .sample import TOKEN
+
+Run = Callable[..., Request]
+
+
+class ExitError(Exception):
+    """os._exit was called."""
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    path = tmp_path / "42.vm.SC"
+    path.write_bytes(b"#!/bin/sh\necho\n")
+    return path
+
+
+@pytest.fixture
+def handover(script: Path) -> Handover:
+    status = script.stat()
+    return Handover(
+        job="42.vm",
+        token=TOKEN,
+        user="alice",
+        uid=os.getuid(),
+        address="10.77.0.5",
+        alias="vmbatch-0123",
+        template="t.xml",
+        script=Script(str(script), status.st_dev, status.st_ino, status.st_mtime_ns),
+        node_file=True,
+        environment={
+            name: digest.of_text(value) for name, value in {"PATH": "/bin:/usr/bin", "LANG": "C.UTF-8", "TZ": "UTC"}.items()
+        },
+    )
+
+
+@pytest.fixture
+def run(handover: Handover, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The request for these arguments, standard input and environment."""
+
+    def call(
+        *words: str,
+        stdin: bytes | None = None,
+        environment: dict[str, str] | None = None,
+        known: dict[str, str] | None = None,
+        **changed: object,
+    ) -> Request:
+        if known is not None:
+            changed["environment"] = {name: digest.of_text(value) for name, value in known.items()}
+        monkeypatch.setattr(sys, "argv", ["-remoteshell", *words])
+        monkeypatch.setattr(os, "environ", environment or {})
+        monkeypatch.setattr(os, "getcwd", lambda: "/home/alice/work dir")
+        chunks = [b"unread"] if stdin is None else [stdin[at : at + 7] for at in range(0, len(stdin), 7)]
+
+        def read(fd: int, _size: int) -> bytes:
+            assert fd == 0
+            assert stdin is not None, "this input is the job's own"
+            return chunks.pop(0) if chunks else b""
+
+        requests: list[Request] = []
+
+        def keep(request: Request) -> bytes:
+            requests.append(request)
+            return b""
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "read", read)
+            patch.setattr(os, "isatty", lambda _fd: False)
+            patch.setattr(Request, "encode", keep)
+            made = remoteshell._Call(msgspec.structs.replace(handover, **changed))
+            made.request()
+        assert made.uses_input == (stdin is None), "what was read here is not passed on, and the reverse"
+        return requests[0]
+
+    return call
+
+
+def what(request: Request) -> tuple[bytes, bytes | None, bytes, bytes | None]:
+    return request.shell, request.script, request.arguments, request.command
+
+
+ARGUMENTS = ["", "a", 'a1 "b c" $HOME `id` *;x', "  two  blanks ", "'", "\\", "ä", "\x1b[31m", "-n", "\t", "$(id)"]
+
+
+@pytest.mark.parametrize("arguments", ARGUMENTS, ids=ascii)
+@pytest.mark.parametrize("end", ["\n", ""])
+def test_qsub_shell(run: Run, script: Path, arguments: str, end: str) -> None:
+    """qsub -S: the script's path on a line, with what -F gave behind it, for a shell to expand."""
+    line = f"{script} {arguments}{end}" if arguments else f"{script}{end}"
+    assert what(run(stdin=line.encode())) == (b"", None, arguments.encode(), None)
+
+
+@pytest.mark.parametrize("shell", ["/bin/bash", "/usr/bin/zsh", "/bin/sh", "-bash", "/usr/local/bin/tcsh"])
+def test_job_starter(run: Run, script: Path, shell: str) -> None:
+    """$job_starter: the shell that mom would have started, and the same line."""
+    assert what(run(shell, stdin=f"{script} x\n".encode())) == (shell.lstrip("-").encode(), None, b"x", None)
+
+
+def test_job_starter_for_a_job_with_remoteshell(run: Run, script: Path) -> None:
+    """Both ways at once: not the file /usr/local/bin/remoteshell as a script."""
+    assert what(run("/usr/local/bin/remoteshell", stdin=f"{script} x\n".encode())) == (b"", None, b"x", None)
+    assert what(run("-remoteshell", stdin=f"{script}\n".encode())) == (b"", None, b"", None)
+
+
+@pytest.mark.parametrize("words", [["-c"], ["-l", "-c"], ["-l", "-i", "-c"], ["/bin/bash", "-c"], ["/bin/bash", "-l", "-c"]])
+def test_command(run: Run, words: list[str]) -> None:
+    shell = b"/bin/bash" if words[0] == "/bin/bash" else b""
+    assert what(run(*words, 'echo "$HOME"; exit 3')) == (shell, None, b"", b'echo "$HOME"; exit 3')
+
+
+def test_no_command(run: Run) -> None:
+    assert what(run("-c")) == (b"", None, b"", b"")
+
+
+def test_interpreter_of_the_jobs_script(run: Run, script: Path) -> None:
+    """`#!`: the kernel puts the script's path first; its arguments are words already."""
+    assert what(run(str(script), "a b", "it's", "$HOME", "")) == (b"", None, b"'a b' 'it'\\''s' '$HOME' ''", None)
+
+
+def test_script_called_like_a_shell(run: Run, handover: Handover, script: Path) -> None:
+    """The job's own script is that, whatever it is called."""
+    path = script.rename(script.with_name("bash"))
+    named = Script(str(path), 1, 1, 1)
+    assert what(run(str(path), "x", script=named)) == (b"", None, b"'x'", None)
+
+
+def test_another_script(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "other script"
+    path.write_bytes(b"#!/opt/remoteshell\n\x00\xff")
+    assert what(run(str(path), "x")) == (b"", b"#!/opt/remoteshell\n\x00\xff", b"'x'", None)
+
+
+def test_a_script_that_is_not_there(run: Run, tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none"):
+        with pytest.raises(remoteshell._Refused, match=str(path)):
+            run(str(path))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"echo hello\n",
+        b"echo\necho\n",
+        b"\n",
+        b"/etc/passwd\n",
+        b"\x00\xff" * 100,
+        b"#!/bin/sh\nexit 3\n",
+        b" /var/spool/x.SC\n",
+        b"x" * 300_000,
+    ],
+    ids=lambda text: ascii(text[:20]),
+)
+def test_script_on_standard_input(run: Run, text: bytes) -> None:
+    """Some builds give the script itself."""
+    assert what(run(stdin=text)) == (b"", text, b"", None)
+
+
+@pytest.mark.parametrize(
+    "line", ["{0}x\n", "{0}\nrm -rf /\n", " {0}\n", "{0}\tx\n", "{0}/../x\n", "x {0}\n", "{0}\n{0}\n", "{0}\x00\n"], ids=ascii
+)
+def test_lines_that_only_look_like_the_scripts(run: Run, script: Path, line: str) -> None:
+    """Nothing is guessed: they are text for the shell in the guest."""
+    text = line.format(script).encode()
+    assert what(run(stdin=text)) == (b"", text, b"", None)
+
+
+def test_empty_input(run: Run) -> None:
+    assert what(run(stdin=b"")) == (b"", None, b"", None)
+
+
+def test_line_without_a_known_script(run: Run, script: Path) -> None:
+    text = f"{script}\n".encode()
+    assert what(run(stdin=text, script=None)) == (b"", text, b"", None)
+
+
+def test_interactive(run: Run, handover: Handover, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["-remoteshell"])
+    monkeypatch.setattr(os, "isatty", lambda fd: fd == 0)
+    with pytest.raises(remoteshell._Refused, match="interactive jobs are not in this version"):
+        remoteshell._Call(handover)
+
+
+ENVIRONMENT = {
+    "PBS_JOBID": "42.vm",
+    "PBS_O_PATH": "/home/alice/bin",
+    "MINE": "a\nb'c",
+    "PATH": "/home/alice/bin",
+    "EMPTY": "",
+    "_ODD_1": "x",
+    "BYTES": os.fsdecode(b"\xff\xfe"),
+    "LD_PRELOAD": "/home/alice/lp.so",
+}
+
+
+def test_environment(run: Run) -> None:
+    """The submitter's and Torque's variables go with the job, as they are."""
+    found = run("-c", "x", environment=ENVIRONMENT)
+    assert found.environment == {os.fsencode(name): os.fsencode(value) for name, value in ENVIRONMENT.items()}
+    assert found.directory == b"/home/alice/work dir"
+
+
+def test_environment_of_the_node_stays(run: Run) -> None:
+    of_mom = {"PATH": "/bin:/usr/bin", "LANG": "C.UTF-8", "TZ": "UTC"}
+    of_node = dict.fromkeys(
+        ["HOME", "SHELL", "USER", "LOGNAME", "HOSTNAME", "PBS_JOBCOOKIE", "PBS_MOMPORT", "PBS_GPUFILE", "MAIL", "PWD", "_"], "x"
+    )
+    assert run("-c", "x", environment=of_mom | of_node).environment == {}
+
+
+def test_a_changed_variable_of_mom_goes_along(run: Run) -> None:
+    assert run("-c", "x", environment={"PATH": "/bin:/usr/bin", "LANG": "de_DE.UTF-8"}).environment == {b"LANG": b"de_DE.UTF-8"}
+
+
+def test_variables_of_torque_go_along_even_unchanged(run: Run) -> None:
+    """The handed-over digests are given to the call as `known`, being of mom's own environment at the prologue."""
+    found = run("-c", "x", environment={"PBS_NP": "2", "TMPDIR": "/t"}, known={"PBS_NP": "2", "TMPDIR": "/t"})
+    assert found.environment == {b"PBS_NP": b"2"}
+
+
+@pytest.mark.parametrize("name", ["BASH_FUNC_x%%", "BASH_FUNC_x()", "A B", "A-B", "1A", "", "Ä", "A\nB", "A;id", "٣"])
+def test_names_that_no_shell_can_have(run: Run, name: str) -> None:
+    assert run("-c", "x", environment={name: "() { id; }"}).environment == {}
+
+
+def test_node_file(run: Run) -> None:
+    given = {"PBS_NODEFILE": "/aux//42.vm"}
+    assert run("-c", "x", environment=given).environment == {b"PBS_NODEFILE": b"/aux//42.vm"}
+    assert run("-c", "x", environment=given, node_file=False).environment == {}
+
+
+def check(handover: Handover, job_id: str = "42.vm") -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PBS_JOBID", job_id)
+        remoteshell._check_proof(handover)
+
+
+def test_proof(handover: Handover) -> None:
+    check(handover)
+
+
+def test_proof_of_another_user(handover: Handover) -> None:
+    with pytest.raises(remoteshell._Refused, match="belongs to another user"):
+        check(msgspec.structs.replace(handover, uid=os.getuid() + 1))
+
+
+@pytest.mark.parametrize("job_id", ["43.vm", "42[1].vm", "", "42.vm\n"])
+def test_proof_of_another_job(handover: Handover, job_id: str) -> None:
+    with pytest.raises(remoteshell._Refused, match="belongs to another user"):
+        check(handover, job_id)
+
+
+def test_proof_without_the_script(handover: Handover, script: Path) -> None:
+    script.unlink()
+    with pytest.raises(remoteshell._Refused, match="is not there any more"):
+        check(handover)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: os.utime(path, ns=(1, 1)),
+        lambda path: (path.rename(path.with_name("old")), path.write_bytes(b"#!/bin/sh\necho\n")),
+        lambda path: (path.rename(path.with_name("old")), path.symlink_to("old")),
+        lambda path: (path.unlink(), path.mkdir()),
+    ],
+    ids=["written", "replaced", "linked", "directory"],
+)
+def test_proof_with_another_starts_script(handover: Handover, script: Path, change: Callable[[Path], object]) -> None:
+    change(script)
+    with pytest.raises(remoteshell._Refused, match="earlier start of this job"):
+        check(handover)
+
+
+def test_record_must_be_roots(tmp_path: Path) -> None:
+    record = tmp_path / "record"
+    record.write_bytes(b"{}")
+    record.chmod(0o444)
+    assert remoteshell._trusted_record(str(record)) == b"{}"
+    record.chmod(0o466)
+    with pytest.raises(remoteshell._Refused, match="is not root's"):
+        remoteshell._trusted_record(str(record))
+    record.chmod(0o444)
+    os.chown(record, 1500, 1500)
+    with pytest.raises(remoteshell._Refused, match="is not root's"):
+        remoteshell._trusted_record(str(record))
+
+
+@pytest.fixture
+def main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str]]:
+    """Exit status and message of remoteshell in an environment, with a queue `vm` that has a template."""
+    config = tmp_path / "vmbatch.conf"
+    config.write_text("[queues]\nvm = 'debian.xml'\n")
+    monkeypatch.setattr(native, "CONFIG", str(config))
+    said: list[str] = []
+    codes: list[int] = []
+
+    def leave(code: int) -> NoReturn:
+        codes.append(code)
+        raise ExitError
+
+    def call(*words: str, isolated: int = 1, **environment: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["-remoteshell", *words])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "flags", types.SimpleNamespace(isolated=isolated))
+            patch.setattr(os, "environ", environment)
+            patch.setattr(os, "_exit", leave)
+            patch.setattr(os, "write", lambda fd, data: said.append(data.decode()) if fd == 2 else None)
+            with pytest.raises(ExitError):
+                remoteshell.main()
+        return codes[0], "".join(said)
+
+    return call
+
+
+@pytest.mark.parametrize("job_id", ["42.vm", "", "../../etc", "42.vm/../43.vm", "/etc", "42\n"])
+def test_no_record_no_run(main: Callable[..., tuple[int, str]], job_id: str) -> None:
+    status, said = main(PBS_QUEUE="vm", PBS_JOBID=job_id)
+    assert status == 255
+    assert said.startswith("vmbatch: the job does not run: ")
+    assert "has no guest" in said
+
+
+@pytest.mark.parametrize("queue", ["batch", ""])
+def test_no_shell_for_the_node(main: Callable[..., tuple[int, str]], queue: str) -> None:
+    status, said = main(PBS_QUEUE=queue, PBS_JOBID="42.vm")
+    assert status == 255
+    assert "remoteshell is no shell for the node" in said
+
+
+def test_unreadable_configuration(main: Callable[..., tuple[int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails closed."""
+    (tmp_path / "vmbatch.conf").unlink()
+    (tmp_path / "vmbatch.conf").mkdir()
+    status, said = main(PBS_QUEUE="vm", PBS_JOBID="42.vm")
+    assert status == 255
+    assert "vmbatch.conf" in said
+
+
+def test_only_isolated(main: Callable[..., tuple[int, str]]) -> None:
+    """PYTHONPATH is the user's."""
+    status, said = main("/bin/bash", isolated=0, PBS_QUEUE="batch")
+    assert status == 255
+    assert "python3 -I" in said
+
+
+def test_wrong_configuration(main: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    (tmp_path / "vmbatch.conf").write_text("[queues]\nvm = 1\n")
+    status, said = main("/bin/bash", PBS_QUEUE="vm", PBS_JOBID="42.vm")
+    assert status == 255
+    assert "queues.vm" in said

@@ -1,0 +1,224 @@
+"""Torque's hooks: arguments as reference/torque.md measured them, the alarm, exit statuses."""
+
+import grp
+import os
+import pwd
+from pathlib import Path
+
+import pytest
+
+from vmbatch.batch import torque
+from vmbatch.errors import Fault, JobError, NodeError, SiteError, VmBatchError
+from vmbatch.job import Group, Script
+
+from .sample import TOKEN, user
+
+PASSWD = {
+    "alice": pwd.struct_passwd(("alice", "x", 1500, 100, "", "/home/alice", "/bin/bash")),
+    "bare": pwd.struct_passwd(("bare", "x", 1501, 100, "", "", "")),
+}
+GROUPS = {"users": 100, "alice": 1500, "physics": 1600, "domain users": 1700, "a:b": 1701}
+
+
+@pytest.fixture(autouse=True)
+def accounts(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {gid: name for name, gid in GROUPS.items()}
+    monkeypatch.setattr(pwd, "getpwnam", PASSWD.__getitem__)
+    monkeypatch.setattr(grp, "getgrnam", lambda name: grp.struct_group((name, "x", GROUPS[name], [])))
+    monkeypatch.setattr(grp, "getgrgid", lambda gid: grp.struct_group((names[gid], "x", gid, [])))
+    monkeypatch.setattr(os, "getgrouplist", lambda _name, gid: [gid, 1600, 1500, 1700, 1701, 4711])
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    path = tmp_path / "183.vm.SC"
+    path.write_text("#!/bin/sh\n")
+    os.chown(path, 1500, 1500)
+    return path
+
+
+def argv(script: Path | str, **changed: str) -> list[str]:
+    words = {
+        "job": "183.vm",
+        "user": "alice",
+        "group": "alice",
+        "name": "first",
+        "resources": "nodes=1:ppn=2",
+        "queue": "vm",
+        "account": "",
+    }
+    return ["/var/spool/torque/mom_priv/prologue", *(words | changed).values(), str(script)]
+
+
+def identity(path: Path) -> Script:
+    status = path.stat()
+    return Script(str(path), status.st_dev, status.st_ino, status.st_mtime_ns)
+
+
+def test_prologue(script: Path) -> None:
+    resources = "nodes=1:ppn=2,mem=512mb,walltime=00:10:00,other=vmbuserimage=http://host/image.qcow2,neednodes=1:ppn=2"
+    found = torque.parse_prologue(argv(script, resources=resources, account="acct1"), {}, TOKEN, None)
+    assert (found.id, found.token, found.name, found.queue, found.account) == ("183.vm", TOKEN, "first", "vm", "acct1")
+    assert (found.resources, found.script, found.node_file) == (resources, identity(script), None)
+    assert found.user.name == "alice"
+    assert found.user.uid == 1500
+    assert found.user.group == Group("alice", 1500), "the group is the job's, not the account's primary one"
+
+
+def test_node_file(script: Path, tmp_path: Path) -> None:
+    """Only mom's own: the name comes from the environment."""
+    path = tmp_path / "183.vm"
+    path.write_text("node\n")
+    (tmp_path / "link").symlink_to(path)
+    (tmp_path / "hers").touch()
+    os.chown(tmp_path / "hers", 1500, 1500)
+    spelled = f"{tmp_path}//183.vm"
+    assert torque.parse_prologue(argv(script), {"PBS_NODEFILE": spelled}, TOKEN, None).node_file == spelled
+    for none in ("", "/", str(tmp_path / "link"), str(tmp_path / "hers"), str(tmp_path / "none"), str(tmp_path)):
+        assert torque.parse_prologue(argv(script), {"PBS_NODEFILE": none}, TOKEN, None).node_file is None
+
+
+def test_untrusted_text_is_only_kept(script: Path) -> None:
+    name, account = "n;$(id)`x`\x1b[31m", "a'b\"c\n"
+    found = torque.parse_prologue(argv(script, name=name, account=account), {}, TOKEN, None)
+    assert (found.name, found.account, found.node_file) == (name, account, None)
+
+
+def test_array_member(script: Path) -> None:
+    """Its script file has another name than the job: `42[1].vm`, `42-1.vm.SC`."""
+    path = script.rename(script.with_name("42-1.vm.SC"))
+    for words in (argv(path, job="42[1].vm"), argv("", job="42[1].vm"), argv(path, job="42[1].vm")[:8]):
+        found = torque.parse_prologue(words, {}, TOKEN, str(path.parent))
+        assert found.slug == "42-1.vm"
+        assert found.script == identity(path)
+
+
+def test_interactive_job(tmp_path: Path) -> None:
+    """The path is given even where there is no such file."""
+    assert torque.parse_prologue(argv(tmp_path / "183.vm.SC"), {}, TOKEN, None).script is None
+
+
+def test_no_script_path_anywhere() -> None:
+    assert torque.parse_prologue(argv(""), {}, TOKEN, None).script is None
+    assert torque.parse_prologue(argv("")[:8], {}, TOKEN, None).script is None
+
+
+@pytest.mark.parametrize("count", range(8))
+def test_too_few_arguments(count: int) -> None:
+    with pytest.raises(NodeError, match=f"was given {max(count, 1) - 1} arguments instead of 8"):
+        torque.parse_prologue(argv("x")[: max(count, 1)], {}, TOKEN, None)
+
+
+@pytest.mark.parametrize(
+    ("changed", "error"),
+    [
+        ({"job": "../183.vm"}, JobError),
+        ({"queue": "../vm"}, JobError),
+        ({"user": "a b"}, JobError),
+        ({"group": "g\n"}, JobError),
+        ({"user": "nobodyhere"}, NodeError),
+        ({"group": "nogroup"}, NodeError),
+    ],
+)
+def test_refused(script: Path, changed: dict[str, str], error: type[VmBatchError]) -> None:
+    with pytest.raises(error):
+        torque.parse_prologue(argv(script, **changed), {}, TOKEN, None)
+
+
+def test_script_of_another(script: Path) -> None:
+    os.chown(script, 1600, 1600)
+    with pytest.raises(JobError, match="not a regular file of alice"):
+        torque.parse_prologue(argv(script), {}, TOKEN, None)
+    os.chown(script, 0, 0)
+    assert torque.parse_prologue(argv(script), {}, TOKEN, None).script == identity(script)
+
+
+def test_script_that_is_none(tmp_path: Path) -> None:
+    secret = tmp_path / "shadow"
+    secret.write_text("secret")
+    os.chown(secret, 1500, 1500)
+    places = [tmp_path / name for name in ("link", "dangling", "directory", "pipe")]
+    places[0].symlink_to(secret)
+    places[1].symlink_to("nowhere")
+    places[2].mkdir()
+    os.mkfifo(places[3])
+    for place in places:
+        with pytest.raises(JobError, match="not a regular file"):
+            torque.identify_script(str(place), user())
+
+
+def test_script_in_no_directory(script: Path) -> None:
+    with pytest.raises(NodeError, match="Not a directory"):
+        torque.identify_script(f"{script}/x", user())
+
+
+def test_gone(script: Path) -> None:
+    known = identity(script)
+    assert not torque.is_gone(known)
+    os.utime(script, ns=(1, 1))
+    assert torque.is_gone(known), "a later start's file"
+    script.unlink()
+    assert torque.is_gone(known)
+
+
+def test_not_known_to_be_gone(script: Path) -> None:
+    assert not torque.is_gone(Script(f"{script}/x", 1, 1, 1))
+
+
+def test_user_with_awkward_groups() -> None:
+    """Names that parameters.sh's list could not carry are replaced; the numbers are what counts."""
+    assert torque.parse_user("alice", "alice").groups == (
+        Group("physics", 1600),
+        Group("gid1700", 1700),
+        Group("gid1701", 1701),
+        Group("gid4711", 4711),
+    )
+
+
+def test_user_without_home_and_shell() -> None:
+    found = torque.parse_user("bare", "users")
+    assert (found.home, found.shell) == ("/", "/bin/sh")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("", 290),
+        ("$clienthost x\n", 290),
+        ("$prologalarm 60\n", 50),
+        ("$prologalarm\t20 # short\n", 10),
+        ("  $prologalarm 11\n", 1),
+        ("$prologalarm 10\n", 10),
+        ("$prologalarm 5\n", 5),
+        ("# $prologalarm 60\n", 290),
+        ("$prologalarm x\n", 290),
+        ("$prologalarm 60\n$prologalarm 90\n", 80),
+        ("$prologalarm 60", 50),
+        ("$prologalarmed 60\n", 290),
+        ("\udcff\n$prologalarm 60\n", 50),
+    ],
+)
+def test_alarm(tmp_path: Path, text: str, seconds: float) -> None:
+    (tmp_path / "config").write_bytes(text.encode(errors="surrogateescape"))
+    assert torque.alarm(str(tmp_path)) == seconds
+
+
+def test_alarm_without_a_file(tmp_path: Path) -> None:
+    assert torque.alarm(str(tmp_path)) == 290
+    (tmp_path / "config").mkdir()
+    with pytest.raises(SiteError, match="config"):
+        torque.alarm(str(tmp_path))
+
+
+@pytest.mark.parametrize("fault", Fault)
+def test_exit_status(fault: Fault) -> None:
+    """1 aborts the job: only for its own fault. 0 would start it on the bare node."""
+    assert torque.exit_status(fault) == (1 if fault is Fault.JOB else 2)
+
+
+def test_queues() -> None:
+    words = argv("x")
+    assert torque.prologue_queue(words) == "vm"
+    assert torque.epilogue_queue(["epilogue", "1", "u", "g", "n", "0", "r", "used", "vm", "", "0", "x"]) == "vm"
+    for short in ([], words[:6]):
+        assert torque.prologue_queue(short) == torque.epilogue_queue(short) == ""
