@@ -73,7 +73,7 @@ def _filled(value: object) -> str:
 
 def _path(value: object) -> str:
     text = _text(value)
-    if not text.startswith("/") or os.path.normpath(text) != text:
+    if not text.startswith("/") or text.startswith("//") or os.path.normpath(text) != text:
         raise ValueError(f"must be an absolute path without '..' and without '/' at its end, not {text!r}")
     return text
 

@@ -207,13 +207,14 @@ class EndMarker(msgspec.Struct, frozen=True):
 def mark_end(job_id: str, by: clock.ProcessIdentity) -> None:
     """Ends every start of the job that began before the process `by`."""
     path = os.path.join(ended_directory(), slug(job_id))
-    previous = _end_marker(path)
-    if previous and previous.boot == by.boot and previous.started >= by.started:
-        return
-    temporary = f"{path}.{by.pid}"
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "wb") as opened:
-        opened.write(msgspec.json.encode(EndMarker(by)))
-    os.rename(temporary, path)
+    lock = os.open(ended_directory(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        previous = _end_marker(path)
+        if not (previous and previous.boot == by.boot and previous.started >= by.started):
+            file.replace(path, msgspec.json.encode(EndMarker(by)), 0o600)
+    finally:
+        os.close(lock)
 
 
 def check_not_ended(start: Start) -> None:

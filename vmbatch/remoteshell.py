@@ -129,6 +129,8 @@ class _Call:
     """What is to be run, out of arguments, standard input and environment."""
 
     def __init__(self, handover: Handover) -> None:
+        import re
+
         self.handover = handover
         self.shell = ""
         self.script: bytes | None = None
@@ -137,14 +139,17 @@ class _Call:
         self.uses_input = True
         words = sys.argv[1:]
         known = handover.script.path if handover.script else None
-        if words and words[0] != known and os.path.basename(words[0]).lstrip("-") in _SHELL_NAMES:
+        if words and words[0] != known and _is_program(words[0]):
             self.shell = words.pop(0).lstrip("-")
         elif words and os.path.basename(words[0]).lstrip("-") == "remoteshell":  # $job_starter and qsub -S at once
             words.pop(0)
-        while words and words[0] in ("-l", "-i"):
-            words.pop(0)
-        if words and words[0] == "-c":
-            self.command = os.fsencode(words[1] if len(words) > 1 else "")
+        options = ""
+        while words and re.fullmatch("-[cil]+", words[0]):
+            options += words.pop(0)
+        if "c" in options:
+            if len(words) != 1:
+                raise _Refused("-c takes one command line")
+            self.command = os.fsencode(words[0])
         elif words:
             self._take_script(words[0], known)
             self.arguments = b" ".join(_quote(os.fsencode(word)) for word in words[1:])
@@ -198,6 +203,17 @@ class _Call:
                 continue
             chosen[os.fsencode(name)] = os.fsencode(value)
         return chosen
+
+
+def _is_program(path: str) -> bool:
+    """Whether this is the user's shell, as `$job_starter` gets it, and not a script."""
+    if os.path.basename(path).lstrip("-") in _SHELL_NAMES:
+        return True
+    try:
+        with open(path, "rb") as file:
+            return file.read(4) == b"\x7fELF"
+    except OSError:
+        return False
 
 
 def _quote(word: bytes) -> bytes:

@@ -123,8 +123,14 @@ def test_command(run: Run, words: list[str]) -> None:
     assert what(run(*words, 'echo "$HOME"; exit 3')) == (shell, None, b"", b'echo "$HOME"; exit 3')
 
 
-def test_no_command(run: Run) -> None:
-    assert what(run("-c")) == (b"", None, b"", b"")
+@pytest.mark.parametrize("words", [("-c",), ("/bin/bash", "-lc"), ("-c", "echo", "a")])
+def test_not_one_command(run: Run, words: tuple[str, ...]) -> None:
+    with pytest.raises(remoteshell._Refused, match="-c takes one command line"):
+        run(*words)
+
+
+def test_shell_that_no_list_knows(run: Run) -> None:
+    assert what(run("/usr/bin/python3", "-lc", "pass")) == (b"/usr/bin/python3", None, b"", b"pass")
 
 
 def test_interpreter_of_the_jobs_script(run: Run, script: Path) -> None:

@@ -86,7 +86,7 @@ def write_new(path: str, data: bytes, mode: int, owner: tuple[int, int] = (0, 0)
 
 def replace(path: str, data: bytes, mode: int, group: int = 0) -> None:
     """Puts a whole file of root's in place of an older one or of none; readers see one of both."""
-    temporary = f"{path}.new"
+    temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.new")
     with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode), "wb") as file:
         file.write(data)
         os.fchown(file.fileno(), 0, group)

@@ -59,11 +59,13 @@ def find(uri: str, uuid: str) -> "libvirt.virDomain | None":
 
 
 def owner(domain: "libvirt.virDomain") -> str | None:
-    """The token of the start that made a domain; None if it is not one of ours or gone."""
+    """The token of the start that made a domain; None if it is not one of ours, or gone. NodeError if libvirt cannot say."""
     try:
         text = domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, _OWNER, 0)
-    except libvirt.libvirtError:
-        return None
+    except libvirt.libvirtError as error:
+        if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN_METADATA, *_MISSING):
+            return None
+        raise NodeError(f"libvirt does not say whose a domain is: {error}") from None
     match = re.search(r"\btoken=[\"']([0-9a-f]{32})[\"']", text)
     return match[1] if match else None
 

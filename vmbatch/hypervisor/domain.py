@@ -39,7 +39,7 @@ class Domain(Resource, frozen=True, tag="domain"):
             domain = virt.find(self.uri, self.uuid)
             if domain is not None:
                 patience, seen = deadline, True
-                if virt.owner(domain) not in (self.token, None):
+                if virt.owner(domain) != self.token:
                     return
                 virt.destroy(domain)
             if patience.passed() or (domain is None and seen):

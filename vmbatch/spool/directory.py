@@ -49,10 +49,16 @@ class Directory(Resource, frozen=True, tag="directory"):
 def token_of(path: str) -> str | None:
     """The token of the start that owns a directory; None if it is no such directory."""
     try:
-        with open(os.path.join(path, MARK), encoding="ascii") as mark:
-            return mark.read(33)
-    except (OSError, UnicodeDecodeError):
+        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
         return None
+    try:
+        mark = file.read_hostile(directory, MARK, 32)
+        return None if mark is None else mark.decode("ascii")
+    except UnicodeDecodeError:
+        return None
+    finally:
+        os.close(directory)
 
 
 def ours(parent: str) -> list[Directory]:

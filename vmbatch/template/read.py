@@ -169,7 +169,7 @@ def _disk(index: int, disk: etree._Element, found: list[schema.Problem]) -> Disk
     image = None
     if source is not None:
         path = source.get("source", "")
-        if path and "://" not in path and (not path.startswith("/") or os.path.normpath(path) != path):
+        if path and "://" not in path and not re.fullmatch(r"(/(?!\.\.?(/|$))[^/]+)+", path):
             wrong(source, f"<vbdisksource> source='{path}': expected an absolute path without '..'")
         driver = disk.find("driver")
         form = str(source.get("source_format") or ("" if driver is None else driver.get("type", "")))
