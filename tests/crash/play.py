@@ -1,0 +1,236 @@
+"""Plays one case: hooks started by the lab's mom on the worker's node, interrupted, cleaned up after, and what is left."""
+
+import contextlib
+import random
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from lab import mom, place
+from vmbatch import lifecycle
+from vmbatch.host.log import Log
+
+from . import nest, state
+from .case import NOT_REACHED, Answer, Case
+from .remains import Node, in_child
+from .tracer import Point, Trace, Tracer, Wanted
+
+JOURNALS = "/var/lib/vmbatch/jobs/"
+_HOOK_SECONDS = 30
+_SLICE_SECONDS = 0.15
+Hook = subprocess.Popen[bytes]
+
+
+class Player:
+    """All kinds of cases, by the name of a method."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.mom = mom.Mom()
+        self.kept: dict[str, state.Kept] = {}
+
+    def play(self, case: Case) -> Answer:
+        """The answer to a case; the node is as new before it."""
+        kinds: dict[str, Callable[[Case], Answer]] = {
+            "prologue": self.prologue, "epilogue": self.epilogue, "overlap": self.overlap, "torn": self.torn,
+            "moment": self.moment, "schedule": self.schedule,
+        }
+        self.node.clear()
+        return kinds[case.kind](case)
+
+    # The matrix: a kill at a point; at point 0 there is none, and the answer has all points.
+
+    def prologue(self, case: Case) -> Answer:
+        """`begin`: `nothing`, `failing` for a guest that fails, `remains` for another job's remains on the node."""
+        if case.begin == "remains":
+            self._state("crashed").restore(self.node)
+        job = self.accept(nest.FAILING if case.begin == "failing" else "alice")
+        trace = self._killed(self._traced_prologue(job, case.mutation), case)
+        said = self.clean(job, case.cleanup)
+        if case.begin == "remains":
+            said += self.clean(self._state("crashed").job, "sweep")
+        return self._answer(trace, said)
+
+    def epilogue(self, case: Case) -> Answer:
+        """`begin`: `handed-over` or `crashed`, the state of the job when its first epilogue starts."""
+        kept = self._state(case.begin)
+        kept.restore(self.node)
+        trace = self._killed(self.mom.start_epilogue(kept.job, name=nest.hook("epilogue", case.mutation)).pid, case)
+        return self._answer(trace, self.clean(kept.job, case.cleanup))
+
+    def _killed(self, leader: int, case: Case) -> Trace:
+        tracer = Tracer(leader, lambda number, _: number == case.at)
+        if case.after:
+            tracer.after = tracer.kill
+        else:
+            tracer.before = tracer.kill
+        return tracer.run()
+
+    def _answer(self, trace: Trace, said: list[str]) -> Answer:
+        where = str(trace.reached or NOT_REACHED)
+        return Answer(leaks=said + self.node.left(), where=where, points=[] if trace.reached else trace.points)
+
+    def accept(self, user: str = "alice", job_id: str = "") -> mom.Job:
+        """A job of the crash queue."""
+        return self.mom.accept(b"#!/bin/sh\n", user=user, queue=nest.QUEUE, job_id=job_id)
+
+    def _traced_prologue(self, job: mom.Job, mutation: str = "") -> int:
+        return self.mom.start_prologue(job, nest.hook("prologue", mutation)).pid
+
+    def clean(self, job: mom.Job, how: str) -> list[str]:
+        """An `epilogue`, or the `sweep` once the job's script is gone; what went wrong."""
+        if how == "epilogue":
+            status = self.mom.start_epilogue(job).wait(_HOOK_SECONDS)
+            return [] if status == 0 else [f"the epilogue ended with {status}: {job.errors.decode()}"]
+        self.mom.forget(job)
+        done = subprocess.run([place.ENVIRONMENT / "bin/vmbatch", "sweep"], capture_output=True, text=True, timeout=_HOOK_SECONDS)
+        return [] if done.returncode == 0 else [f"the sweep ended with {done.returncode}: {done.stderr}"]
+
+    def _state(self, name: str) -> state.Kept:
+        """A job's state after a whole prologue (`handed-over`), or killed when its guest is up (`crashed`), or at a promise."""
+        if name not in self.kept:
+            wanted: dict[str, Wanted] = {
+                "handed-over": lambda number, point: False,
+                "crashed": lambda number, point: point.call == "connect" and point.what.startswith("port"),
+            }
+            self.kept[name] = self._keep(name, wanted[name], after=False)
+        return self.kept[name]
+
+    def _keep(self, name: str, wanted: Wanted, *, after: bool) -> state.Kept:
+        self.node.clear()
+        job = self.accept()
+        tracer = Tracer(self._traced_prologue(job), wanted)
+        if after:
+            tracer.after = tracer.kill
+        else:
+            tracer.before = tracer.kill
+        tracer.run()
+        return state.keep(name, job, self.node)
+
+    def torn(self, case: Case) -> Answer:
+        """The journal's line number `at` (the first has 1) cut at every byte; the prologue was killed before it acted on it."""
+        seen: list[Point] = []
+
+        def wanted(_: int, point: Point) -> bool:
+            if point.call == "write" and point.what.startswith(JOURNALS):
+                seen.append(point)
+            return len(seen) == case.at
+
+        kept = self._keep(f"torn-{case.at}", wanted, after=True)
+        data = kept.journal.read_bytes()
+        lines = data.splitlines(keepends=True)
+        assert len(lines) == case.at, lines
+        size = len(lines[-1])
+        answer = Answer(runs=0, where=f"line {case.at} of the journal")
+        for cut in range(1, size + 1):
+            kept.restore(self.node)
+            kept.journal.write_bytes(data[:-cut])
+            said = in_child(lambda: self._epilogue_here(kept.job.id))
+            answer.runs += 1
+            answer.leaks += [f"{cut} bytes cut off: {leak}" for leak in said + self.node.left()]
+        return answer
+
+    def _epilogue_here(self, job_id: str) -> list[str]:
+        lifecycle.epilogue(job_id, self.node.config, Log(self.node.config.log_directory, job_id, "epilogue"))
+        return []
+
+    def moment(self, case: Case) -> Answer:
+        """The session killed `at` milliseconds after its start."""
+        job = self.accept()
+        hook = self.mom.start_prologue(job)
+        time.sleep(case.at / 1000)
+        mom.kill_session(hook.pid)
+        hook.wait()
+        return Answer(leaks=self.clean(job, "epilogue") + self.node.left(), where=f"{case.at} ms")
+
+    # Hooks beside each other.
+
+    def overlap(self, case: Case) -> Answer:
+        """A prologue is held at a point while others start, then goes on. `begin` says which others:
+
+        `epilogue`; `killed`, an epilogue and then a kill of the prologue after its call; `two` epilogues at once; `prologue`, a
+        second start of the same job. `mutation` is the prologue's, or with `cleanup` set to `mutant` the epilogue's.
+        """
+        job = self.accept()
+        ending = nest.mutated("epilogue", case.mutation) if case.cleanup == "mutant" else "epilogue"
+        tracer = Tracer(self._traced_prologue(job, "" if case.cleanup == "mutant" else case.mutation),
+                        lambda number, _: number == case.at)
+        others: list[Hook] = []
+
+        def begin() -> None:
+            if case.begin == "prologue":
+                others.append(self.mom.start_prologue(self.accept(job_id=job.id)))
+            else:
+                others.extend(self.mom.start_epilogue(job, name=ending) for _ in range(2 if case.begin == "two" else 1))
+            self._until_seen(job, others, 0.3 if ending != "epilogue" else 3)
+            if case.begin == "killed":
+                _until(lambda: others[0].poll() is not None, _SLICE_SECONDS if ending == "epilogue" else 3)
+
+        tracer.before = begin
+        tracer.after = tracer.kill if case.begin == "killed" else None
+        trace = tracer.run()
+        said = []
+        for other in others:
+            status = other.wait(_HOOK_SECONDS)
+            status = tracer.others.get(other.pid, status)
+            if status and case.begin != "prologue":
+                said.append(f"the epilogue ended with {status}: {job.errors.decode()}")
+            if status == 0 and case.begin == "prologue" and not self.node.domains():
+                said.append("the later start succeeded, but its guest is gone")
+        if case.begin != "prologue" and not tracer.killed and trace.reached is not None:
+            said += _promises_after(trace)
+        if case.begin == "prologue" or not others:
+            said += self.clean(job, "epilogue")
+        elif tracer.killed and trace.reached is not None and trace.reached.call == "linkat":
+            said += self.clean(job, "sweep")  # a journal that got its name when the epilogue was over owns nothing
+        return self._answer(trace, said)
+
+    def _until_seen(self, job: mom.Job, others: list[Hook], seconds: float) -> None:
+        """Until another hook has ended, or has set the mark that ends the prologue."""
+        mark = Path("/run/vmbatch/ended") / job.file_id
+        _until(lambda: mark.exists() or any(other.poll() is not None for other in others), seconds)
+
+    def schedule(self, case: Case) -> Answer:
+        """A random order of hooks, kills and sweeps at random times; then one epilogue."""
+        chance = random.Random(case.seed)  # noqa: S311 (to be repeated)
+        job = self.accept()
+        hooks: list[Hook] = []
+        done = []
+        for _ in range(chance.randint(3, 7)):
+            act = chance.choice(("prologue", "prologue", "kill", "epilogue", "epilogue", "sweep"))
+            done.append(act)
+            if act == "prologue":
+                job = self.accept(job_id=job.id)
+                hooks.append(self.mom.start_prologue(job))
+            elif act == "epilogue":
+                hooks.append(self.mom.start_epilogue(job))
+            elif act == "sweep":
+                hooks.append(subprocess.Popen([place.ENVIRONMENT / "bin/vmbatch", "sweep"], start_new_session=True))
+            elif hooks:
+                mom.kill_session(chance.choice(hooks).pid)
+            pause = chance.choice((0.0, 0.02, 0.1, 0.3)) * chance.random()
+            done.append(f"{pause:.3f}")
+            time.sleep(pause)
+        said = []
+        for hook in hooks:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                hook.wait(_HOOK_SECONDS)
+            if hook.returncode is None:
+                said.append(f"a hook hangs: {hook.args!r}")
+        return Answer(leaks=said + self.clean(job, "epilogue") + self.node.left(), where=" ".join(done))
+
+
+def _promises_after(trace: Trace) -> list[str]:
+    """What the prologue began although it had been ended; the point at which it was held may still be a promise."""
+    def promises(points: list[Point]) -> list[Point]:
+        return [point for point in points if point.call == "write" and point.what.startswith(JOURNALS)]
+
+    first = 0 if promises(trace.points[: trace.number]) else 1  # a journal is begun before anybody looks whether it is over
+    return [f"the prologue went on after its end: {point}" for point in promises(trace.points[trace.number:])[first:]]
+
+
+def _until(true: Callable[[], bool], seconds: float) -> None:
+    over = time.monotonic() + seconds
+    while not true() and time.monotonic() < over:
+        time.sleep(0.002)

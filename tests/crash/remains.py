@@ -1,0 +1,89 @@
+"""What is left of jobs on the worker's node; nothing may be."""
+
+import contextlib
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import libvirt
+
+from lab import place
+from vmbatch import lifecycle
+from vmbatch.config import parse
+from vmbatch.host.log import Log
+
+from . import nest
+
+PLACES = (Path("/var/lib/vmbatch/jobs"), nest.SPOOL, place.SHARE, Path("/run/vmbatch/handover"))
+
+
+class Node:
+    """The worker's node as it was before the first hook."""
+
+    def __init__(self) -> None:
+        self.connection = libvirt.open(nest.URI)
+        self.daemons = nest.daemons()
+        self.config = parse(nest.CONFIG.encode(), "crash")
+
+    def domains(self) -> list["libvirt.virDomain"]:
+        """All but the one that the test driver begins with."""
+        return [domain for domain in self.connection.listAllDomains() if domain.name() != "test"]
+
+    def processes(self) -> dict[int, str]:
+        """Those that are not the node's; zombies are reaped, and are none."""
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        found = {}
+        for name in os.listdir("/proc"):
+            with contextlib.suppress(OSError):
+                if name.isdigit() and int(name) not in self.daemons:
+                    state = Path(f"/proc/{name}/stat").read_bytes().rpartition(b")")[2].split()[0]
+                    if state not in b"ZX":
+                        found[int(name)] = Path(f"/proc/{name}/cmdline").read_text().replace("\0", " ")
+        return found
+
+    def left(self) -> list[str]:
+        """A line for each thing that jobs have left."""
+        found = [f"process {pid}: {command}" for pid, command in self.processes().items()]
+        found += [f"domain {domain.name()}" for domain in self.domains()]
+        found += [str(path) for parent in PLACES if parent.exists() for path in parent.iterdir()]
+        return found + [f"sweep --dry-run: {line}" for line in in_child(self._sweep)]
+
+    def _sweep(self) -> list[str]:
+        return lifecycle.sweep(self.config, Log(self.config.log_directory, "0", "sweep"), dry_run=True)
+
+    def clear(self) -> None:
+        """Removes everything, for the next case: as if no job had ever run."""
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for domain in self.domains():
+            domain.destroy()
+        for parent in (Path("/var/lib/vmbatch"), place.SHARE, Path("/run/vmbatch")):
+            for path in parent.iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+
+
+def in_child(act: object) -> list[str]:
+    """What `act` returns or raises, called in a child: vmbatch's own connection to libvirt does not outlive it."""
+    assert callable(act)
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            said = act()
+        except BaseException as error:
+            said = [f"{type(error).__name__}: {error}"]
+        with contextlib.suppress(BaseException):
+            os.write(write, "\n".join(said).encode()[:60000])
+        os._exit(0)
+    os.close(write)
+    with open(read, encoding="utf-8") as pipe:
+        text = pipe.read()
+    os.waitpid(child, 0)
+    return text.split("\n") if text else []
