@@ -442,6 +442,8 @@ def _judge(book: Journal) -> str:
 
 def end_lines(error: VmBatchError, job_id: str) -> list[str]:
     """What the user is told of a start that failed."""
+    if isinstance(error, EndedError):
+        return error.lines()
     outcome = "the job is aborted" if torque.exit_status(error.fault) == torque.ABORT else "the job goes back into its queue"
     first, *rest = error.lines()
     return [f"job {slug(job_id)} could not start: {first}", *rest, outcome]

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -68,15 +69,24 @@ def test_a_guest_that_never_gets_ready(mom: Mom, configure: Configure) -> None:
     assert "was not ready within 3 s (phase boot" in ended.errors.decode()
 
 
-def test_a_prologue_is_done_before_the_alarm(mom: Mom, configure: Configure) -> None:
+@pytest.fixture
+def set_alarm(mom: Mom) -> Iterator[Callable[[int], None]]:
+    """Sets `$prologalarm` in mom's configuration for a test, and the margin below it."""
     config = mom.home / "mom_priv/config"
-    before = config.read_text()
-    config.write_text("$prologalarm 16\n")
-    try:
-        with configure('[timeouts]\nmargin = "3s"'):
-            ended = mom.run(HELLO, queue="silent")
-    finally:
-        config.write_text(before)
+    before, settings = config.read_text(), CONFIG.read_text()
+
+    def change(seconds: int) -> None:
+        config.write_text(f"$prologalarm {seconds}\n")
+        CONFIG.write_text(settings + '\n[timeouts]\nmargin = "3s"\n')
+
+    yield change
+    config.write_text(before)
+    CONFIG.write_text(settings)
+
+
+def test_a_prologue_is_done_before_the_alarm(mom: Mom, set_alarm: Callable[[int], None]) -> None:
+    set_alarm(16)
+    ended = mom.run(HELLO, queue="silent")
     assert "was not ready within" in ended.errors.decode()
 
 
@@ -127,6 +137,29 @@ def test_an_epilogue_stops_a_prologue_that_waits(mom: Mom) -> None:
     assert leftover.found() == []
     assert mom.finish_prologue(prologue) == "requeue"
     assert b"was ended by the batch system" in job.errors
+    mom.forget(job)
+
+
+def test_mom_kills_a_prologue_that_hangs(mom: Mom, set_alarm: Callable[[int], None]) -> None:
+    set_alarm(14)
+    job = mom.accept(HELLO)
+    prologue = mom.start_prologue(job)
+    time.sleep(1)
+    prologue.send_signal(signal.SIGSTOP)
+    assert mom.finish_prologue(prologue) == "requeue"
+    assert prologue.returncode == -signal.SIGKILL
+    assert mom.start_epilogue(job).wait() == 0
+    mom.forget(job)
+
+
+def test_an_epilogue_kills_a_prologue_that_hangs(mom: Mom, configure: Configure) -> None:
+    job = mom.accept(HELLO)
+    prologue = mom.start_prologue(job)
+    time.sleep(1)
+    prologue.send_signal(signal.SIGSTOP)
+    with configure("[timeouts]\nscale = 0.2"):
+        assert mom.start_epilogue(job).wait() == 0
+    assert prologue.wait() == -signal.SIGKILL
     mom.forget(job)
 
 
