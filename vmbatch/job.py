@@ -6,8 +6,8 @@ import msgspec
 
 from .errors import JobError
 
-_JOB_ID = re.compile(r"[0-9]{1,18}(\[[0-9]{0,9}\])?(\.[A-Za-z0-9][A-Za-z0-9.-]{0,120})?")
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}\$?")
+_JOB_ID = re.compile(r"[0-9]{1,18}(\[[0-9]{0,9}\])?(\.[A-Za-z0-9][A-Za-z0-9._-]{0,120})?")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@+-]{0,63}\$?")
 _TOKEN = re.compile(r"[0-9a-f]{32}")
 
 

@@ -81,7 +81,12 @@ class Journal:
     def create(cls, start: Start) -> Journal | None:
         """A new journal, locked and on disk before it has its name; None if the job has one already."""
         parent = os.open(directory(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fd = os.open(directory(), os.O_RDWR | os.O_TMPFILE | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            fd = os.open(directory(), os.O_RDWR | os.O_TMPFILE | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            os.close(parent)
+            raise NodeError(f"no journal can be made in {directory()}: {error.strerror}",
+                            f"{STATE} must be on a local file system that knows O_TMPFILE, such as ext4, xfs or tmpfs") from None
         path = path_of(start.job)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)

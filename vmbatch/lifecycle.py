@@ -98,8 +98,8 @@ def facts(form: template.Template, config: Config) -> Facts:
     images = {}
     for tag in form.disks:
         if tag.source is not None:
-            file.check_trusted(tag.source.path, below_uid=config.users_minimum_uid)
-            images[tag.source.path] = image.check(tag.source.path, tag.source.format)
+            file.check_trusted(tag.source.path)
+            images[tag.source.path] = image.check(tag.source.path, tag.source.format, shared=tag.source.method != "copy")
     on_medium: set[str] = set()
     for tar in form.archives:
         file.check_trusted(tar.archive)

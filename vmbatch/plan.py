@@ -138,7 +138,7 @@ def _disk(tag: DiskTag, source: ImageSource, spool: str, facts: Facts) -> tuple[
         return change, Overlay(path, source.path, source.format, image.size)
     if source.method == "copy":
         return DiskChange(tag.index, path, source.format, None), Duplicate(source.path, path)
-    return DiskChange(tag.index, source.path, source.format, None), None
+    return DiskChange(tag.index, source.path, source.format, None, shared=True), None
 
 
 def _check_space(pieces: list[Piece], config: Config, facts: Facts) -> None:

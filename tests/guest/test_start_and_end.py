@@ -47,6 +47,29 @@ def test_two_jobs_at_once_on_one_image(mom: Mom) -> None:
         mom.forget(job)
 
 
+def test_an_image_on_the_nodes_disk_stays_roots(mom: Mom) -> None:
+    """libvirt gives images to QEMU's account unless it is told not to; then the next job would be refused."""
+    template = Path("/etc/vmbatch/domains/disk.xml")
+    before = template.read_text()
+    found = re.search(r"<vbdisksource source='([^']+)'", before)
+    assert found is not None
+    image = Path("/var/lib/vmbatch/images/base.raw")
+    image.parent.mkdir(exist_ok=True)
+    subprocess.run(["cp", "--sparse=always", found[1], image], check=True)
+    image.chmod(0o644)
+    template.write_text(before.replace(found[1], str(image)))
+    try:
+        for _ in range(2):
+            assert mom.run(HELLO, queue="disk").verdict == "run"
+            assert image.stat().st_uid == 0
+        image.chmod(0o600)
+        assert f"chmod o+r {image}" in mom.run(HELLO, queue="disk").errors.decode()
+    finally:
+        template.write_text(before)
+        image.unlink()
+        image.parent.rmdir()
+
+
 @pytest.mark.parametrize(("queue", "cause"), [
     ("panic", "the guest's kernel died before the guest was ready (phase boot: it has not announced its address on the share): "
               "Kernel panic - not syncing: Attempted to kill init!"),

@@ -115,7 +115,7 @@ def test_too_few_arguments(count: int) -> None:
         ({"job": "../183.vm"}, JobError),
         ({"queue": "../vm"}, JobError),
         ({"user": "a b"}, JobError),
-        ({"group": "g\n"}, JobError),
+        ({"group": "g\n"}, NodeError),
         ({"user": "nobodyhere"}, NodeError),
         ({"group": "nogroup"}, NodeError),
     ],

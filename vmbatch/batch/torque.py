@@ -51,25 +51,27 @@ def parse_prologue(argv: list[str], environ: dict[str, str], token: str, job_dir
 def parse_user(name: str, group: str) -> User:
     """The submitting user as this node's name service knows it. NodeError."""
     check_name(name, "user")
-    check_name(group, "group")
     try:
         entry = pwd.getpwnam(name)
     except KeyError:
         raise NodeError(f"this node knows no user {name}") from None
     try:
-        primary = Group(group, grp.getgrnam(group).gr_gid)
-    except KeyError:
-        raise NodeError(f"this node knows no group {group}") from None
-    groups = []
-    for gid in sorted(set(os.getgrouplist(name, primary.gid)) - {primary.gid}):
-        try:
-            groups.append(Group(grp.getgrgid(gid).gr_name, gid))
-            check_name(groups[-1].name, "group")
-        except KeyError:
-            groups.append(Group(f"gid{gid}", gid))
-        except JobError:
-            groups[-1] = Group(f"gid{gid}", gid)
+        gid = grp.getgrnam(group).gr_gid
+    except (KeyError, ValueError):
+        raise NodeError(f"this node knows no group {group[:80]!r}") from None
+    others = sorted(set(os.getgrouplist(name, gid)) - {gid})
+    primary, *groups = (_group(number) for number in (gid, *others))
     return User(name, entry.pw_uid, primary, tuple(groups), entry.pw_dir or "/", entry.pw_shell or "/bin/sh")
+
+
+def _group(gid: int) -> Group:
+    """A group with a name that any guest can have: its own, unless there is none or it has blanks or the like."""
+    try:
+        name = grp.getgrgid(gid).gr_name
+        check_name(name, "group")
+    except (KeyError, JobError):
+        name = f"gid{gid}"
+    return Group(name, gid)
 
 
 def identify_script(path: str, user: User) -> Script | None:

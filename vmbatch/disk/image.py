@@ -23,8 +23,8 @@ class Image(msgspec.Struct, frozen=True):
     file_size: int
 
 
-def check(path: str, form: str) -> Image:
-    """The image at `path`, if it is a complete one of the stated format. SiteError."""
+def check(path: str, form: str, *, shared: bool) -> Image:
+    """The image at `path`, if it is a complete one of the stated format, and one that guests can share. SiteError."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -33,6 +33,8 @@ def check(path: str, form: str) -> Image:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise SiteError(f"the image {path} is not a regular file")
+        if shared and not status.st_mode & 0o004:
+            raise SiteError(f"the image {path} stays root's, and QEMU's account cannot read it", f"chmod o+r {path}")
         size = status.st_size if form == "raw" else _qcow2_size(path, os.pread(fd, 104, 0))
     finally:
         os.close(fd)

@@ -19,26 +19,18 @@ def _chain(path: str) -> Iterator[str]:
         path = os.path.dirname(path)
 
 
-def check_trusted(path: str, *, below_uid: int = 1) -> None:
-    """SiteError unless none but root can change the file or a directory above it, links included.
-
-    With `below_uid` the file itself, not its directories, may also belong to a system account below that uid: libvirt gives
-    images to the account that QEMU runs as (src/security/security_dac.c).
-    """
+def check_trusted(path: str) -> None:
+    """SiteError unless none but root can change the file or a directory above it, links included."""
     real = os.path.realpath(path)
     for place in {*_chain(os.path.abspath(path)), *_chain(real)}:
         try:
             status = os.lstat(place)
         except OSError as error:
             raise SiteError(f"{place}: {error.strerror}") from None
-        if stat.S_ISLNK(status.st_mode):
-            owner_is_right = status.st_uid == 0
-        else:
-            owner_is_right = status.st_uid < (below_uid if place == real else 1)
-            if status.st_mode & 0o022:
-                raise SiteError(f"{place} can be changed by others than root (mode {stat.S_IMODE(status.st_mode):04o})",
-                                f"chmod go-w {place}")
-        if not owner_is_right:
+        if status.st_mode & 0o022 and not stat.S_ISLNK(status.st_mode):
+            raise SiteError(f"{place} can be changed by others than root (mode {stat.S_IMODE(status.st_mode):04o})",
+                            f"chmod go-w {place}")
+        if status.st_uid != 0:
             raise SiteError(f"{place} belongs to uid {status.st_uid}, not to root", f"chown root {place}")
 
 

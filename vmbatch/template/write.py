@@ -12,12 +12,16 @@ _LIFECYCLE = ("on_poweroff", "on_reboot", "on_crash")
 
 
 class DiskChange(msgspec.Struct, frozen=True):
-    """The file behind a disk for this job; `backing` is (path, format) of the image below an overlay."""
+    """The file behind a disk for this job; `backing` is (path, format) of the image below an overlay.
+
+    `shared`: the file is not this job's own.
+    """
 
     index: int
     path: str
     format: str
     backing: tuple[str, str] | None
+    shared: bool = False
 
 
 class DomainChange(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,6 +109,8 @@ def _replace_image(disk: etree._Element, change: DiskChange) -> None:
         if name in ("file", "dev", "volume", "pool"):
             del source.attrib[name]
     source.set("file", change.path)
+    if change.shared:
+        _leave_owner(source)
     for old in disk.findall("backingStore"):
         disk.remove(old)
     chain = etree.Element("backingStore")
@@ -113,8 +119,15 @@ def _replace_image(disk: etree._Element, change: DiskChange) -> None:
         path, form = change.backing
         chain.set("type", "file")
         etree.SubElement(chain, "format", {"type": form})
-        etree.SubElement(chain, "source", {"file": path})
+        _leave_owner(etree.SubElement(chain, "source", {"file": path}))
         etree.SubElement(chain, "backingStore")
+
+
+def _leave_owner(source: etree._Element) -> None:
+    """Keeps libvirt from giving an image that jobs share to QEMU's account (src/security/security_dac.c)."""
+    for old in source.findall("seclabel"):
+        source.remove(old)
+    etree.SubElement(source, "seclabel", {"model": "dac", "relabel": "no"})
 
 
 def _add_after(element: etree._Element, new: etree._Element) -> None:
