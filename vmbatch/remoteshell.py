@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from . import native
 
+TYPE_CHECKING = False  # typing itself would cost a native job more than all the rest
 if TYPE_CHECKING:
     from collections.abc import Callable
 

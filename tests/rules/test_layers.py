@@ -111,7 +111,7 @@ def test_remoteshell_imports_only_values() -> None:
     ours = {family(name.removeprefix("vmbatch.")) for _, name in imported(MODULES["remoteshell"]) if name.startswith("vmbatch.")}
     assert {LAYERS[name] for name in ours} <= {0, 1, 2}
     at_once = {name for _, name in imported(MODULES["remoteshell"], inner=False)}
-    assert at_once == {"__future__", "os", "sys", "typing", "vmbatch.native"}
+    assert at_once == {"__future__", "os", "sys", "vmbatch.native"}
 
 
 def test_hooks_load_nothing_for_a_native_job() -> None:
