@@ -63,7 +63,8 @@ class CommandError(NodeError):
 
     def __init__(self, argv: list[str], status: int, output: str) -> None:
         said = output.strip().splitlines()
-        super().__init__(f"{argv[0]} failed with exit status {status}{': ' + said[-1] if said else ''}")
+        how = f"failed with exit status {status}" if status >= 0 else f"was killed by signal {-status}"
+        super().__init__(f"{argv[0]} {how}{': ' + said[-1] if said else ''}")
         self.argv = argv
         self.status = status
         self.output = output

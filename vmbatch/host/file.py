@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from ..errors import NodeError, SiteError
 
 _READ_LIMIT = 4 << 20
+_BLOCK = 4096
+_ZEROS = bytes(_BLOCK)
 
 
 def _chain(path: str) -> Iterator[str]:
@@ -84,6 +86,28 @@ def replace(path: str, data: bytes, mode: int, group: int = 0) -> None:
         os.fchown(file.fileno(), 0, group)
         os.fchmod(file.fileno(), mode)
     os.rename(temporary, path)
+
+
+def write_sparse(fd: int, data: bytes, offset: int) -> None:
+    """Writes `data` at `offset` of a new file, but for blocks of zeros, which stay holes; the file may end up too short."""
+    begin = None
+    for at in range(0, len(data), _BLOCK):
+        block = data[at : at + _BLOCK]
+        if block == (_ZEROS if len(block) == _BLOCK else bytes(len(block))):
+            if begin is not None:
+                _write_all(fd, data[begin:at], offset + begin)
+            begin = None
+        elif begin is None:
+            begin = at
+    if begin is not None:
+        _write_all(fd, data[begin:], offset + begin)
+
+
+def _write_all(fd: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        done = os.pwrite(fd, view, offset)
+        view, offset = view[done:], offset + done
 
 
 def make_state_directory(path: str, mode: int) -> None:

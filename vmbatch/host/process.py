@@ -1,16 +1,23 @@
 """The one way to start other programs: argument lists, no shell, a clean environment, a deadline, no survivors."""
 
+import contextlib
 import os
+import pwd
+import select
 import signal
 import subprocess
+from collections.abc import Callable, Iterator
 
-from ..errors import CommandError, DeadlineError, NodeError
+from ..errors import CommandError, DeadlineError, NodeError, SiteError
 from ..job import User
 from ..sshargs import WITH_PARENT
 from ..units import Deadline
 
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/"}
 _OUTPUT_LIMIT = 64 << 10
+_PIECE = 1 << 20
+_ALIVE_SECONDS = 0.2
+DEVNULL = subprocess.DEVNULL
 _held: set[int] = set()
 
 
@@ -24,45 +31,110 @@ def let_go(fd: int) -> None:
     _held.discard(fd)
 
 
-def start(argv: list[str], *, user: User | None = None) -> subprocess.Popen[bytes]:
-    """A helper that dies with us (util-linux setpriv(1), PR_SET_PDEATHSIG), as root or as `user`, who gets no lock of ours."""
+def account_of(name: str) -> pwd.struct_passwd:
+    """An account of this node without rights, for work on what strangers wrote. SiteError."""
+    try:
+        found = pwd.getpwnam(name)
+    except KeyError:
+        raise SiteError(f"this node knows no account {name}", "see [images] account in vmbatch.conf") from None
+    if found.pw_uid == 0:
+        raise SiteError(f"the account {name} is root's", "see [images] account in vmbatch.conf")
+    return found
+
+
+def find(name: str) -> str | None:
+    """Where a program is, or None."""
+    paths = (f"{directory}/{name}" for directory in ENVIRONMENT["PATH"].split(":"))
+    return next((path for path in paths if os.access(path, os.X_OK)), None)
+
+
+def start(
+    argv: list[str], *, user: User | None = None, account: str | None = None, limits: tuple[str, ...] = (),
+    stdin: int | None = None, pass_fds: tuple[int, ...] = (), stderr: int = subprocess.STDOUT,
+) -> subprocess.Popen[bytes]:
+    """A helper that dies with us (util-linux setpriv(1), PR_SET_PDEATHSIG), as root, as `user`, or as an account without rights.
+
+    `limits` are options of util-linux prlimit(1), such as `--cpu=60`. `stderr` as Popen takes it. Only root's helpers get
+    our locks. SiteError, NodeError.
+    """
     drop = [] if user is None else [
         f"--reuid={user.uid}", f"--regid={user.group.gid}",
         f"--groups={','.join(str(group.gid) for group in user.groups)}" if user.groups else "--clear-groups",
         "--no-new-privs", "--inh-caps=-all",
     ]
+    if account is not None:
+        nobody = account_of(account)
+        drop = [f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups", "--no-new-privs", "--inh-caps=-all"]
+    bound = ["/usr/bin/prlimit", *limits, "--"] if limits else []
+    locks = () if drop else tuple(_held)
     try:
         return subprocess.Popen(
-            [*WITH_PARENT[:-1], *drop, "--", *argv],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            env=ENVIRONMENT, cwd="/", pass_fds=tuple(_held) if user is None else (), restore_signals=True,
+            [*WITH_PARENT[:-1], *drop, "--", *bound, *argv],
+            stdin=subprocess.DEVNULL if stdin is None else stdin, stdout=subprocess.PIPE, stderr=stderr,
+            env=ENVIRONMENT, cwd="/", pass_fds=(*locks, *pass_fds), restore_signals=True, process_group=0,
         )
     except OSError as error:
         raise NodeError(f"/usr/bin/setpriv cannot be started: {error.strerror}", "install util-linux") from None
 
 
-def run(argv: list[str], deadline: Deadline) -> str:
-    """Runs a program to its end as root; what it wrote. CommandError, DeadlineError."""
-    process = start(argv)
+def run(
+    argv: list[str], deadline: Deadline, *, account: str | None = None, limits: tuple[str, ...] = (),
+    stdin: int | None = None, pass_fds: tuple[int, ...] = (), quiet: bool = False,
+) -> str:
+    """Runs a program to its end; what it wrote, if `quiet` without its stderr. As `start`; CommandError, DeadlineError."""
+    process = start(argv, account=account, limits=limits, stdin=stdin, pass_fds=pass_fds,
+                    stderr=subprocess.PIPE if quiet else subprocess.STDOUT)
     try:
-        output, _ = process.communicate(timeout=deadline.left())
+        output, said = process.communicate(timeout=deadline.left())
     except subprocess.TimeoutExpired:
         raise DeadlineError(f"{argv[0]} did not end in time") from None
     finally:
         end(process)
     text = output[-_OUTPUT_LIMIT:].decode("utf-8", "replace")
     if process.returncode:
-        raise CommandError(argv, process.returncode, text)
+        raise CommandError(argv, process.returncode, text + (said or b"")[-_OUTPUT_LIMIT:].decode("utf-8", "replace"))
     return text
 
 
+def stream(process: subprocess.Popen[bytes], deadline: Deadline, alive: Callable[[], None]) -> Iterator[bytes]:
+    """What a helper writes, piece by piece, to its end; asks `alive`, which may raise. CommandError, DeadlineError."""
+    if process.stdout is None:
+        return
+    source = process.stdout.fileno()
+    while True:
+        alive()
+        if deadline.passed():
+            raise DeadlineError(f"{_program(process)} did not end in time")
+        if not select.select([source], [], [], min(_ALIVE_SECONDS, deadline.left()))[0]:
+            continue
+        piece = os.read(source, _PIECE)
+        if not piece:
+            break
+        yield piece
+    try:
+        process.wait(timeout=deadline.left())
+    except subprocess.TimeoutExpired:
+        raise DeadlineError(f"{_program(process)} did not end in time") from None
+    if process.returncode:
+        raise CommandError([_program(process)], process.returncode, "")
+
+
+def _program(process: subprocess.Popen[bytes]) -> str:
+    """What a helper is, without how it is started."""
+    words = process.args if isinstance(process.args, list) else [process.args]
+    last = max(index for index, word in enumerate(words) if word == "--")
+    return str(words[last + 1])
+
+
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Kills and reaps a helper that may still run."""
+    """Kills and reaps a helper that may still run, with what it has started."""
     if process.poll() is None:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
+    for stream in (process.stdout, process.stderr):
+        if stream is not None:
+            stream.close()
 
 
 def kill(pid: int, started: int) -> None:
