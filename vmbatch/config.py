@@ -41,6 +41,33 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     spool_directory: str
     spool_keep_free: int
     spool_job_limit: int
+    spool_reserve: bool
+    images_directory: str
+    images_limit: int
+    images_keep_free: int
+    images_largest: int
+    images_recheck: float
+    images_connect: float
+    images_read: float
+    images_transfer: float
+    images_wait: float
+    images_proxy: str
+    images_no_proxy: tuple[str, ...]
+    images_ca_bundle: str
+    images_client_certificate: str
+    images_client_key: str
+    images_netrc: str
+    images_hash_programs: tuple[str, ...]
+    images_account: str
+    images_once_for_all_users: bool
+    userimages_sources: tuple[str, ...]
+    userimages_largest: int
+    userimages_limit: int
+    userimages_cpu: float
+    userimages_memory: int
+    userimages_digests: tuple[str, ...]
+    userimages_signers: str
+    userimages_authorities: str
     timeouts_scale: float
     timeouts_boot: float
     timeouts_release: float
@@ -116,6 +143,61 @@ def _names(value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _optional_path(value: object) -> str:
+    return _path(value) if value != "" else ""
+
+
+def _paths(value: object) -> tuple[str, ...]:
+    return tuple(_path(item) for item in _list(value, "paths such as [\"/usr/bin/cksum\"]"))
+
+
+def _hosts(value: object) -> tuple[str, ...]:
+    found = tuple(_text(item) for item in _list(value, "hosts such as [\"example.org\"]"))
+    for item in found:
+        if not re.fullmatch(r"\.?[A-Za-z0-9][A-Za-z0-9.:-]*", item):
+            raise ValueError(f"{item!r} is not a host or domain such as \"example.org\"")
+    return found
+
+
+def _sources(value: object) -> tuple[str, ...]:
+    """Directories, and URLs of directories, each with '/' at its end."""
+    found = []
+    for item in _list(value, "places such as [\"https://images.example.org/vm/\", \"/home/\"]"):
+        text = _text(item)
+        if not re.fullmatch(r"https?://[^\s/?#@\\]+(/[^\s?#\\]*)?/|(/[^/]+)+/", text) or ".." in text.split("/"):
+            raise ValueError(f"{text!r} is not a directory or the URL of one, with '/' at its end")
+        found.append(text)
+    return tuple(found)
+
+
+def _digests(value: object) -> tuple[str, ...]:
+    found = tuple(_text(item).lower() for item in _list(value, "SHA-256 digests"))
+    for item in found:
+        if not re.fullmatch(r"[0-9a-f]{64}", item):
+            raise ValueError(f"{item!r} is not a SHA-256 digest of 64 hexadecimal digits")
+    return found
+
+
+def _pattern(value: object) -> str:
+    try:
+        re.compile(_text(value))
+    except re.error as error:
+        raise ValueError(f"is not a regular expression: {error}") from None
+    return str(value)
+
+
+def _proxy(value: object) -> str:
+    if value and not re.fullmatch(r"https?://[^\s/]+/?", _text(value)):
+        raise ValueError(f"must be the URL of a proxy such as \"http://proxy.example.org:3128\", not {value!r}")
+    return _text(value)
+
+
+def _list(value: object, what: str) -> list[object]:
+    if not isinstance(value, list):
+        raise ValueError(f"must be a list of {what}, not {value!r}")
+    return value
+
+
 def _check_name(name: str, what: str) -> None:
     try:
         check_name(name, what)
@@ -149,7 +231,38 @@ OPTIONS: dict[str, Option] = {
     "share.local": Option(_truth, True, "whether the NFS server is this node, so that changes are seen at once"),
     "spool.directory": Option(_path, "/var/lib/vmbatch/spool", "where jobs' disks and media are made"),
     "spool.keep_free": Option(_size, 1 << 30, "space that must remain free in the spool"),
-    "spool.job_limit": Option(_size, 100 << 30, "space that a job's copied images may take"),
+    "spool.job_limit": Option(_size, 100 << 30, "space that a job's copies and empty disks may take"),
+    "spool.reserve": Option(_truth, True, "whether the space of disks that are made empty is taken at once"),
+    "images.directory": Option(_path, "/var/lib/vmbatch/store",
+                               "the node's store of images: downloads, users' images, disks made once"),
+    "images.limit": Option(_size, 200 << 30, "size that the store may have; the images used least recently go first"),
+    "images.keep_free": Option(_size, 4 << 30, "space that must remain free beside the store"),
+    "images.largest": Option(_size, 64 << 30, "size of the largest image that is downloaded, also when it is unpacked"),
+    "images.recheck": Option(_duration, 600.0,
+                             "how long an image without a digest is used before its server is asked for a newer one"),
+    "images.connect": Option(_duration, 10.0, "for one attempt to connect to a server"),
+    "images.read": Option(_duration, 30.0, "how long a server may send nothing"),
+    "images.transfer": Option(_duration, 3600.0, "for the whole download of an image"),
+    "images.wait": Option(_duration, 3600.0, "how long a job waits for another one that downloads or fills the same image"),
+    "images.proxy": Option(_proxy, "", "HTTP proxy for downloads"),
+    "images.no_proxy": Option(_hosts, (), "hosts and domains that are reached without the proxy"),
+    "images.ca_bundle": Option(_optional_path, "", "certificate authorities for https; empty for those of the system"),
+    "images.client_certificate": Option(_optional_path, "", "certificate by which this node is known to servers"),
+    "images.client_key": Option(_optional_path, "", "key of that certificate, where it is in a file of its own"),
+    "images.netrc": Option(_optional_path, "", "user names and passwords for servers, as netrc(5) has them"),
+    "images.hash_programs": Option(_paths, (), "programs that a <vbcheckhash> may name beside the known digests"),
+    "images.account": Option(_filled, "nobody", "account without rights under which images are converted"),
+    "images.once_for_all_users": Option(_truth, False,
+                                         "whether jobs see what another user's job wrote to a disk with create='once'"),
+    "userimages.sources": Option(_sources, (), "where users' own images may come from; none without it"),
+    "userimages.largest": Option(_size, 20 << 30, "size of the largest image of a user, as its guest sees it"),
+    "userimages.limit": Option(_size, 50 << 30, "size of all images of one user in the store"),
+    "userimages.cpu": Option(_duration, 300.0, "processor time for converting a user's image"),
+    "userimages.memory": Option(_size, 1 << 30, "memory for converting a user's image"),
+    "userimages.digests": Option(_digests, (), "if not empty, only images with these SHA-256 digests, as published"),
+    "userimages.signers": Option(_pattern, "",
+                                 "if not empty, only images signed by a subject that this regular expression matches"),
+    "userimages.authorities": Option(_path, "/etc/grid-security/certificates", "certificate authorities of those signers"),
     "timeouts.scale": Option(_factor, 1.0, "factor on the timeouts for boot and release, for slow machines"),
     "timeouts.boot": Option(_duration, 240.0, "from the guest's start to its ready file"),
     "timeouts.release": Option(_duration, 30.0, "for one step of taking a job's things away"),

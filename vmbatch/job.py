@@ -39,7 +39,7 @@ class Script(msgspec.Struct, frozen=True):
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """One start of one job; `token` is this start's own."""
+    """One start of one job; `token` is this start's own, `wishes` is what the submitter asks VmBatch for, unchecked."""
 
     id: str
     token: str
@@ -50,6 +50,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     resources: str
     script: Script | None
     node_file: str | None
+    wishes: dict[str, str] = {}
 
     @property
     def slug(self) -> str:

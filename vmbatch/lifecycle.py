@@ -9,21 +9,20 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from . import digest, journal, sshargs, template
+from . import digest, facts, journal, sshargs, template
 from .batch import torque
 from .config import Config
-from .context import archive
-from .disk import image
 from .errors import DeadlineError, EndedError, NodeError, SiteError, VmBatchError
 from .exchange.inbox import Inbox
 from .guest import Handover, Message
 from .host import clock, console, file, process, ssh, virt
 from .host.log import Log
 from .host.watch import Watch
+from .image import store
 from .job import Job, slug
 from .journal import Journal, Start
-from .plan import Facts, Plan, plan
-from .resource import Piece, Resource
+from .plan import Plan, plan
+from .resource import Piece, Resource, Work
 from .spool import directory
 from .units import Deadline
 
@@ -53,17 +52,25 @@ def prologue(call: Call, config: Config, log: Log) -> None:
     begin = time.monotonic()
     deadline = _deadline(torque.alarm(call.mom_directory), config)
     job, form = read(call.argv, call.environ, clock.new_token(), config)
+    wishes = facts.choose(form, job.wishes, config)
     make_places(config)
     start = Start(job.id, job.token, job.user.name, job.queue, job.script, clock.this_process(), time.time())
     sweep_journals(config, log, dry_run=False)
     book = _take(start, deadline, config, log)
+    gathered = facts.Gathered()
+    work = Work(deadline, lambda: journal.check_not_ended(start), log.detail)
     try:
         if call.site is not None:
             with log.phase("site hook"):
                 call.site()
-        chosen = plan(job, form, config, facts(form, config))
+        with log.phase("images"):
+            known = facts.gather(form, wishes, job.user, config, gathered, work)
+        chosen = plan(job, form, config, known)
+        for note in chosen.notes:
+            log.line(note)
         with _console_of_failure(chosen, config, log):
-            _make(chosen, book, deadline, log)
+            _make(chosen, book, work, log)
+            gathered.close()
             address = _boot(chosen, start, config, log, deadline)
             _hand_over(chosen, book, address, call.environ)
     except BaseException:
@@ -71,6 +78,7 @@ def prologue(call: Call, config: Config, log: Log) -> None:
         _release(book, config, log, orphaned=False)
         raise
     finally:
+        gathered.close()
         book.close()
     log.line(f"guest {chosen.domain.name} of {job.user.name} is ready at {address} after {time.monotonic() - begin:.3f} s")
 
@@ -91,35 +99,6 @@ def read(argv: list[str], environ: dict[str, str], token: str, config: Config) -
         raise SiteError(f"queue {torque.prologue_queue(argv)} has no template", "see [queues] in vmbatch.conf")
     form = template.parse(file.read_trusted(path), path)
     return torque.parse_prologue(argv, environ, token, form.job_directory), form
-
-
-def facts(form: template.Template, config: Config) -> Facts:
-    """What planning must know of this node. SiteError."""
-    images = {}
-    for tag in form.disks:
-        if tag.source is not None:
-            file.check_trusted(tag.source.path)
-            images[tag.source.path] = image.check(tag.source.path, tag.source.format, shared=tag.source.method != "copy")
-    on_medium: set[str] = set()
-    for tar in form.archives:
-        file.check_trusted(tar.archive)
-        for name in archive.names(tar.archive, tar.directory, tar.strip) if tar.on_medium else ():
-            if name in on_medium:
-                raise SiteError(f"{name} would be on the medium twice: {tar.archive} has it again")
-            on_medium.add(name)
-    space = os.statvfs(file.nearest(config.spool_directory))
-    return Facts(images, space.f_bavail * space.f_frsize, tuple(_site_scripts(config.guest_scripts)))
-
-
-def _site_scripts(parent: str) -> Iterator[tuple[str, str]]:
-    for stage in ("prolog.d", "epilog.d"):
-        place = os.path.join(parent, stage)
-        for name in sorted(os.listdir(place)) if os.path.isdir(place) else ():
-            if name.startswith(".") or name.endswith("~"):
-                continue
-            path = os.path.join(place, name)
-            file.check_trusted(path)
-            yield f"site/{stage}/{name}", path
 
 
 def make_places(config: Config) -> None:
@@ -160,22 +139,22 @@ def _check_earlier(other: Start, start: Start) -> None:
         raise EndedError(f"job {start.job} was started again by the batch system, and this start is over")
 
 
-def _make(chosen: Plan, book: Journal, deadline: Deadline, log: Log) -> None:
+def _make(chosen: Plan, book: Journal, work: Work, log: Log) -> None:
     """Everything in the plan, each thing promised before it is made."""
     for phase in chosen.phases:
         with log.phase(phase.name):
             for step in phase.steps:
-                journal.check_not_ended(book.start)
-                _act(step, book, deadline)
+                work.alive()
+                _act(step, book, work)
 
 
-def _act(step: Resource | Piece, book: Journal, deadline: Deadline) -> None:
+def _act(step: Resource | Piece, book: Journal, work: Work) -> None:
     try:
         if isinstance(step, Resource):
             book.promise(step)
             step.acquire()
         else:
-            step.make(deadline)
+            step.make(work)
     except OSError as error:
         raise NodeError(f"{step}: {error.strerror or error}") from None
 
@@ -301,6 +280,8 @@ def _hand_over(chosen: Plan, book: Journal, address: str, environ: dict[str, str
     )
     journal.check_not_ended(book.start)
     book.hand_over()
+    for owned in book.resources:
+        owned.hand_over()
     file.replace(os.path.join(chosen.handover, "record"), msgspec.json.encode(record), 0o440, job.user.group.gid)
 
 
@@ -368,7 +349,8 @@ def _open_by_force(path: str, patience: float, log: Log) -> Journal | None:
 def sweep(config: Config, log: Log, *, dry_run: bool) -> list[str]:
     """Releases what no living job owns; a line for each thing found, and for each that could not be judged."""
     things: list[Resource] = [
-        found for parent in (config.spool_directory, config.share_directory, sshargs.HANDOVER)
+        found for parent in (config.spool_directory, config.share_directory, sshargs.HANDOVER,
+                             *(os.path.join(config.images_directory, name) for name in ("uses", "once")))
         for found in directory.ours(parent)
     ]
     from .hypervisor.domain import Domain
@@ -385,6 +367,8 @@ def sweep(config: Config, log: Log, *, dry_run: bool) -> list[str]:
             said.append(_remove(thing, config, dry_run=dry_run))
     if not dry_run:
         journal.forget_old_ends(_OLD_END_SECONDS)
+        for part in store.parts(config.images_directory):
+            said += part.tidy()
     return said
 
 

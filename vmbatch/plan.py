@@ -11,26 +11,16 @@ from .config import Config
 from .context.keys import HandoverKeys, Keys
 from .context.medium import Medium
 from .context.parameters import parameters
-from .disk.duplicate import Duplicate
-from .disk.image import Image
-from .disk.overlay import Overlay
-from .errors import JobError, NodeError, SiteError
+from .diskplan import Disks
+from .errors import JobError, SiteError
 from .exchange.place import GuestPlace
+from .facts import Facts
 from .hypervisor.domain import Domain
 from .job import Job
 from .registry import HYPERVISORS
 from .resource import Piece, Resource
 from .spool.directory import Directory
-from .template import DiskChange, DiskTag, DomainChange, ImageSource, Template, domain_xml
-from .units import format_size
-
-
-class Facts(msgspec.Struct, frozen=True):
-    """What planning must know of the node: images by path, bytes free in the spool, the site's scripts (name, path)."""
-
-    images: dict[str, Image]
-    spool_free: int
-    scripts: tuple[tuple[str, str], ...]
+from .template import DiskChange, DomainChange, Template, domain_xml
 
 
 class DomainFile(Piece, frozen=True, tag="domain-file"):
@@ -39,7 +29,7 @@ class DomainFile(Piece, frozen=True, tag="domain-file"):
     path: str
     xml: bytes
 
-    def make(self, deadline: object) -> None:
+    def make(self, work: object) -> None:
         """Writes the file."""
         with open(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "wb") as file:
             file.write(self.xml)
@@ -56,7 +46,7 @@ class Phase(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What will be made, in order, and what must be known to wait for the guest and to hand it over."""
+    """What will be made, in order, what is said of it, and what must be known to wait for the guest and to hand it over."""
 
     job: Job
     template: str
@@ -67,6 +57,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     console: str
     handover: str
     alias: str
+    notes: tuple[str, ...]
 
 
 def names(job: Job, config: Config) -> tuple[str, str, str]:
@@ -88,8 +79,7 @@ def plan(job: Job, template: Template, config: Config, facts: Facts) -> Plan:
         raise SiteError(f"{template.path}: no hypervisor {template.hypervisor or '(none)'}",
                         f"write one of {', '.join(HYPERVISORS)} in <vbhypervisor>")
     spool, share, handover = names(job, config)
-    disks = [_disk(tag, tag.source, spool, facts) for tag in template.disks if tag.source is not None]
-    _check_space([piece for _, piece in disks if piece is not None], config, facts)
+    disks = Disks(job, template, profile, spool, config, facts)
     medium = next(tag for tag in template.disks if tag.medium is not None)
     medium_path = os.path.join(spool, medium.medium or "")
     alias = f"vmbatch-{job.token[:16]}"
@@ -101,11 +91,11 @@ def plan(job: Job, template: Template, config: Config, facts: Facts) -> Plan:
     xml = domain_xml(template, DomainChange(
         name=domain.name, uuid=domain.uuid, job=job.id, token=job.token, user=job.user.name, console=console,
         macs=_macs(template, job.token),
-        disks=(*(change for change, _ in disks), DiskChange(medium.index, medium_path, "raw", None)),
+        disks=(*disks.changes, DiskChange(medium.index, medium_path, "raw", None, driver=profile.driver)),
     ))
     source = f"{config.share_source.rstrip('/')}/{job.unique}/guest"
     phases = (
-        Phase("disks", (Directory(spool, job.token, 0o711), *(piece for _, piece in disks if piece is not None))),
+        Phase("disks", (Directory(spool, job.token, 0o711), *disks.steps)),
         Phase("context", (
             Keys(keys, job.id),
             Medium(medium_path, parameters(job, config, source), keys,
@@ -118,7 +108,7 @@ def plan(job: Job, template: Template, config: Config, facts: Facts) -> Plan:
         Phase("start", (domain,)),
     )
     return Plan(job=job, template=template.path, phases=phases, domain=domain, xml=xml, inbox=place, console=console,
-                handover=handover, alias=alias)
+                handover=handover, alias=alias, notes=tuple(disks.notes))
 
 
 def _check_user(job: Job, config: Config) -> None:
@@ -127,28 +117,6 @@ def _check_user(job: Job, config: Config) -> None:
         raise JobError(f"jobs of {name} do not run in queue {job.queue}", "ask the site's admins")
     if config.users_allow and name not in config.users_allow:
         raise JobError(f"jobs of {name} do not run in queue {job.queue}: only those of {', '.join(config.users_allow)}")
-
-
-def _disk(tag: DiskTag, source: ImageSource, spool: str, facts: Facts) -> tuple[DiskChange, Piece | None]:
-    """What becomes of a disk, and what has to be made for it; nothing for an image that jobs share read-only."""
-    image = facts.images[source.path]
-    path = os.path.join(spool, f"{tag.target}.{'qcow2' if source.method == 'cow' else source.format}")
-    if source.method == "cow":
-        change = DiskChange(tag.index, path, "qcow2", (source.path, source.format))
-        return change, Overlay(path, source.path, source.format, image.size)
-    if source.method == "copy":
-        return DiskChange(tag.index, path, source.format, None), Duplicate(source.path, path)
-    return DiskChange(tag.index, source.path, source.format, None, shared=True), None
-
-
-def _check_space(pieces: list[Piece], config: Config, facts: Facts) -> None:
-    needed = sum(facts.images[piece.source].file_size for piece in pieces if isinstance(piece, Duplicate))
-    if needed > config.spool_job_limit:
-        raise SiteError(f"the copies of the job's images take {format_size(needed)}, "
-                        f"more than [spool] job_limit = {format_size(config.spool_job_limit)}", "use copy_method='cow'")
-    if needed + config.spool_keep_free > facts.spool_free:
-        raise NodeError(f"the spool {config.spool_directory} has {facts.spool_free >> 20} MiB free; the job's disks take "
-                        f"{needed >> 20} MiB, and {config.spool_keep_free >> 20} MiB must remain")
 
 
 def _macs(template: Template, token: str) -> tuple[str, ...]:
@@ -168,6 +136,7 @@ def preview(chosen: Plan) -> list[str]:
     for phase in chosen.phases:
         lines.append(f"{phase.name}:")
         lines.extend(f"  {step}" for step in phase.steps)
+    lines[0:0] = [f"note: {note}" for note in chosen.notes]
     lines.append("boot: wait for announce, log in as the submitting user, wait for ready")
     lines.append(f"hand over: {chosen.handover}/record")
     return lines

@@ -8,14 +8,15 @@ from .hypervisor.domain import Domain
 from .hypervisor.profile import Profile
 from .resource import Resource
 from .spool.directory import Directory
+from .spool.first import FirstFill
 
 HYPERVISORS: dict[str, Profile] = {"QEMU": profile.QEMU, "KVM": profile.KVM, "TEST": profile.TEST}
 
 BATCH = torque
 
-KINDS: tuple[type[Resource], ...] = (Directory, Domain)
+KINDS: tuple[type[Resource], ...] = (Directory, Domain, FirstFill)
 
-_decoder: msgspec.json.Decoder[Directory | Domain] = msgspec.json.Decoder(Directory | Domain)
+_decoder: msgspec.json.Decoder[Directory | Domain | FirstFill] = msgspec.json.Decoder(Directory | Domain | FirstFill)
 
 
 def resource(record: bytes) -> Resource:

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from .units import Deadline
+
+
+class Work(msgspec.Struct, frozen=True):
+    """What a step may take and must heed: a deadline, `alive` (raises once the job is over), and a word for the log.
+
+    `progress` is told (bytes done, bytes in all if known) of a download; without it there are lines for the log.
+    """
+
+    deadline: Deadline
+    alive: Callable[[], None]
+    say: Callable[[str], None]
+    progress: Callable[[int, int | None], None] | None = None
 
 
 class Resource(msgspec.Struct, frozen=True, tag_field="kind"):
@@ -19,6 +33,9 @@ class Resource(msgspec.Struct, frozen=True, tag_field="kind"):
         """Makes the thing. NodeError."""
         raise NotImplementedError
 
+    def hand_over(self) -> None:
+        """Told when the job may run in its guest; nearly no kind cares."""
+
     def release(self, deadline: Deadline, *, last: bool) -> None:
         """Unmakes it. NodeError if it is still there."""
         raise NotImplementedError
@@ -27,6 +44,6 @@ class Resource(msgspec.Struct, frozen=True, tag_field="kind"):
 class Piece(msgspec.Struct, frozen=True):
     """Something made inside a directory that the job owns, and removed with it."""
 
-    def make(self, deadline: Deadline) -> None:
-        """Makes it. NodeError, SiteError."""
+    def make(self, work: Work) -> None:
+        """Makes it. NodeError, SiteError, JobError."""
         raise NotImplementedError

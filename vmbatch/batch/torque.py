@@ -44,8 +44,29 @@ def parse_prologue(argv: list[str], environ: dict[str, str], token: str, job_dir
     return Job(
         id=identifier, token=token, user=person, name=name, queue=queue, account=account, resources=resources,
         script=None if script is None else identify_script(script, person),
-        node_file=_node_file(environ.get("PBS_NODEFILE", "")),
+        node_file=_node_file(environ.get("PBS_NODEFILE", "")), wishes=parse_wishes(resources),
     )
+
+
+def parse_wishes(resources: str) -> dict[str, str]:
+    """What `-l other=NAME=VALUE;NAME=VALUE` asks of VmBatch, whose names begin with `vb`. JobError.
+
+    Torque joins all resources with commas and does not quote them, so that no value can have a comma in it.
+    """
+    found: dict[str, str] = {}
+    for resource in resources.split(","):
+        if not resource.startswith("other="):
+            continue
+        for part in resource.removeprefix("other=").split(";"):
+            name, equals, value = part.strip().partition("=")
+            if not name.startswith("vb"):
+                continue
+            if not equals or not value:
+                raise JobError(f"-l other={name[:80]}: a value is missing", f"write -l other={name[:80]}=VALUE")
+            if name in found:
+                raise JobError(f"-l other: {name[:80]} is asked for twice")
+            found[name] = value
+    return found
 
 
 def parse_user(name: str, group: str) -> User:

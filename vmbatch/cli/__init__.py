@@ -9,6 +9,7 @@ import click
 
 from .. import __version__
 from ..errors import VmBatchError
+from .image import image
 
 if TYPE_CHECKING:
     from ..config import Config
@@ -42,14 +43,17 @@ def check(template: str) -> None:
     """
     import os
 
-    from .. import lifecycle
+    from .. import facts
     from .. import template as templates
 
     with open(template, "rb") as file:
         form = templates.parse(file.read(), os.path.abspath(template))
-    known = lifecycle.facts(form, _config())
-    for path, image in known.images.items():
-        click.echo(f"image {path}: {image.format}, {image.size >> 20} MiB")
+    known = facts.look(form, _config())
+    for tag in form.disks:
+        if tag.index in known.images:
+            image = known.images[tag.index]
+            size = f"{image.size >> 20} MiB" if image.size else "to be downloaded: see vmbatch image fetch"
+            click.echo(f"disk {tag.target}: {image.path}, {image.format}, {size}")
     click.echo(f"{template}: right, for {form.hypervisor} with {form.method}")
 
 
@@ -69,7 +73,7 @@ def plan(template: str, job_id: str, user: str, group: str | None, xml: bool) ->
     import os
     import pwd
 
-    from .. import lifecycle
+    from .. import facts
     from .. import plan as plans
     from .. import template as templates
     from ..batch import torque
@@ -84,7 +88,7 @@ def plan(template: str, job_id: str, user: str, group: str | None, xml: bool) ->
         raise click.BadParameter(f"this node knows no user {user}", param_hint="--user") from None
     argv = ["prologue", job_id, user, group or own_group, "plan", "", "plan", ""]
     job = torque.parse_prologue(argv, {}, clock.new_token(), form.job_directory)
-    chosen = plans.plan(job, form, config, lifecycle.facts(form, config))
+    chosen = plans.plan(job, form, config, facts.look(form, config))
     click.echo("\n".join(plans.preview(chosen)))
     if xml:
         click.echo(chosen.xml.decode())
@@ -119,6 +123,9 @@ def hooks(directory: str) -> None:
 
     for path in write_hooks(directory):
         click.echo(path)
+
+
+main.add_command(image)
 
 
 def _config() -> Config:

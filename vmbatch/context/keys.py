@@ -3,8 +3,7 @@
 import os
 
 from ..host import file, ssh
-from ..resource import Piece
-from ..units import Deadline
+from ..resource import Piece, Work
 
 
 class Keys(Piece, frozen=True, tag="keys"):
@@ -13,11 +12,11 @@ class Keys(Piece, frozen=True, tag="keys"):
     directory: str
     job: str
 
-    def make(self, deadline: Deadline) -> None:
+    def make(self, work: Work) -> None:
         """Makes the directory and both keys, for root alone."""
         os.mkdir(self.directory, 0o700)
         for path in ssh.key_files(self.directory):
-            ssh.make_key(path, self.job, deadline)
+            ssh.make_key(path, self.job, work.deadline)
 
     def __str__(self) -> str:
         return f"keys of the job in {self.directory}"
@@ -32,7 +31,7 @@ class HandoverKeys(Piece, frozen=True, tag="handover-keys"):
     uid: int
     gid: int
 
-    def make(self, deadline: Deadline) -> None:
+    def make(self, work: Work) -> None:
         """Gives the user's key to the user; the directory stays root's."""
         user_key, host_key = ssh.key_files(self.keys)
         with open(user_key, "rb") as key:

@@ -7,9 +7,8 @@ from importlib import resources
 from ..errors import SiteError
 from ..host import file, ssh
 from ..job import Script
-from ..resource import Piece
+from ..resource import Piece, Work
 from ..template import TarFile
-from ..units import Deadline
 from . import archive
 from .parameters import assignments
 
@@ -30,7 +29,7 @@ class Medium(Piece, frozen=True, tag="medium"):
     archives: tuple[TarFile, ...]
     scripts: tuple[tuple[str, str], ...]
 
-    def make(self, deadline: Deadline) -> None:
+    def make(self, work: Work) -> None:
         """Writes the image, root's alone."""
         tree = _Tree()
         for name, data in _kit():

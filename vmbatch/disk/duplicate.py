@@ -1,8 +1,7 @@
 """A job's own full copy of an image."""
 
 from ..host import process
-from ..resource import Piece
-from ..units import Deadline
+from ..resource import Piece, Work
 
 
 class Duplicate(Piece, frozen=True, tag="duplicate"):
@@ -11,10 +10,10 @@ class Duplicate(Piece, frozen=True, tag="duplicate"):
     source: str
     path: str
 
-    def make(self, deadline: Deadline) -> None:
+    def make(self, work: Work) -> None:
         """Copies; shares blocks where the file system can, and holes stay holes."""
         process.run(
-            ["/usr/bin/cp", "--reflink=auto", "--sparse=auto", "--no-preserve=all", "--", self.source, self.path], deadline)
+            ["/usr/bin/cp", "--reflink=auto", "--sparse=auto", "--no-preserve=all", "--", self.source, self.path], work.deadline)
 
     def __str__(self) -> str:
         return f"copy {self.path} of {self.source}"

@@ -2,8 +2,7 @@
 
 import os
 
-from ..resource import Piece
-from ..units import Deadline
+from ..resource import Piece, Work
 
 
 class GuestPlace(Piece, frozen=True, tag="guest-place"):
@@ -12,7 +11,7 @@ class GuestPlace(Piece, frozen=True, tag="guest-place"):
     path: str
     owner: int
 
-    def make(self, deadline: Deadline) -> None:
+    def make(self, work: Work) -> None:
         """Makes the directory."""
         os.mkdir(self.path, 0o700)
         os.chown(self.path, self.owner, self.owner)

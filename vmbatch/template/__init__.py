@@ -1,6 +1,10 @@
 """Domain templates: a libvirt domain XML with VmBatch's tags in it."""
 
-from .read import DiskTag, ImageSource, TarFile, Template, parse
+from .disk import BlankSource, Checksum, DiskTag, ImageSource, UserImage
+from .read import TarFile, Template, parse
 from .write import DiskChange, DomainChange, domain_xml
 
-__all__ = ["DiskChange", "DiskTag", "DomainChange", "ImageSource", "TarFile", "Template", "domain_xml", "parse"]
+__all__ = [
+    "BlankSource", "Checksum", "DiskChange", "DiskTag", "DomainChange", "ImageSource", "TarFile", "Template", "UserImage",
+    "domain_xml", "parse",
+]

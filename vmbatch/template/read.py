@@ -1,32 +1,13 @@
 """From a template's text to what VmBatch must know of it. Nothing is fetched, expanded or changed."""
 
 import os
-import re
 
 import msgspec
 from lxml import etree
 
 from ..errors import InputError
 from . import schema
-
-
-class ImageSource(msgspec.Struct, frozen=True):
-    """A `vbdisksource`: a local image and how a job gets its own."""
-
-    path: str
-    method: str
-    format: str
-
-
-class DiskTag(msgspec.Struct, frozen=True):
-    """A disk of the template: `index` counts the disks; `medium` is the file name of the context medium, if it is that."""
-
-    index: int
-    line: int
-    target: str
-    readonly: bool
-    source: ImageSource | None
-    medium: str | None
+from .disk import BlankSource, DiskTag, read_disk
 
 
 class TarFile(msgspec.Struct, frozen=True):
@@ -73,8 +54,19 @@ def parse(text: bytes, path: str) -> Template:
         raise InputError(path, [(root.sourceline or 0, f"is a <{root.tag!s}>, not a libvirt <domain>")])
     found = schema.problems(root) + _libvirt_problems(root)
     found.extend(_later(root))
-    disks = [_disk(index, disk, found) for index, disk in enumerate(root.findall("devices/disk"))]
+    disks = [read_disk(index, disk, found) for index, disk in enumerate(root.findall("devices/disk"))]
     media = [tag for tag in disks if tag.medium is not None]
+    wishes: set[str] = set()
+    for tag in disks:
+        if tag.user is not None and tag.user.name in wishes:
+            found.append((tag.line, f"a second <vbuserimage> with the name '{tag.user.name}'; give it another name='...'"))
+        wishes.update([tag.user.name] if tag.user else [])
+    once: set[str] = set()
+    for tag in disks:
+        if isinstance(tag.source, BlankSource) and tag.source.once:
+            if tag.source.name in once:
+                found.append((tag.line, f"a second disk with create='once' and source='{tag.source.name}'; give it another name"))
+            once.add(tag.source.name)
     if not media:
         devices = root.find("devices")
         line = (root if devices is None else devices).sourceline or 0
@@ -130,56 +122,9 @@ def _later(root: etree._Element) -> list[schema.Problem]:
         text = (element.text or "").strip()
         if text in _LATER:
             found.append((element.sourceline or 0, _LATER[text]))
-    for element in root.iter("vbcheckhash", "vbuserimage", "vbdisks"):
-        found.append((element.sourceline or 0, f"<{element.tag!s}> is not in this version of VmBatch; take it out"))
-    for element in root.iter("vbdisksource"):
-        line = element.sourceline or 0
-        found.extend((line, f"<vbdisksource> {name}= is not in this version of VmBatch; take it out")
-                     for name in ("create", "size", "format") if name in element.attrib)
-        if element.get("copy_method") == "download" or "://" in element.get("source", ""):
-            found.append((line, "<vbdisksource>: downloading is not in this version of VmBatch; name a local image"))
+    found.extend((element.sourceline or 0, f"<{element.tag!s}> is not in this version of VmBatch; take it out")
+                 for element in root.iter("vbdisks"))
     return found
-
-
-def _disk(index: int, disk: etree._Element, found: list[schema.Problem]) -> DiskTag:
-    """What a disk is to us; its mistakes go to `found`."""
-
-    def wrong(element: etree._Element, text: str) -> None:
-        found.append((element.sourceline or 0, text))
-
-    target = disk.find("target")
-    name = "" if target is None else target.get("dev", "")
-    readonly = disk.find("readonly") is not None
-    source = disk.find("vbdisksource")
-    medium = disk.find("vbpreparecdrom")
-    if target is None:
-        wrong(disk, "<disk> has no <target dev='...'/>")
-    elif not re.fullmatch(r"[A-Za-z0-9]{1,32}", name):
-        wrong(target, f"<target dev='{name}'>: expected a device such as 'vda'")
-    if source is not None and medium is not None:
-        wrong(medium, "<vbpreparecdrom> and <vbdisksource> in the same <disk>; give the medium a disk of its own")
-    if (source is not None or medium is not None) and disk.get("type") != "file":
-        wrong(disk, f"<disk type='{disk.get('type')}'>: a disk that VmBatch makes needs type='file'")
-    if medium is not None and not readonly:
-        wrong(disk, "the disk with <vbpreparecdrom> needs a <readonly/>")
-    is_disk = disk.get("device", "disk") in ("disk", "lun") and disk.find("source") is not None
-    if source is None and medium is None and is_disk and not readonly:
-        wrong(disk, f"the disk {name} would be written by every job; "
-                    "give it a <vbdisksource source='/path' copy_method='cow'/> or a <readonly/>")
-    image = None
-    if source is not None:
-        path = source.get("source", "")
-        if path and "://" not in path and not re.fullmatch(r"(/(?!\.\.?(/|$))[^/]+)+", path):
-            wrong(source, f"<vbdisksource> source='{path}': expected an absolute path without '..'")
-        driver = disk.find("driver")
-        form = str(source.get("source_format") or ("" if driver is None else driver.get("type", "")))
-        if form not in ("raw", "qcow2"):
-            wrong(source if driver is None else driver,
-                  f"the image's format is {form or 'not stated'}: write <driver name='qemu' type='raw'/> or type='qcow2'; "
-                  "it is never guessed")
-        method = source.get("copy_method") or "shared"
-        image = ImageSource(path, "cow" if method == "shared" and not readonly else method, form)
-    return DiskTag(index, disk.sourceline or 0, name, readonly, image, None if medium is None else medium.get("source", ""))
 
 
 def _archive(tag: etree._Element, template: str) -> TarFile:

@@ -12,9 +12,10 @@ _LIFECYCLE = ("on_poweroff", "on_reboot", "on_crash")
 
 
 class DiskChange(msgspec.Struct, frozen=True):
-    """The file behind a disk for this job; `backing` is (path, format) of the image below an overlay.
+    """The file behind a disk for this job; `format` is libvirt's, `backing` is (path, format) of the image below an overlay.
 
-    `shared`: the file is not this job's own.
+    `shared`: the file is not this job's own. `driver` and `defaults`: the name of <driver>, and what else it gets where the
+    template is silent.
     """
 
     index: int
@@ -22,6 +23,8 @@ class DiskChange(msgspec.Struct, frozen=True):
     format: str
     backing: tuple[str, str] | None
     shared: bool = False
+    driver: str = ""
+    defaults: dict[str, str] = {}
 
 
 class DomainChange(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,7 +103,12 @@ def _replace_image(disk: etree._Element, change: DiskChange) -> None:
     if driver is None:
         driver = etree.Element("driver")
         disk.insert(0, driver)
+    if change.driver:
+        driver.set("name", change.driver)
     driver.set("type", change.format)
+    for name, value in change.defaults.items():
+        if name not in driver.attrib:
+            driver.set(name, value)
     source = disk.find("source")
     if source is None:
         source = etree.Element("source")

@@ -1,0 +1,158 @@
+"""From a template's disks and the facts to what is made for a job, and what its domain says of it."""
+
+import os
+
+from . import digest
+from .config import Config
+from .disk.blank import MAKERS, Blank
+from .disk.duplicate import Duplicate
+from .disk.flatten import Flatten
+from .disk.link import Link
+from .disk.overlay import Overlay
+from .errors import NodeError, SiteError
+from .facts import Facts, Image
+from .format import FormatError
+from .format.name import Form, parse_form
+from .hypervisor.profile import Profile
+from .job import Job
+from .resource import Piece, Resource
+from .spool.directory import Directory
+from .spool.first import FirstFill
+from .template import BlankSource, DiskChange, DiskTag, ImageSource, Template
+from .units import format_size
+
+
+class Disks:
+    """`steps` in their order, `changes` for the domain, `notes` for the log. SiteError, NodeError for what cannot be."""
+
+    def __init__(self, job: Job, template: Template, profile: Profile, spool: str, config: Config, facts: Facts) -> None:
+        self.steps: list[Resource | Piece] = []
+        self.changes: list[DiskChange] = []
+        self.notes: list[str] = []
+        self._job = job
+        self._template = template
+        self._profile = profile
+        self._spool = spool
+        self._config = config
+        self._facts = facts
+        self._uses = os.path.join(config.images_directory, "uses", job.unique)
+        self._space = 0
+        for tag in template.disks:
+            try:
+                self._disk(tag)
+            except FormatError as error:
+                raise SiteError(f"{template.path}:{tag.line}: disk {tag.target}: {error.what}", error.hint) from None
+        self._check_space()
+
+    def _disk(self, tag: DiskTag) -> None:
+        source = self._facts.wishes.get(tag.index, tag.source)
+        if isinstance(source, BlankSource) and tag.index in self._facts.images:
+            form = parse_form(source.form)
+            if form.format not in self._profile.overlays:
+                form = Form("", self._profile.overlays[0])
+            self._image(tag, source.method, form)
+        elif isinstance(source, BlankSource):
+            self._blank(tag, source)
+        elif isinstance(source, ImageSource) and source.method == "download":
+            self._download(tag, source)
+        elif isinstance(source, ImageSource):
+            self._warn(source)
+            self._image(tag, source.method, parse_form(source.overlay))
+
+    def _warn(self, source: ImageSource) -> None:
+        if source.checksum is not None and source.checksum.function in digest.WEAK:
+            self.notes.append(f"{source.checksum.function} finds damage, but not forgery: give {source.places[0]} a sha256")
+
+    def _image(self, tag: DiskTag, method: str, overlay: Form) -> None:
+        """A disk on an image that is on the node."""
+        image = self._facts.images[tag.index]
+        if image.chain and method != "copy":
+            raise FormatError("the image is a differencing VHD, and QEMU would not read its parents",
+                              "use copy_method='copy', which makes it flat, or qemu-img convert it")
+        if method == "copy":
+            self._copy(tag, image)
+            return
+        base = self._in_use(tag, image)
+        if method == "shared":
+            self._change(tag, base, image.format, shared=True)
+            return
+        if overlay.format not in self._profile.overlays:
+            raise FormatError(f"{self._profile.name} has no overlays in the format {overlay.format}",
+                              f"write format='{self._profile.overlays[0]}', or leave format= out")
+        if overlay.tool == "qemu-img" and overlay.format.startswith("vhd"):
+            overlay = Form("", overlay.format)
+        overlay, program = self._tool(overlay)
+        path = os.path.join(self._spool, f"{tag.target}.{overlay.format}")
+        self.steps.append(Overlay(path, overlay, program, base, image.format, image.size))
+        self._change(tag, path, overlay.format, backing=(base, self._profile.drivers[image.format]))
+
+    def _in_use(self, tag: DiskTag, image: Image) -> str:
+        """The image under a name of this job's, if it is one of the store's."""
+        if not image.stored:
+            return image.path
+        if not any(isinstance(step, Directory) and step.path == self._uses for step in self.steps):
+            self.steps.append(Directory(self._uses, self._job.token, 0o711))
+        link = os.path.join(self._uses, tag.target)
+        self.steps.append(Link(image.path, link))
+        return link
+
+    def _copy(self, tag: DiskTag, image: Image) -> None:
+        form = "raw" if image.chain else image.format
+        path = os.path.join(self._spool, f"{tag.target}.{form}")
+        self._space += image.size if image.chain else image.file_size
+        self.steps.append(Flatten(image.chain, path, image.size) if image.chain else Duplicate(image.path, path))
+        self._change(tag, path, form)
+
+    def _download(self, tag: DiskTag, source: ImageSource) -> None:
+        from .image.download import Download
+
+        self._warn(source)
+        path = os.path.join(self._spool, f"{tag.target}.{source.format}")
+        self.steps.append(Download(source, path, self._config.spool_job_limit, self._config.spool_keep_free, self._facts.terms))
+        self._change(tag, path, source.format)
+
+    def _blank(self, tag: DiskTag, source: BlankSource) -> None:
+        form, program = self._tool(parse_form(source.form))
+        path = os.path.join(self._spool, f"{tag.target}.{form.format}")
+        if tag.index in self._facts.first:
+            ready, making = self._facts.first[tag.index]
+            right = FirstFill(making, self._job.token, ready)
+            self.steps.append(right)
+            path = right.disk
+        else:
+            self._space += source.size
+        maker = ""
+        if source.filesystem:
+            name = MAKERS[source.filesystem][0]
+            maker = self._facts.programs.get(name, "")
+            if not maker:
+                raise FormatError(f"{name} is not on this node, and filesystem='{source.filesystem}' needs it",
+                                  "install the package that has it, such as e2fsprogs, xfsprogs or dosfstools")
+        self.steps.append(Blank(path, form, program, source.size, source.filesystem, maker, source.label,
+                                self._config.spool_reserve))
+        self._change(tag, path, form.format)
+
+    def _tool(self, form: Form) -> tuple[Form, str]:
+        """The form as it will be made, and the program that does it; '' for VmBatch itself."""
+        if not form.tool or form.tool in self._facts.programs:
+            return form, self._facts.programs.get(form.tool, "")
+        self.notes.append(f"{form.tool} is not on this node; VmBatch writes {form.format} itself")
+        return Form("", form.format), ""
+
+    def _change(
+        self, tag: DiskTag, path: str, form: str, *, backing: tuple[str, str] | None = None, shared: bool = False
+    ) -> None:
+        if form not in self._profile.drivers:
+            raise FormatError(f"{self._profile.name} reads no images in the format {form}")
+        defaults = {} if shared or tag.readonly else self._profile.throwaway
+        driver, kind = self._profile.driver, self._profile.drivers[form]
+        self.changes.append(DiskChange(tag.index, path, kind, backing, shared, driver, defaults))
+
+    def _check_space(self) -> None:
+        config, needed = self._config, self._space
+        if needed > config.spool_job_limit:
+            raise SiteError(f"the copies and empty disks of the job take {format_size(needed)}, "
+                            f"more than [spool] job_limit = {format_size(config.spool_job_limit)}", "use copy_method='cow'")
+        if needed + config.spool_keep_free > self._facts.spool_free:
+            raise NodeError(f"the spool {config.spool_directory} has {self._facts.spool_free >> 20} MiB free; "
+                            f"the job's disks take {needed >> 20} MiB, and {config.spool_keep_free >> 20} MiB must remain")

@@ -1,0 +1,243 @@
+"""What planning must know of this node, gathered before the first effect; and the images that must be here, brought here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from .config import Config
+from .context import archive
+from .disk.blank import MAKERS
+from .errors import SiteError
+from .format import FormatError
+from .format.name import TOOLS, parse_form
+from .host import file, process
+from .image.store import Held, Store, make_directories, make_room
+from .image.terms import Terms, terms
+from .job import User
+from .resource import Work
+from .template import BlankSource, DiskTag, ImageSource, Template
+
+if TYPE_CHECKING:
+    from .image.once import Turn
+
+
+class Image(msgspec.Struct, frozen=True):
+    """An image to work on: `size` is what the guest sees, `file_size` what a copy takes at most; in bytes, 0 if not known.
+
+    `stored`: it is in the node's store, and must be linked to stay there. `chain`: of a VHD, its parents and itself, base first.
+    """
+
+    path: str
+    format: str
+    size: int
+    file_size: int
+    stored: bool = False
+    chain: tuple[str, ...] = ()
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """`images` by the disk's index; `first` has, by index, (ready, making) of disks that this job fills as the first.
+
+    `wishes` are the images that the submitter asks for, by index. `spool_free` in bytes, `scripts` the site's (name, path),
+    `programs` the path of each tool that is on the node.
+    """
+
+    wishes: dict[int, ImageSource]
+    images: dict[int, Image]
+    first: dict[int, tuple[str, str]]
+    spool_free: int
+    scripts: tuple[tuple[str, str], ...]
+    programs: dict[str, str]
+    terms: Terms
+
+
+class Gathered:
+    """Facts, and what keeps them true until `close`: images that are held, turns that are taken."""
+
+    def __init__(self) -> None:
+        self.images: dict[int, Image] = {}
+        self.first: dict[int, tuple[str, str]] = {}
+        self._held: list[Held | Turn] = []
+
+    def hold(self, held: Held | Turn) -> None:
+        """Keeps it until `close`."""
+        self._held.append(held)
+
+    def close(self) -> None:
+        """Lets go of everything."""
+        for held in self._held:
+            held.close()
+        self._held.clear()
+
+
+def gather(form: Template, wishes: dict[int, ImageSource], user: User, config: Config, gathered: Gathered, work: Work) -> Facts:
+    """All facts; downloads what must be here, waits for what others make. VmBatchError."""
+    agreed = terms(config)
+    for tag in form.disks:
+        with _of_disk(tag, form):
+            _see_disk(form, tag, wishes.get(tag.index), user, config, agreed, gathered, work)
+    _check_archives(form)
+    space = os.statvfs(file.nearest(config.spool_directory))
+    return Facts(wishes=wishes, images=dict(gathered.images), first=dict(gathered.first),
+                 spool_free=space.f_bavail * space.f_frsize, scripts=tuple(_site_scripts(config.guest_scripts)),
+                 programs=_programs(form), terms=agreed)
+
+
+def look(form: Template, config: Config) -> Facts:
+    """The facts as far as they are known without changing anything: images that would be downloaded have no size."""
+    from .image import once, remote
+
+    agreed = terms(config)
+    gathered = Gathered()
+    try:
+        for tag in form.disks:
+            with _of_disk(tag, form):
+                if isinstance(tag.source, ImageSource) and tag.source.remote:
+                    held = remote.find(tag.source, agreed) if os.path.isdir(agreed.directory) else None
+                    record = held.record if held else None
+                    gathered.images[tag.index] = Image(
+                        held.path if held else "the store of images", tag.source.format, record.size if record else 0,
+                        record.stamp.size if record else 0, stored=True)
+                    if held:
+                        held.close()
+                elif isinstance(tag.source, BlankSource) and tag.source.once:
+                    gathered.first[tag.index] = once.places(agreed.directory, form.path, tag.source, None)
+                elif isinstance(tag.source, ImageSource):
+                    gathered.images[tag.index] = _local(tag.source)
+        _check_archives(form)
+        space = os.statvfs(file.nearest(config.spool_directory))
+        return Facts(wishes={}, images=gathered.images, first=gathered.first, spool_free=space.f_bavail * space.f_frsize,
+                     scripts=tuple(_site_scripts(config.guest_scripts)), programs=_programs(form), terms=agreed)
+    finally:
+        gathered.close()
+
+
+@contextlib.contextmanager
+def _of_disk(tag: DiskTag, form: Template) -> Iterator[None]:
+    """Says of a template's mistake where it is."""
+    try:
+        yield
+    except FormatError as error:
+        raise SiteError(f"{form.path}:{tag.line}: disk {tag.target}: {error.what}", error.hint) from None
+
+
+def _see_disk(form: Template, tag: DiskTag, wish: ImageSource | None, user: User, config: Config, agreed: Terms,
+              gathered: Gathered, work: Work) -> None:
+    if wish is not None:
+        from .image import own
+
+        make_directories(agreed.directory)
+        held = own.obtain(wish, user, agreed, work)
+        gathered.hold(held)
+        gathered.images[tag.index] = _stored(held)
+    elif isinstance(tag.source, BlankSource):
+        if tag.source.once:
+            _take_turn(form, tag, tag.source, user, config, agreed, gathered, work)
+    elif tag.source is not None and tag.source.remote:
+        from .image import local, remote
+
+        if tag.source.checksum is not None:
+            local.check_program(tag.source.checksum.function, agreed.programs)
+        if tag.source.method != "download":
+            Store(agreed.directory).make()
+            held = remote.obtain(tag.source, agreed, work)
+            gathered.hold(held)
+            gathered.images[tag.index] = _stored(held)
+    elif tag.source is not None:
+        gathered.images[tag.index] = _local(tag.source)
+        if tag.source.checksum is not None:
+            from .image import local
+
+            local.check_program(tag.source.checksum.function, agreed.programs)
+            store = Store(agreed.directory)
+            store.make()
+            local.check(tag.source.places[0], tag.source.checksum, store, agreed.programs, agreed.account, work)
+
+
+def _stored(held: Held) -> Image:
+    return Image(held.path, held.record.format, held.record.size, held.record.stamp.size, stored=True)
+
+
+def _local(source: ImageSource) -> Image:
+    """A local image, which must be root's as all above it, and readable for QEMU's account where jobs share it. SiteError."""
+    from .image import local
+
+    path = source.places[0]
+    file.check_trusted(path)
+    try:
+        known = local.known(path, source.format, 1 << 62, lambda what, hint: SiteError(f"the image {path} {what}", hint))
+        status = os.stat(path)
+    except OSError as error:
+        raise SiteError(f"the image {path}: {error.strerror}") from None
+    if source.method != "copy" and not status.st_mode & 0o004:
+        raise SiteError(f"the image {path} stays root's, and QEMU's account cannot read it", f"chmod o+r {path}")
+    return Image(path, source.format, known.size, known.file_size, chain=local.chain(path) if known.chained else ())
+
+
+def _take_turn(form: Template, tag: DiskTag, source: BlankSource, user: User, config: Config, agreed: Terms,
+               gathered: Gathered, work: Work) -> None:
+    from .image import local, once
+
+    make_directories(agreed.directory)
+    ready, making = once.places(agreed.directory, form.path, source, None if config.images_once_for_all_users else user.uid)
+    turn = once.take(ready, making, agreed.waiting(work.deadline), work)
+    gathered.hold(turn)
+    if turn.first:
+        make_room(agreed.directory, agreed.limit, agreed.keep_free, source.size)
+        gathered.first[tag.index] = (ready, making)
+        return
+    kind = parse_form(source.form).format.removesuffix("-fixed")
+    known = local.known(ready, kind, 1 << 62, lambda what, hint: SiteError(f"the disk {ready} {what}", hint))
+    gathered.images[tag.index] = Image(ready, kind, known.size, known.file_size, stored=True)
+
+
+def _check_archives(form: Template) -> None:
+    on_medium: set[str] = set()
+    for tar in form.archives:
+        file.check_trusted(tar.archive)
+        for name in archive.names(tar.archive, tar.directory, tar.strip) if tar.on_medium else ():
+            if name in on_medium:
+                raise SiteError(f"{name} would be on the medium twice: {tar.archive} has it again")
+            on_medium.add(name)
+
+
+def _site_scripts(parent: str) -> Iterator[tuple[str, str]]:
+    for stage in ("prolog.d", "epilog.d"):
+        place = os.path.join(parent, stage)
+        for name in sorted(os.listdir(place)) if os.path.isdir(place) else ():
+            if name.startswith(".") or name.endswith("~"):
+                continue
+            path = os.path.join(place, name)
+            file.check_trusted(path)
+            yield f"site/{stage}/{name}", path
+
+
+def _programs(form: Template) -> dict[str, str]:
+    """The tools that the template's disks may need, as far as they are on this node."""
+    wanted = set(TOOLS)
+    wanted.update(MAKERS[tag.source.filesystem][0] for tag in form.disks
+                  if isinstance(tag.source, BlankSource) and tag.source.filesystem)
+    return {name: path for name in sorted(wanted) if (path := process.find(name))}
+
+
+def choose(form: Template, asked: dict[str, str], config: Config) -> dict[int, ImageSource]:
+    """The images that a submitter asks for, by the disk's index. JobError for what the template or the site does not allow."""
+    if not asked:
+        return {}
+    from .image import own
+
+    offers = {tag.user.name: tag for tag in form.disks if tag.user is not None}
+    found = {}
+    for name, wish in asked.items():
+        tag = offers.get(name)
+        if tag is None or tag.user is None or not isinstance(tag.source, ImageSource):
+            raise own.unknown(name, tuple(offers))
+        method = "copy" if tag.source.method in ("copy", "download") else tag.source.method
+        found[tag.index] = own.source(wish, tag.user, method, config.userimages_sources)
+    return found
+
