@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from lab.mom import Job, Mom
 
+from . import disk
 from .beside import measure, table
 
 NULL = subprocess.DEVNULL
@@ -69,6 +70,7 @@ def main() -> None:
     print(f"VmBatch benchmarks, {os.cpu_count()} processors, Python {sys.version.split()[0]}\n")
     print(native(mom, 40))
     print(shell(mom, 15))
+    disk.main()
 
 
 if __name__ == "__main__":

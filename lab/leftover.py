@@ -7,8 +7,9 @@ import libvirt
 
 from . import place
 
-PLACES = ("/var/lib/vmbatch/jobs", "/var/lib/vmbatch/spool", "/run/vmbatch/handover", str(place.SHARE))
-_PROGRAMS = ("qemu-system-x86_64", "qemu-img", "ssh", "ssh-keygen", "prologue", "epilogue", "remoteshell")
+PLACES = ("/var/lib/vmbatch/jobs", "/var/lib/vmbatch/spool", "/run/vmbatch/handover", str(place.SHARE),
+          "/var/lib/vmbatch/store/uses")
+_PROGRAMS = ("qemu-system-x86_64", "qemu-img", "cp", "cat", "ssh", "ssh-keygen", "prologue", "epilogue", "remoteshell")
 
 
 def found(uri: str = "qemu:///system") -> list[str]:

@@ -78,11 +78,12 @@ class Mom:
 
     def accept(
         self, script: bytes, *, user: str = "alice", queue: str = "busybox", name: str = "job", account: str = "",
-        variables: dict[str, str] | None = None, job_id: str = "",
+        variables: dict[str, str] | None = None, job_id: str = "", other: str = "",
     ) -> Job:
-        """A new job: its script, node file and spool files are made, as before a prologue."""
+        """A new job: its script, node file and spool files are made, as before a prologue. `other`: of `qsub -l other=`."""
+        asked = f"other={other}," if other else ""
         job = Job(job_id or f"{next(_numbers)}.lab", user, queue, name, account,
-                  "nodes=1:ppn=1,walltime=00:10:00,neednodes=1:ppn=1", variables or {}, self.home)
+                  f"nodes=1:ppn=1,walltime=00:10:00,{asked}neednodes=1:ppn=1", variables or {}, self.home)
         uid, gid = job.person.pw_uid, job.person.pw_gid
         with contextlib.suppress(FileNotFoundError):
             job.script.unlink()
