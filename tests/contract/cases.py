@@ -10,6 +10,7 @@ from vmbatch.host import virt
 from vmbatch.hypervisor.domain import Domain
 from vmbatch.resource import Resource
 from vmbatch.spool.directory import MARK, Directory
+from vmbatch.spool.first import FirstFill
 
 from .tokens import new_token
 
@@ -105,6 +106,19 @@ class DirectoryCase(Case):
         """pytest removes the directory."""
 
 
+class FirstFillCase(DirectoryCase):
+    """The right to fill a disk that is made once."""
+
+    def __init__(self, parent: Path) -> None:
+        super().__init__(parent, named=False)
+        self.ready = parent / "ready"
+        self.resource = FirstFill(str(self.path), self.token, str(self.ready))
+
+    def half_made(self) -> Iterator[tuple[str, Callable[[], None]]]:
+        yield from super().half_made()
+        yield "with a disk that no job has filled", self._marked(self.token, "disk")
+
+
 class DomainCase(Case):
     """A domain of libvirt's test driver, which lives in this process."""
 
@@ -148,6 +162,7 @@ class DomainCase(Case):
 FACTORIES: dict[str, tuple[type[Resource], Callable[[Path], Case]]] = {
     "spool directory": (Directory, lambda parent: DirectoryCase(parent, named=True)),
     "hand-over directory": (Directory, lambda parent: DirectoryCase(parent, named=False)),
+    "first filling": (FirstFill, FirstFillCase),
     "domain": (Domain, DomainCase),
 }
 """Of every kind in the registry, at least one."""

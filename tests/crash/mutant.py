@@ -8,18 +8,18 @@ from typing import Any
 from vmbatch import hooks, journal, lifecycle
 from vmbatch.host import file
 from vmbatch.journal import Journal
-from vmbatch.resource import Piece, Resource
+from vmbatch.resource import Piece, Resource, Work
 from vmbatch.spool.directory import Directory
 from vmbatch.units import Deadline
 
 
 def _act_before_record() -> None:
-    def act(step: Resource | Piece, book: Journal, deadline: Deadline) -> None:
+    def act(step: Resource | Piece, book: Journal, work: Work) -> None:
         if isinstance(step, Resource):
             step.acquire()
             book.promise(step)
         else:
-            step.make(deadline)
+            step.make(work)
 
     lifecycle._act = act
 

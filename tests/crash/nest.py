@@ -17,6 +17,8 @@ from lab.process import run
 
 URI = "test+unix:///default?socket=/run/libvirt/libvirt-sock"
 QUEUE = "crash"
+OWN = "vbuserimage=/etc/vmbatch/own.raw"
+"""What a job may ask for."""
 FAILING = "bob"
 """The user whose guests fail."""
 CONFIG = f"""[queues]
@@ -27,8 +29,19 @@ uri = "{URI}"
 source = "10.77.0.1:/share"
 [spool]
 keep_free = "0"
+[images]
+keep_free = "0"
+[userimages]
+sources = ["/etc/vmbatch/"]
 """
-TEMPLATE = """<domain type='test'>
+ONCE = """    <disk type='file' device='disk'>
+      <driver name='qemu' type='raw'/>
+      <vbdisksource source='cache' create='once' size='1'/>
+      <target dev='vde' bus='virtio'/>
+    </disk>
+"""
+"""While a user's first job has this disk, the user's other jobs wait."""
+TEMPLATE = f"""<domain type='test'>
   <vbconfig>
     <vbhypervisor>TEST</vbhypervisor>
     <vbtarfiles><vbtarfile tarfile='site.tar' path='/opt'/></vbtarfiles>
@@ -38,7 +51,8 @@ TEMPLATE = """<domain type='test'>
   <devices>
     <disk type='file' device='disk'>
       <driver name='qemu' type='raw'/>
-      <vbdisksource source='/etc/vmbatch/small.raw' copy_method='cow'/>
+      <vbdisksource source='/etc/vmbatch/small.raw' copy_method='cow' format='qemu-img-qcow2'/>
+      <vbuserimage/>
       <target dev='vda' bus='virtio'/>
     </disk>
     <disk type='file' device='disk'>
@@ -46,7 +60,7 @@ TEMPLATE = """<domain type='test'>
       <vbdisksource source='/etc/vmbatch/small.raw' copy_method='copy'/>
       <target dev='vdb' bus='virtio'/>
     </disk>
-    <disk type='file' device='disk'>
+{ONCE}    <disk type='file' device='disk'>
       <driver name='qemu' type='raw'/>
       <vbpreparecdrom source='context.iso'/>
       <target dev='vdc' bus='virtio'/>
@@ -129,6 +143,7 @@ def _populate(etc: Path) -> None:
     (etc / "vmbatch.conf").write_text(CONFIG)
     (etc / "domains/crash.xml").write_text(TEMPLATE)
     (etc / "small.raw").write_bytes(b"raw" * 4096)
+    (etc / "own.raw").write_bytes(b"own" * 4096)
     with tarfile.open(etc / "domains/site.tar", "w") as archive:
         member = tarfile.TarInfo("site/file")
         member.size = 5

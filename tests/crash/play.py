@@ -42,10 +42,11 @@ class Player:
     # The matrix: a kill at a point; at point 0 there is none, and the answer has all points.
 
     def prologue(self, case: Case) -> Answer:
-        """`begin`: `nothing`, `failing` for a guest that fails, `remains` for another job's remains on the node."""
+        """`begin`: `nothing`, `failing` for a guest that fails, `remains` for another job's remains on the node, `own`
+        for an image of the user's."""
         if case.begin == "remains":
             self._state("crashed").restore(self.node)
-        job = self.accept(nest.FAILING if case.begin == "failing" else "alice")
+        job = self.accept(nest.FAILING if case.begin == "failing" else "alice", other=nest.OWN if case.begin == "own" else "")
         trace = self._killed(self._traced_prologue(job, case.mutation), case)
         said = self.clean(job, case.cleanup)
         if case.begin == "remains":
@@ -71,9 +72,9 @@ class Player:
         where = str(trace.reached or NOT_REACHED)
         return Answer(leaks=said + self.node.left(), where=where, points=[] if trace.reached else trace.points)
 
-    def accept(self, user: str = "alice", job_id: str = "") -> mom.Job:
+    def accept(self, user: str = "alice", job_id: str = "", other: str = "") -> mom.Job:
         """A job of the crash queue."""
-        return self.mom.accept(b"#!/bin/sh\n", user=user, queue=nest.QUEUE, job_id=job_id)
+        return self.mom.accept(b"#!/bin/sh\n", user=user, queue=nest.QUEUE, job_id=job_id, other=other)
 
     def _traced_prologue(self, job: mom.Job, mutation: str = "") -> int:
         return self.mom.start_prologue(job, nest.hook("prologue", mutation)).pid

@@ -15,7 +15,9 @@ from vmbatch.host.log import Log
 
 from . import nest
 
-PLACES = (Path("/var/lib/vmbatch/jobs"), nest.SPOOL, place.SHARE, Path("/run/vmbatch/handover"))
+PLACES = (Path("/var/lib/vmbatch/jobs"), nest.SPOOL, place.SHARE, Path("/run/vmbatch/handover"),
+          Path("/var/lib/vmbatch/store/uses"))
+FILLING = Path("/var/lib/vmbatch/store/once")
 
 
 class Node:
@@ -49,6 +51,7 @@ class Node:
         found = [f"process {pid}: {command}" for pid, command in self.processes().items()]
         found += [f"domain {domain.name()}" for domain in self.domains()]
         found += [str(path) for parent in PLACES if parent.exists() for path in parent.iterdir()]
+        found += [str(path) for path in FILLING.glob("*.making")]
         return found + [f"sweep --dry-run: {line}" for line in in_child(self._sweep)]
 
     def _sweep(self) -> list[str]:

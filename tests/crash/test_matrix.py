@@ -27,9 +27,9 @@ def test_prologue_killed_anywhere_leaves_nothing_after_its_epilogue(pool: Pool, 
     assert pool.missed - missed < len(cases) / 20  # ssh does not write as often each time
 
 
-@pytest.mark.parametrize("begin", ["failing", "remains"])
-def test_prologue_killed_while_it_undoes_a_start(pool: Pool, prologue_points: list[Point], begin: str) -> None:
-    """`failing`: its own, as the guest fails; `remains`: a dead one of another job."""
+@pytest.mark.parametrize("begin", ["failing", "remains", "own"])
+def test_prologue_killed_on_another_course(pool: Pool, prologue_points: list[Point], begin: str) -> None:
+    """`failing`: it undoes itself, as the guest fails; `remains`: it ends another job; `own`: it reads an image of the user's."""
     whole = pool.ask(Case("prologue", begin=begin))
     assert not whole.leaks
     cases = _kills(new_places(whole.points, prologue_points), Case("prologue", begin=begin))
@@ -57,7 +57,7 @@ def test_points_are_not_a_few(prologue_points: list[Point]) -> None:
     assert any(point.what == "port 22" for point in prologue_points)
 
 
-@pytest.mark.parametrize("line", range(2, 7))
+@pytest.mark.parametrize("line", range(2, 8))
 def test_journal_line_torn_at_any_byte(pool: Pool, line: int) -> None:
     assert not pool.count([Case("torn", line)])
 

@@ -4,11 +4,14 @@ import msgspec
 
 from vmbatch import config, template
 from vmbatch.config import Config
-from vmbatch.disk.image import Image
+from vmbatch.facts import Facts, Image
+from vmbatch.image.terms import terms
 from vmbatch.job import Group, Job, Script, User
-from vmbatch.plan import Facts
-from vmbatch.template import Template
+from vmbatch.resource import Work
+from vmbatch.template import ImageSource, Template
+from vmbatch.units import Deadline
 
+WORK = Work(Deadline(60), lambda: None, lambda _line: None)
 TOKEN = "0123456789abcdef0123456789abcdef"  # noqa: S105
 OTHER_TOKEN = "fedcba9876543210fedcba9876543210"  # noqa: S105
 ALICE = User("alice", 1500, Group("alice", 1500), (Group("physics", 1600), Group("grid", 1700)), "/home/alice", "/bin/bash")
@@ -64,5 +67,12 @@ def user(**changed: object) -> User:
     return msgspec.structs.replace(ALICE, **changed)
 
 
-def facts(free: int = 100 * GIB, size: int = 2 * GIB) -> Facts:
-    return Facts({BASE: Image(BASE, "raw", size, size)}, free, ())
+def facts(free: int = 100 * GIB, size: int = 2 * GIB, text: str = TEMPLATE, **changed: object) -> Facts:
+    """The facts of a node on which every image of the template is there, with `size` bytes."""
+    images = {
+        tag.index: Image(tag.source.places[0], tag.source.format, size, size)
+        for tag in form(text).disks
+        if isinstance(tag.source, ImageSource) and not tag.source.remote
+    }
+    known = Facts(wishes={}, images=images, first={}, spool_free=free, scripts=(), programs={}, terms=terms(settings()))
+    return msgspec.structs.replace(known, **changed)

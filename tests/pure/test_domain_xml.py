@@ -8,19 +8,24 @@ from pathlib import Path
 import pytest
 
 from vmbatch import template
-from vmbatch.disk.image import Image
-from vmbatch.plan import Facts, plan
+from vmbatch.facts import Facts, Image
+from vmbatch.plan import plan
 
-from .sample import GIB, JOB, OTHER_TOKEN, TOKEN, job, settings
+from .sample import GIB, JOB, OTHER_TOKEN, TOKEN, facts, job, settings
 
 TEMPLATES = Path(__file__).parent / "templates"
-IMAGES = {f"/srv/images/base.{form}": Image(f"/srv/images/base.{form}", form, 2 * GIB, GIB) for form in ("raw", "qcow2")}
 NAMES = ["copy", "foreign", "plain", "shared"]
+
+
+def known(form: template.Template) -> Facts:
+    images = {tag.index: Image(tag.source.places[0], tag.source.format, 2 * GIB, GIB)
+              for tag in form.disks if isinstance(tag.source, template.ImageSource)}
+    return facts(images=images)
 
 
 def domain(name: str, token: str = TOKEN) -> str:
     form = template.parse((TEMPLATES / f"{name}.xml").read_bytes(), f"/etc/vmbatch/domains/{name}.xml")
-    return plan(job(token=token), form, settings(), Facts(IMAGES, 100 * GIB, ())).xml.decode()
+    return plan(job(token=token), form, settings(), known(form)).xml.decode()
 
 
 def root(text: str) -> standard.Element:
@@ -162,14 +167,14 @@ def test_only_names_differ_between_starts() -> None:
 
 def test_the_template_is_not_changed() -> None:
     form = template.parse((TEMPLATES / "foreign.xml").read_bytes(), "t.xml")
-    first = plan(JOB, form, settings(), Facts(IMAGES, 100 * GIB, ())).xml
-    assert plan(JOB, form, settings(), Facts(IMAGES, 100 * GIB, ())).xml == first
+    first = plan(JOB, form, settings(), known(form)).xml
+    assert plan(JOB, form, settings(), known(form)).xml == first
 
 
 def test_hostile_values_stay_values() -> None:
     """Values of a job never become markup."""
     form = template.parse((TEMPLATES / "plain.xml").read_bytes(), "t.xml")
-    chosen = plan(job(), form, settings(spool_directory="/s/<a b='c'>&\"'"), Facts(IMAGES, 100 * GIB, ()))
+    chosen = plan(job(), form, settings(spool_directory="/s/<a b='c'>&\"'"), known(form))
     log = root(chosen.xml.decode()).find("devices/serial/log")
     assert log is not None
     assert log.get("file") == f"/s/<a b='c'>&\"'/42.vm.{TOKEN}/console.log"

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from vmbatch.context.keys import HandoverKeys
-from vmbatch.units import Deadline
+
+from .sample import WORK
 
 PRIVATE = b"-----BEGIN OPENSSH PRIVATE KEY-----\nuser\n"
 
@@ -24,7 +25,7 @@ def place(tmp_path: Path) -> Path:
 
 
 def hand_over(place: Path) -> None:
-    HandoverKeys(str(place.parent / "keys"), str(place), "vmbatch-0123", 1500, 1600).make(Deadline(5))
+    HandoverKeys(str(place.parent / "keys"), str(place), "vmbatch-0123", 1500, 1600).make(WORK)
 
 
 def mode(path: Path) -> tuple[int, int, int]:

@@ -6,11 +6,11 @@ import pytest
 from vmbatch import template
 from vmbatch.config import Config
 from vmbatch.disk.duplicate import Duplicate
-from vmbatch.disk.image import Image
 from vmbatch.disk.overlay import Overlay
 from vmbatch.errors import JobError, NodeError, SiteError, VmBatchError
+from vmbatch.format.name import Form
 from vmbatch.hypervisor.domain import Domain
-from vmbatch.plan import Facts, Plan, plan, preview
+from vmbatch.plan import Plan, plan, preview
 from vmbatch.resource import Resource
 from vmbatch.spool.directory import Directory
 
@@ -93,10 +93,10 @@ def test_copies_are_summed() -> None:
         "<target dev='vdb'/></disk><interface",
         1,
     )
-    images = {path: Image(path, "raw", GIB, GIB) for path in (BASE, "/srv/second")}
+    known = facts(size=GIB, text=second)
     with pytest.raises(SiteError, match="job_limit"):
-        plan(job(), form(second), settings(spool_job_limit=2 * GIB - 1), Facts(images, 100 * GIB, ()))
-    plan(job(), form(second), settings(spool_job_limit=2 * GIB), Facts(images, 100 * GIB, ()))
+        plan(job(), form(second), settings(spool_job_limit=2 * GIB - 1), known)
+    plan(job(), form(second), settings(spool_job_limit=2 * GIB), known)
 
 
 def test_the_domain_is_the_last_effect() -> None:
@@ -118,7 +118,7 @@ def test_what_is_made_lies_in_what_is_owned() -> None:
 
 def test_disks() -> None:
     assert [step for step in steps(plan(job(), form(), settings(), facts())) if isinstance(step, Overlay)] == [
-        Overlay(f"/var/lib/vmbatch/spool/42.vm.{TOKEN}/vda.qcow2", BASE, "raw", 2 * GIB)
+        Overlay(f"/var/lib/vmbatch/spool/42.vm.{TOKEN}/vda.qcow2", Form("", "qcow2"), "", BASE, "raw", 2 * GIB)
     ]
     assert [step for step in steps(plan(job(), form(COPY), settings(), facts())) if isinstance(step, Duplicate)] == [
         Duplicate(BASE, f"/var/lib/vmbatch/spool/42.vm.{TOKEN}/vda.raw")

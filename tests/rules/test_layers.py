@@ -14,6 +14,7 @@ LAYERS: dict[str, int] = {
     "units": 0,
     "native": 0,
     "digest": 0,
+    "format": 0,
     "sshargs": 0,
     "job": 1,
     "template": 1,
@@ -25,17 +26,20 @@ LAYERS: dict[str, int] = {
     "batch": 4,
     "hypervisor": 4,
     "disk": 4,
+    "image": 4,
     "context": 4,
     "exchange": 4,
     "spool": 4,
     "installation": 4,
     "registry": 5,
-    "plan": 6,
-    "journal": 6,
-    "lifecycle": 7,
-    "hooked": 8,
-    "hooks": 9,
-    "cli": 9,
+    "facts": 5,
+    "diskplan": 6,
+    "plan": 7,
+    "journal": 7,
+    "lifecycle": 8,
+    "hooked": 9,
+    "hooks": 10,
+    "cli": 10,
 }
 """Of a module, or of a family and all in it. Members of one family may import each other."""
 
@@ -46,7 +50,10 @@ AT_HOME: dict[str, set[str]] = {
     "inotify_simple": {"host.watch"},
     "click": {"cli"},
     "subprocess": {"host", "remoteshell", "hooked"},
-    "socket": set(),
+    "socket": {"host"},
+    "requests": {"host.http"},
+    "zstandard": {"image.unpack"},
+    "hashlib": {"digest", "format.qcow", "image", "plan"},
     "tarfile": {"context"},
     "syslog": {"host.log", "hooked"},
     "tomllib": {"config"},
@@ -104,7 +111,8 @@ def test_every_dependency_is_declared() -> None:
         - set(sys.stdlib_module_names)
         - {"vmbatch"}
     )
-    assert used == {name.removesuffix("-python") for name in declared}
+    assert "urllib3" in declared, "requests takes older ones, whose responses have no read1"
+    assert used == {name.removesuffix("-python") for name in declared} - {"urllib3"}
 
 
 def test_remoteshell_imports_only_values() -> None:

@@ -1,0 +1,1 @@
+"""Images made to harm whoever opens them."""

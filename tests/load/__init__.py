@@ -1,0 +1,1 @@
+"""Many hooks at once on one node."""

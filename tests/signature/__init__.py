@@ -1,0 +1,1 @@
+"""Signed images, with certificates made by openssl."""
