@@ -164,7 +164,9 @@ def _sources(value: object) -> tuple[str, ...]:
     found = []
     for item in _list(value, "places such as [\"https://images.example.org/vm/\", \"/home/\"]"):
         text = _text(item)
-        if not re.fullmatch(r"https?://[^\s/?#@\\]+(/[^\s?#\\]*)?/|(/[^/]+)+/", text) or ".." in text.split("/"):
+        url = re.fullmatch(r"https?://(?:[^\s/?#@\\:]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?(/[^\s?#\\]*)", text)
+        path = url[2] if url else text
+        if not re.fullmatch(r"(/(?!\.{1,2}/)[^/]+)*/", path) or (url and int(url[1] or 1) > 65535) or path == text == "/":
             raise ValueError(f"{text!r} is not a directory or the URL of one, with '/' at its end")
         found.append(text)
     return tuple(found)
@@ -181,7 +183,7 @@ def _digests(value: object) -> tuple[str, ...]:
 def _pattern(value: object) -> str:
     try:
         re.compile(_text(value))
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"is not a regular expression: {error}") from None
     return str(value)
 

@@ -11,7 +11,7 @@ from .disk.link import Link
 from .disk.overlay import Overlay
 from .errors import NodeError, SiteError
 from .facts import Facts, Image
-from .format import FormatError
+from .format import FormatError, qcow, vhd
 from .format.name import Form, parse_form
 from .hypervisor.profile import Profile
 from .job import Job
@@ -20,6 +20,14 @@ from .spool.directory import Directory
 from .spool.first import FirstFill
 from .template import BlankSource, DiskChange, DiskTag, ImageSource, Template
 from .units import format_size
+
+_LIMITS = {"vhd": vhd.SIZE_LIMIT, "vhd-fixed": vhd.SIZE_LIMIT, "qcow": qcow.SIZE_LIMIT}
+
+
+def _check_size(form: str, size: int) -> None:
+    if size > _LIMITS.get(form, size):
+        raise FormatError(f"a disk of {format_size(size)} cannot be {form}, which ends at {format_size(_LIMITS[form])}",
+                          "use qcow2 or raw")
 
 
 class Disks:
@@ -37,12 +45,14 @@ class Disks:
         self._facts = facts
         self._uses = os.path.join(config.images_directory, "uses", job.unique)
         self._space = 0
+        self._downloads: list[tuple[int, ImageSource, str]] = []
         for tag in template.disks:
             try:
                 self._disk(tag)
             except FormatError as error:
                 raise SiteError(f"{template.path}:{tag.line}: disk {tag.target}: {error.what}", error.hint) from None
         self._check_space()
+        self._add_downloads()
 
     def _disk(self, tag: DiskTag) -> None:
         source = self._facts.wishes.get(tag.index, tag.source)
@@ -79,9 +89,13 @@ class Disks:
         if overlay.format not in self._profile.overlays:
             raise FormatError(f"{self._profile.name} has no overlays in the format {overlay.format}",
                               f"write format='{self._profile.overlays[0]}', or leave format= out")
+        if overlay.format == "vhd" and image.format not in ("raw", "vhd"):
+            raise FormatError(f"an overlay in the format vhd takes an image that is raw or vhd, not {image.format}",
+                              f"write format='{self._profile.overlays[0]}', or leave format= out")
         if overlay.tool == "qemu-img" and overlay.format.startswith("vhd"):
             overlay = Form("", overlay.format)
         overlay, program = self._tool(overlay)
+        _check_size(overlay.format, image.size)
         path = os.path.join(self._spool, f"{tag.target}.{overlay.format}")
         self.steps.append(Overlay(path, overlay, program, base, image.format, image.size))
         self._change(tag, path, overlay.format, backing=(base, self._profile.drivers[image.format]))
@@ -104,15 +118,24 @@ class Disks:
         self._change(tag, path, form)
 
     def _download(self, tag: DiskTag, source: ImageSource) -> None:
-        from .image.download import Download
-
         self._warn(source)
         path = os.path.join(self._spool, f"{tag.target}.{source.format}")
-        self.steps.append(Download(source, path, self._config.spool_job_limit, self._config.spool_keep_free, self._facts.terms))
+        self._downloads.append((len(self.steps), source, path))
         self._change(tag, path, source.format)
+
+    def _add_downloads(self) -> None:
+        """In their places, for what copies and empty disks leave of the job's space."""
+        if not self._downloads:
+            return
+        from .image.download import Download
+
+        most = self._config.spool_job_limit - self._space
+        for index, source, path in reversed(self._downloads):
+            self.steps.insert(index, Download(source, path, most, self._config.spool_keep_free, self._facts.terms))
 
     def _blank(self, tag: DiskTag, source: BlankSource) -> None:
         form, program = self._tool(parse_form(source.form))
+        _check_size(form.format, source.size)
         path = os.path.join(self._spool, f"{tag.target}.{form.format}")
         if tag.index in self._facts.first:
             ready, making = self._facts.first[tag.index]

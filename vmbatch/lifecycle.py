@@ -14,6 +14,7 @@ from .batch import torque
 from .config import Config
 from .errors import DeadlineError, EndedError, NodeError, SiteError, VmBatchError
 from .exchange.inbox import Inbox
+from .format import FormatError
 from .guest import Handover, Message
 from .host import clock, console, file, process, ssh, virt
 from .host.log import Log
@@ -21,7 +22,7 @@ from .host.watch import Watch
 from .image import store
 from .job import Job, slug
 from .journal import Journal, Start
-from .plan import Plan, plan
+from .plan import Plan, check_user, plan
 from .resource import Piece, Resource, Work
 from .spool import directory
 from .units import Deadline
@@ -52,6 +53,7 @@ def prologue(call: Call, config: Config, log: Log) -> None:
     begin = time.monotonic()
     deadline = _deadline(torque.alarm(call.mom_directory), config)
     job, form = read(call.argv, call.environ, clock.new_token(), config)
+    check_user(job, config)
     wishes = facts.choose(form, job.wishes, config)
     make_places(config)
     start = Start(job.id, job.token, job.user.name, job.queue, job.script, clock.this_process(), time.time())
@@ -157,6 +159,8 @@ def _act(step: Resource | Piece, book: Journal, work: Work) -> None:
             step.make(work)
     except OSError as error:
         raise NodeError(f"{step}: {error.strerror or error}") from None
+    except FormatError as error:
+        raise SiteError(f"{step}: the image {error.what}", error.hint) from None
 
 
 class _Wait:

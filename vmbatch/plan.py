@@ -71,7 +71,7 @@ def names(job: Job, config: Config) -> tuple[str, str, str]:
 
 def plan(job: Job, template: Template, config: Config, facts: Facts) -> Plan:
     """Decides everything. JobError, SiteError, NodeError for what cannot be."""
-    _check_user(job, config)
+    check_user(job, config)
     if not config.share_source:
         raise SiteError("there is no share for guests: [share] source is empty", "set it to SERVER:/PATH in vmbatch.conf")
     profile = HYPERVISORS.get(template.hypervisor)
@@ -111,7 +111,8 @@ def plan(job: Job, template: Template, config: Config, facts: Facts) -> Plan:
                 handover=handover, alias=alias, notes=tuple(disks.notes))
 
 
-def _check_user(job: Job, config: Config) -> None:
+def check_user(job: Job, config: Config) -> None:
+    """JobError unless this site runs jobs of this user."""
     name = job.user.name
     if job.user.uid < config.users_minimum_uid or name in config.users_deny:
         raise JobError(f"jobs of {name} do not run in queue {job.queue}", "ask the site's admins")

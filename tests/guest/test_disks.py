@@ -390,6 +390,14 @@ class TestUsersImage:
         assert ended.verdict == "abort"
         assert "is not signed: its last 32 KiB are no signature block" in ended.errors.decode()
 
+    def test_nothing_is_read_for_a_user_whose_jobs_do_not_run(self, mom: Mom, home: Path) -> None:
+        mine = self.own(Path(shutil.copy(image(), home / "mine.raw")))
+        with queue("own", self.offer, settings=self.settings() + '[users]\ndeny = ["alice"]\n') as name:
+            ended = mom.run(WHERE, queue=name, other=f"vbuserimage={mine}")
+        assert ended.verdict == "abort"
+        assert "jobs of alice do not run in queue own" in ended.errors.decode()
+        assert not STORE.exists()
+
     def test_only_listed_digests(self, mom: Mom, home: Path) -> None:
         mine = self.own(Path(shutil.copy(image(), home / "mine.raw")))
         with queue("own", self.offer, settings=self.settings() + f'digests = ["{"0" * 64}"]\n') as name:

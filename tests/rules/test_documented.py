@@ -18,6 +18,7 @@ EXAMPLES = sorted((ROOT / "examples/domains").glob("*.xml"))
 SITE_FILE = (ROOT / "etc/vmbatch.conf").read_text()
 PLAIN = [name for name in config.OPTIONS if name != "queues.*"]
 
+_RNG = "{http://relaxng.org/ns/structure/1.0}"
 _SETTING = re.compile(r"^#(?P<setting>[a-z_]+ = .*)$", re.MULTILINE)
 
 
@@ -105,7 +106,7 @@ def test_manual_has_every_attribute(tag: str) -> None:
 @pytest.mark.parametrize("tag", [tag for tag in schema.tags() if tag.startswith("vb")])
 def test_manual_has_every_value(tag: str) -> None:
     text = _sections("vmbatch-domain.5.md")[tag]
-    for value in schema.tags()[tag].iter("{http://relaxng.org/ns/structure/1.0}value"):
+    for value in schema.tags()[tag].iter(f"{_RNG}value"):
         assert f"`{value.text}`" in text
 
 
@@ -189,8 +190,8 @@ def test_example_is_a_template(path: Path) -> None:
 def test_there_are_examples() -> None:
     """Of every way to a disk that the schema knows."""
     sources = [tag.source for path in EXAMPLES for tag in template.parse(path.read_bytes(), str(path)).disks if tag.source]
-    values = {attribute: {value.text for value in element.iter("{http://relaxng.org/ns/structure/1.0}value")}
-              for element in schema.tags()["vbdisksource"].iter("{http://relaxng.org/ns/structure/1.0}attribute")
+    values = {attribute: {value.text for value in element.iter(f"{_RNG}value")}
+              for element in schema.tags()["vbdisksource"].iter(f"{_RNG}attribute")
               if (attribute := element.get("name"))}
     assert {source.method for source in sources} == values["copy_method"]
     assert {source.once for source in sources if isinstance(source, template.BlankSource)} == {False, True}

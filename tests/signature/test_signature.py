@@ -1,10 +1,12 @@
 """An image is taken only with a whole signature of the right signer; every other way it is refused."""
 
 import base64
+import contextlib
 import json
 import os
 import re
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -40,23 +42,38 @@ class Good(msgspec.Struct, frozen=True):
         return signed(self.data, self.key, self.pem, **{"signature": self.value, **changed})
 
 
-def reachable(path: Path) -> Path:
-    """For the account without rights as well."""
-    for parent in (path, *path.parents[:4]):
-        parent.chmod(0o755)
-    return path
+@contextlib.contextmanager
+def reachable() -> Iterator[Path]:
+    """A directory that the account without rights can look into; pytest closes its own to others, also those in use."""
+    with tempfile.TemporaryDirectory(prefix="vmbatch-signature-") as made:
+        path = Path(made)
+        path.chmod(0o755)
+        yield path
 
 
 @pytest.fixture(scope="session")
-def ours(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    made = Authority(tmp_path_factory.mktemp("authorities") / "ours")
-    reachable(made.trusted)
-    return made
+def ours() -> Iterator[Authority]:
+    with reachable() as place:
+        yield Authority(place / "ours")
 
 
 @pytest.fixture(scope="session")
-def others(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("authorities") / "others", "/CN=Another CA")
+def others() -> Iterator[Authority]:
+    with reachable() as place:
+        yield Authority(place / "others", "/CN=Another CA")
+
+
+@pytest.fixture
+def instead(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Puts a script in openssl's place."""
+    with reachable() as place:
+        def put(script: str) -> None:
+            program = place / "openssl"
+            program.write_text(f"#!/bin/sh\n{script}\n")
+            program.chmod(0o755)
+            monkeypatch.setattr(signature, "_OPENSSL", str(program))
+
+        yield put
 
 
 @pytest.fixture(scope="session")
@@ -389,10 +406,9 @@ def test_a_changed_certificate(tmp_path: Path, ours: Authority, good: Good) -> N
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Authority:
-    made = Authority(tmp_path / "authorities" / "root")
-    reachable(made.trusted)
-    return made
+def root() -> Iterator[Authority]:
+    with reachable() as place:
+        yield Authority(place / "root")
 
 
 def test_revoked(tmp_path: Path, root: Authority) -> None:
@@ -467,14 +483,9 @@ def test_revoked_by_the_authority_between(tmp_path: Path, root: Authority) -> No
 
 @pytest.mark.parametrize("names", [("SSL_CERT_DIR", "OTHER"), ("OTHER", "SSL_CERT_FILE")])
 def test_authorities_of_the_system_do_not_count(
-        tmp_path: Path, ours: Authority, others: Authority, monkeypatch: pytest.MonkeyPatch, names: tuple[str, str]) -> None:
+        tmp_path: Path, ours: Authority, others: Authority, instead: Callable[[str], None], names: tuple[str, str]) -> None:
     key = others.issue("signer")
-    reachable(others.trusted)
-    program = tmp_path / "openssl"
-    program.write_text(f"#!/bin/sh\nexport {names[0]}={others.trusted} {names[1]}={others.trusted}/others.pem\n"
-                       'exec /usr/bin/openssl "$@"\n')
-    reachable(program)
-    monkeypatch.setattr(signature, "_OPENSSL", str(program))
+    instead(f'export {names[0]}={others.trusted} {names[1]}={others.trusted}/others.pem; exec /usr/bin/openssl "$@"')
     refused(tmp_path, signed(body(), key, others.certificate("signer")), ours, NO_ISSUER)
 
 
@@ -508,22 +519,31 @@ def test_rights_that_cannot_be_dropped(tmp_path: Path, ours: Authority, good: Go
 
 @pytest.mark.parametrize("script", ["kill -SEGV $$", "exit 1", "while :; do :; done"], ids=["crash", "failure", "endless"])
 def test_an_openssl_that_the_certificate_upsets(
-        tmp_path: Path, ours: Authority, good: Good, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+        tmp_path: Path, ours: Authority, good: Good, instead: Callable[[str], None], monkeypatch: pytest.MonkeyPatch,
+        script: str) -> None:
     """That is."""
-    program = tmp_path / "openssl"
-    program.write_text(f"#!/bin/sh\n{script}\n")
-    reachable(program)
-    monkeypatch.setattr(signature, "_OPENSSL", str(program))
+    instead(script)
     monkeypatch.setattr(signature, "_LIMITS", ("--cpu=1", "--core=0"))
     refused(tmp_path, good.image(), ours, "has a certificate that openssl cannot read")
 
 
-def test_openssl_has_no_rights(tmp_path: Path, ours: Authority, good: Good, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = tmp_path / "openssl"
-    program.write_text("#!/bin/sh\n[ \"$(id -u)$(id -G)\" = 6553465534 ] && exec /usr/bin/openssl \"$@\"\nexit 1\n")
-    reachable(program)
-    monkeypatch.setattr(signature, "_OPENSSL", str(program))
+def test_openssl_has_no_rights(tmp_path: Path, ours: Authority, good: Good, instead: Callable[[str], None]) -> None:
+    instead('[ "$(id -u) $(id -G)" = "65534 65534" ] && exec /usr/bin/openssl "$@"; exit 1')
     assert check(tmp_path, good.image(), ours) == SUBJECT
+
+
+def test_an_openssl_that_warns(tmp_path: Path, root: Authority, instead: Callable[[str], None]) -> None:
+    """Its words among the answers must not have a list be overlooked."""
+    key = root.issue("signer")
+    image = signed(body(), key, root.certificate("signer"))
+    root.revoke(key.with_suffix(".pem"))
+    instead('echo "warning: no configuration" >&2; exec /usr/bin/openssl "$@"')
+    refused(tmp_path, image, root, f"{UNTRUSTED}certificate revoked")
+
+
+def test_an_openssl_that_says_no_issuer(tmp_path: Path, ours: Authority, good: Good, instead: Callable[[str], None]) -> None:
+    instead('case "$*" in *-issuer_hash*) exit 0;; esac; exec /usr/bin/openssl "$@"')
+    refused(tmp_path, good.image(), ours, f"{UNTRUSTED}openssl refuses it")
 
 
 def test_the_job_is_over(tmp_path: Path, ours: Authority, good: Good) -> None:

@@ -45,15 +45,19 @@ def check(template: str) -> None:
 
     from .. import facts
     from .. import template as templates
+    from ..host.http import shown
 
     with open(template, "rb") as file:
         form = templates.parse(file.read(), os.path.abspath(template))
     known = facts.look(form, _config())
     for tag in form.disks:
-        if tag.index in known.images:
+        source = tag.source
+        if isinstance(source, templates.ImageSource):
             image = known.images[tag.index]
-            size = f"{image.size >> 20} MiB" if image.size else "to be downloaded: see vmbatch image fetch"
-            click.echo(f"disk {tag.target}: {image.path}, {image.format}, {size}")
+            size = f"{image.size >> 20} MiB" if image.size else "not downloaded yet"
+            click.echo(f"disk {tag.target}: {' '.join(map(shown, source.places))}, {image.format}, {size}")
+        elif source is not None:
+            click.echo(f"disk {tag.target}: empty, {source.form}, {source.size >> 20} MiB")
     click.echo(f"{template}: right, for {form.hypervisor} with {form.method}")
 
 

@@ -15,6 +15,9 @@ _SPARSE, _BIG_ENDIAN = 1, 2
 _XEN_UNIT = 4096
 _CHUNK = 64 << 10
 
+SIZE_LIMIT = 8 << 40
+"""Where a table of 32 MiB, QEMU's limit (block/qcow.c), ends."""
+
 
 class Qcow(msgspec.Struct, frozen=True):
     """A complete image: `size` is what the guest sees, in bytes; `xen` where it has the extension of Xen's blktap."""

@@ -181,8 +181,11 @@ def _check_certificate(pem: bytes, name: str, authorities: str, account: str, wo
     """
     trust = ["verify", "-no-CAfile", "-no-CAstore", "-CApath", authorities, "-purpose", "any", "-auth_level", "2"]
     try:
-        issuer = _openssl(["x509", "-in", pem, "-noout", "-issuer_hash"], account, work).strip()
-        if not glob.glob(os.path.join(glob.escape(authorities), f"{glob.escape(issuer)}.r[0-9]*")):
+        said = _openssl(["x509", "-in", pem, "-noout", "-issuer_hash"], account, work)
+        issuer = re.search(r"^[0-9a-f]{8}$", said, re.MULTILINE)
+        if not issuer:
+            raise _RefusedError(said)
+        if not glob.glob(os.path.join(glob.escape(authorities), f"{issuer[0]}.r[0-9]*")):
             _openssl([*trust, pem], account, work)
             return
         try:
