@@ -130,6 +130,9 @@ class Disks:
         from .image.download import Download
 
         most = self._config.spool_job_limit - self._space
+        if most <= 0:
+            raise SiteError(f"the copies and empty disks of the job leave nothing of [spool] job_limit = "
+                            f"{format_size(self._config.spool_job_limit)} for its downloads", "use copy_method='shared'")
         for index, source, path in reversed(self._downloads):
             self.steps.insert(index, Download(source, path, most, self._config.spool_keep_free, self._facts.terms))
 

@@ -246,7 +246,6 @@ def test_file_system(filesystem: str) -> None:
             "create='always' size='1' format='vhd-util-vhd-fixed'",
             BlankSource("scratch", False, "cow", MIB, "vhd-util-vhd-fixed", "", ""),
         ),
-        ("create='always' size='0020480'", BlankSource("scratch", False, "cow", 20480 * MIB, "vhd", "", "")),
     ],
 )
 def test_blank(attributes: str, expected: BlankSource) -> None:
@@ -369,13 +368,14 @@ def test_published_lines() -> None:
         (f"source='{URL}' copy_method='download' format='raw'", [WITHOUT_COW]),
         ("source='s' create='always'", [NO_SIZE]),
         ("source='s' create='once' format='raw'", [NO_SIZE]),
-        ("source='s' create='always' size='1234567890'", [NO_SIZE]),
+        ("source='s' create='always' size='1234567890'", [
+            "<vbdisksource> size='1234567890': expected the size of the disk to create, a whole number of MiB", NO_SIZE]),
         ("source='s' create='always' size='1' label='a'", ["<vbdisksource> label= goes with filesystem="]),
         ("source='s' create='always' size='1' source_format='raw'", [WITH_CREATE.format("source_format")]),
         ("source='s' create='always' size='1' compression='gz'", [WITH_CREATE.format("compression")]),
         (
-            "source='s' create='always' size='1' copy_method='download'",
-            ["<vbdisksource> copy_method='download' does not go with create; use 'cow' or 'copy'"],
+            "source='s' create='always' size='1' copy_method='cow'",
+            ["<vbdisksource> copy_method= goes with images, and with create='once'; take it out"],
         ),
         (
             "source='s' create='once' size='1' copy_method='shared'",

@@ -97,10 +97,13 @@ def test_long_names_are_cut() -> None:
 
 
 def test_a_value_ends_at_a_comma() -> None:
-    """Torque quotes no comma, so what is behind one is another resource, even if it was meant as part of a name."""
-    assert parse_wishes("other=vba=/a,b,nodes=1") == {"vba": "/a"}
+    """Torque quotes no comma, so what is behind one is another resource; none of those is without a value."""
     assert parse_wishes("other=vba=/a,vbb=/b") == {"vba": "/a"}
     assert parse_wishes("other=vba=/a,other=vbb=/b;gpu") == {"vba": "/a", "vbb": "/b"}
+    with pytest.raises(JobError) as caught:
+        parse_wishes("other=vba=/a,b,nodes=1")
+    assert caught.value.lines() == [
+        "-l other: no value can have a comma in it, and 'b' stands behind one (write %2C in a URL, or rename the file)"]
 
 
 @given(st.text() | st.text("vbother=;, /", max_size=60))

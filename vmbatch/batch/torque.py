@@ -55,6 +55,9 @@ def parse_wishes(resources: str) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for resource in resources.split(","):
+        if found and "=" not in resource:
+            raise JobError(f"-l other: no value can have a comma in it, and {resource[:80]!r} stands behind one",
+                           "write %2C in a URL, or rename the file")
         if not resource.startswith("other="):
             continue
         for part in resource.removeprefix("other=").split(";"):

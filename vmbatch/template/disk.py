@@ -150,7 +150,9 @@ class _Reader:
         if self.disk.find("vbcheckhash") is not None:
             self.wrong(tag, "<vbcheckhash> is for images that exist; a disk with create= has no digest")
         method = tag.get("copy_method") or "cow"
-        if method not in ("cow", "copy"):
+        if tag.get("copy_method") and tag.get("create") == "always":
+            self.wrong(tag, "<vbdisksource> copy_method= goes with images, and with create='once'; take it out")
+        elif method not in ("cow", "copy"):
             self.wrong(tag, f"<vbdisksource> copy_method='{method}' does not go with create; use 'cow' or 'copy'")
         if self.readonly:
             self.wrong(self.disk, "an empty disk that is <readonly/> is of no use; take one of both out")
