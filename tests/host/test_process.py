@@ -158,6 +158,9 @@ def test_no_setpriv(monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.hint == "install util-linux"
 
 
+PYTHON = "/usr/bin/python3"
+
+
 def limited(argv: list[str], *limits: str) -> CommandError:
     with pytest.raises(CommandError) as caught:
         run([*argv], account="nobody", limits=(*limits, "--core=0"))
@@ -172,8 +175,8 @@ def test_limit_of_processor_time() -> None:
 
 
 def test_limit_of_memory() -> None:
-    error = limited([sys.executable, "-I", "-S", "-c", "bytearray(1 << 30)"], f"--as={512 << 20}")
-    assert (error.status, error.what) == (1, f"{sys.executable} failed with exit status 1: MemoryError")
+    error = limited([PYTHON, "-I", "-S", "-c", "bytearray(1 << 30)"], f"--as={512 << 20}")
+    assert (error.status, error.what) == (1, f"{PYTHON} failed with exit status 1: MemoryError")
 
 
 def test_limit_of_file_size(tmp_path: Path) -> None:

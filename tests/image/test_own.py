@@ -5,7 +5,6 @@ import hashlib
 import os
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -513,7 +512,7 @@ for path in sys.argv[1:]:
 """
     paths = [content, os.path.join(store.root, "content", found.content), os.path.join(site.root, "source", "0" * 32)]
     for uid in (1500, 1501, 65534):
-        done = subprocess.run([sys.executable, "-c", code, *paths], user=uid, group=uid, extra_groups=[], capture_output=True,
+        done = subprocess.run(["/usr/bin/python3", "-c", code, *paths], user=uid, group=uid, extra_groups=[], capture_output=True,
                               text=True, check=True)
         assert done.stdout == ""
     for directory in ("content", "source", "incoming"):
