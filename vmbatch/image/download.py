@@ -31,7 +31,8 @@ class Download(Piece, frozen=True, tag="download"):
                 transfer.Source(self.source.places, self.source.compression), f"{self.path}.part", self.path,
                 access=self.terms.access, allowed=None, algorithms=remote.algorithms(self.source),
                 limit=min(self.most, self.terms.largest), deadline=work.deadline.earlier(self.terms.transfer),
-                alive=work.alive, room=self._room, known=None, progress=work.progress or Progress(work.say))
+                alive=work.alive, room=self._room, known=None,
+                progress=work.progress or Progress(work.say, name=http.shown(self.source.places[0])))
         except FormatError as error:
             raise SiteError(f"the image {http.shown(self.source.places[0])} {error.what}", error.hint) from None
         if fetched is None:

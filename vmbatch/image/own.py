@@ -111,7 +111,8 @@ def _fetch(wanted: ImageSource, made: str, store: Store, key: str, held: Held | 
             access=terms.bare, allowed=tuple(place for place in terms.sources if "://" in place),
             algorithms=("sha256",), limit=terms.user_largest, deadline=work.deadline.earlier(terms.transfer),
             alive=work.alive, room=lambda coming: _make_room(store, terms, coming),
-            known=held.record.validators if held else None, progress=work.progress or Progress(work.say))
+            known=held.record.validators if held else None,
+            progress=work.progress or Progress(work.say, name=http.shown(wanted.places[0])))
     except http.ServerError as error:
         raise JobError(error.what, error.hint) from None
     except FormatError as error:

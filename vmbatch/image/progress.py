@@ -35,10 +35,11 @@ class _Rate:
 
 
 class Progress:
-    """Called with (bytes done, bytes in all or None): a line for each 10 %, or each 256 MiB of a size unknown."""
+    """Called with (bytes done, bytes in all or None): a line for each 10 %, or each 256 MiB of a size unknown, of `name`."""
 
-    def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic, *, name: str = "") -> None:
         self._say = say
+        self._before = f"{name}: " if name else ""
         self._rate = _Rate(clock)
         self._last = 0
 
@@ -46,7 +47,7 @@ class Progress:
         step = done * 10 // total if total else done // _UNKNOWN_STEP
         text = self._rate.text(done, total)
         if step > self._last:
-            self._say(text)
+            self._say(self._before + text)
         self._last = step
 
 

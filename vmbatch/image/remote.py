@@ -65,7 +65,8 @@ def _download(source: ImageSource, held: Held | None, store: Store, key: str, te
             access=terms.access, allowed=None, algorithms=algorithms(source), limit=terms.largest,
             deadline=work.deadline.earlier(terms.transfer), alive=work.alive,
             room=lambda coming: make_room(terms.directory, terms.limit, terms.keep_free, coming),
-            known=held.record.validators if held else None, progress=work.progress or Progress(work.say))
+            known=held.record.validators if held else None,
+            progress=work.progress or Progress(work.say, name=http.shown(source.places[0])))
     except FormatError as error:
         raise SiteError(f"the image {http.shown(source.places[0])} {error.what}", error.hint) from None
     except EndedError:
