@@ -1,0 +1,1 @@
+"""The pieces of which jobs' disks are made, on real file systems."""
