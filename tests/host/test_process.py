@@ -33,8 +33,11 @@ def _inside() -> None:
 
 @pytest.fixture(autouse=True)
 def _no_child_left() -> Iterator[None]:
+    """Beside those of other tests of the session."""
+    children = Path("/proc/self/task", str(os.getpid()), "children")
+    before = children.read_text()
     yield
-    assert Path("/proc/self/task", str(os.getpid()), "children").read_text() == ""
+    assert children.read_text() == before
 
 
 def until(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
