@@ -7,19 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.work import work
 from vmbatch import journal, lifecycle
 from vmbatch.errors import NodeError
 from vmbatch.host import process
 from vmbatch.journal import Journal
-from vmbatch.resource import Work
 from vmbatch.spool.directory import Directory
-from vmbatch.units import Deadline
 
 from .book import LINES, RESOURCES, START, TOKEN
 
 pytestmark = pytest.mark.usefixtures("places")
-
-WORK = Work(Deadline(5), lambda: None, lambda _line: None)
 
 
 @pytest.fixture
@@ -86,7 +83,7 @@ def test_nothing_is_left_of_a_journal_that_could_not_be_written(monkeypatch: pyt
 
 
 def test_promise_before_act(book: Journal, calls: list[tuple[str, object]], tmp_path: Path) -> None:
-    lifecycle._act(Directory(str(tmp_path / "made"), TOKEN, 0o711), book, WORK)
+    lifecycle._act(Directory(str(tmp_path / "made"), TOKEN, 0o711), book, work())
     assert names(calls)[:3] == ["write file", "fsync file", "mkdir"]
     assert (tmp_path / "made").is_dir()
 
@@ -97,7 +94,7 @@ def test_no_act_without_a_promise(book: Journal, tmp_path: Path, monkeypatch: py
         with monkeypatch.context() as patch:
             patch.setattr(os, name, broken)
             with pytest.raises(NodeError):
-                lifecycle._act(Directory(str(tmp_path / name), TOKEN, 0o711), book, WORK)
+                lifecycle._act(Directory(str(tmp_path / name), TOKEN, 0o711), book, work())
         assert not (tmp_path / name).exists()
         assert book.resources == []
 

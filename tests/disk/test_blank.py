@@ -7,14 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.work import work
 from vmbatch.disk.blank import Blank
 from vmbatch.disk.overlay import Overlay
 from vmbatch.errors import NodeError
 from vmbatch.format.name import Form
-from vmbatch.resource import Work
-from vmbatch.units import Deadline
 
-WORK = Work(Deadline(60), lambda: None, lambda _line: None)
 MIB = 1 << 20
 
 
@@ -42,7 +40,7 @@ def test_space_and_content(tmp_path: Path, form: str, driver: str, reserve: bool
     os.sync()
     earlier.unlink()
     path = tmp_path / "disk"
-    blank(path, form, reserve=reserve).make(WORK)
+    blank(path, form, reserve=reserve).make(work())
     assert (path.stat().st_blocks * 512 >= 8 * MIB) == reserve
     assert path.stat().st_mode & 0o777 == 0o600
     raw = tmp_path / "raw"
@@ -53,16 +51,16 @@ def test_space_and_content(tmp_path: Path, form: str, driver: str, reserve: bool
 
 def test_space_that_is_not_there(small: Path) -> None:
     with pytest.raises(NodeError) as caught:
-        blank(small / "disk", reserve=True).make(WORK)
+        blank(small / "disk", reserve=True).make(work())
     assert caught.value.what == f"8 MiB for the disk {small}/disk are not there: No space left on device"
     assert list(small.iterdir()) == []
-    blank(small / "disk").make(WORK)
+    blank(small / "disk").make(work())
 
 
 def test_never_over_another_file(tmp_path: Path) -> None:
     (tmp_path / "disk").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(FileExistsError):
-        blank(tmp_path / "disk").make(WORK)
+        blank(tmp_path / "disk").make(work())
     assert not (tmp_path / "elsewhere").exists()
 
 
@@ -84,7 +82,7 @@ def tool(tmp_path: Path) -> Path:
 ])
 def test_a_tool_makes_it(tmp_path: Path, tool: Path, form: Form, said: str) -> None:
     """As the tools' own sources have it: vhd-util and qcow-create are in no Debian any more."""
-    Blank(f"{tmp_path}/disk", form, str(tool), 8 * MIB, "", "", "", False).make(WORK)
+    Blank(f"{tmp_path}/disk", form, str(tool), 8 * MIB, "", "", "", False).make(work())
     assert (tmp_path / "said").read_text() == said.format(tmp_path) + "\n"
 
 
@@ -95,10 +93,10 @@ def test_a_tool_makes_it(tmp_path: Path, tool: Path, form: Form, said: str) -> N
     (Form("qemu-img", "qcow2"), "vhd", "create -q -u -f qcow2 -F vpc -b /base {0}/disk 8388608"),
 ])
 def test_a_tool_makes_an_overlay(tmp_path: Path, tool: Path, form: Form, backing: str, said: str) -> None:
-    Overlay(f"{tmp_path}/disk", form, str(tool), "/base", backing, 8 * MIB).make(WORK)
+    Overlay(f"{tmp_path}/disk", form, str(tool), "/base", backing, 8 * MIB).make(work())
     assert (tmp_path / "said").read_text() == said.format(tmp_path) + "\n"
 
 
 def test_a_tool_of_the_node(tmp_path: Path) -> None:
-    Blank(f"{tmp_path}/disk", Form("qemu-img", "qcow2"), "/usr/bin/qemu-img", 8 * MIB, "", "", "", False).make(WORK)
+    Blank(f"{tmp_path}/disk", Form("qemu-img", "qcow2"), "/usr/bin/qemu-img", 8 * MIB, "", "", "", False).make(work())
     subprocess.run(["qemu-img", "check", "-q", "-f", "qcow2", tmp_path / "disk"], check=True)

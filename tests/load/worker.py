@@ -2,7 +2,7 @@
 
     python -m tests.load.worker SCRATCH JOBS KILL_AT
 
-`KILL_AT`: per cent of the image that have been sent when the prologue that downloads is killed; 0 for never.
+`KILL_AT`: per cent of the image that are sent, before the prologue that downloads is killed; 0 for never.
 """
 
 import dataclasses
@@ -55,13 +55,14 @@ def main() -> None:
     os.dup2(2, 1)
     os.set_inheritable(answers.fileno(), False)
     nest.enter(Path(sys.argv[1]))
-    content = Generated(SIZE)
-    with ImageServer({"/image.raw": Page(content, rate=RATE)}) as server:
+    content, kill_at = Generated(SIZE), SIZE * int(sys.argv[3]) // 100
+    page = Page(content, rate=RATE, stall_after=kill_at or None, times=1)
+    with ImageServer({"/image.raw": page}) as server:
         Path("/etc/vmbatch/vmbatch.conf").write_text(
             nest.CONFIG.replace("[queues]\n", f'[queues]\n{QUEUE} = "load.xml"\n') +
             "[timeouts]\nscale = 10\n")
         Path("/etc/vmbatch/domains/load.xml").write_text(template(server.url("/image.raw"), content.sha256))
-        result = play(server, int(sys.argv[2]), int(sys.argv[3]))
+        result = play(server, int(sys.argv[2]), kill_at)
     answers.write(json.dumps(dataclasses.asdict(result)) + "\n")
     answers.flush()
 
@@ -72,7 +73,7 @@ def play(server: ImageServer, number: int, kill_at: int) -> Result:
     player = mom.Mom()
     jobs = [player.accept(b"#!/bin/sh\n", queue=QUEUE) for _ in range(number)]
     hooks = [(job, player.start_prologue(job)) for job in jobs]
-    kept = kill_downloader(server, SIZE * kill_at // 100) if kill_at else 0
+    kept = kill_downloader(server, kill_at) if kill_at else 0
     over = time.monotonic() + _SECONDS
     verdicts, errors = [], []
     for job, hook in hooks:

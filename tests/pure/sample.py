@@ -7,11 +7,8 @@ from vmbatch.config import Config
 from vmbatch.facts import Facts, Image
 from vmbatch.image.terms import terms
 from vmbatch.job import Group, Job, Script, User
-from vmbatch.resource import Work
 from vmbatch.template import ImageSource, Template
-from vmbatch.units import Deadline
 
-WORK = Work(Deadline(60), lambda: None, lambda _line: None)
 TOKEN = "0123456789abcdef0123456789abcdef"  # noqa: S105
 OTHER_TOKEN = "fedcba9876543210fedcba9876543210"  # noqa: S105
 ALICE = User("alice", 1500, Group("alice", 1500), (Group("physics", 1600), Group("grid", 1700)), "/home/alice", "/bin/bash")

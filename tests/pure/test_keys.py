@@ -7,7 +7,7 @@ import pytest
 
 from vmbatch.context.keys import HandoverKeys
 
-from .sample import WORK
+from ..work import work
 
 PRIVATE = b"-----BEGIN OPENSSH PRIVATE KEY-----\nuser\n"
 
@@ -25,7 +25,7 @@ def place(tmp_path: Path) -> Path:
 
 
 def hand_over(place: Path) -> None:
-    HandoverKeys(str(place.parent / "keys"), str(place), "vmbatch-0123", 1500, 1600).make(WORK)
+    HandoverKeys(str(place.parent / "keys"), str(place), "vmbatch-0123", 1500, 1600).make(work())
 
 
 def mode(path: Path) -> tuple[int, int, int]:

@@ -15,8 +15,8 @@ from vmbatch.errors import NodeError, SiteError
 from vmbatch.job import Script
 from vmbatch.template import TarFile
 
+from ..work import work
 from .archives import archive, member
-from .sample import WORK
 
 SECRET = b"-----BEGIN OPENSSH PRIVATE KEY-----\nhost\n"
 Read = dict[str, tuple[int, bytes]]
@@ -75,7 +75,7 @@ def read(path: str) -> Read:
 
 def make(medium: Medium, **changed: object) -> Read:
     medium = msgspec.structs.replace(medium, **changed)
-    medium.make(WORK)
+    medium.make(work())
     return read(medium.path)
 
 
@@ -139,7 +139,7 @@ def test_it_is_made_once(medium: Medium, tmp_path: Path) -> None:
     victim.write_text("untouched")
     os.symlink(victim, medium.path)
     with pytest.raises(FileExistsError):
-        medium.make(WORK)
+        medium.make(work())
     assert victim.read_text() == "untouched"
 
 
@@ -164,7 +164,7 @@ def test_the_same_files_again(medium: Medium, tmp_path: Path) -> None:
 def test_a_replaced_script(medium: Medium, tmp_path: Path, change: Callable[[Path], object]) -> None:
     change(tmp_path / "script")
     with pytest.raises((NodeError, OSError)):
-        medium.make(WORK)
+        medium.make(work())
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"x" * 2047, b"x" * 2048, b"x" * 2049, bytes(range(256)) * 5000], ids=len)
