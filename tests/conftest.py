@@ -1,5 +1,7 @@
 """Options of the whole suite."""
 
+import signal
+
 import pytest
 from hypothesis import settings
 
@@ -9,3 +11,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
+
+for number in (signal.SIGINT, signal.SIGQUIT):  # a shell starts what it puts into the background without them
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
