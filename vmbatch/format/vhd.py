@@ -39,6 +39,8 @@ _UNUSED = (1 << 32) - 1
 _FEATURES = 2
 """The reserved bit, always set."""
 
+_QEMU, _QEMU_VERSION = b"qem2", 0x00050003
+"""Whose images QEMU takes to be of the size that they state (block/vpc.c, vpc_open)."""
 _CREATOR, _CREATOR_VERSION = b"tap\0", 0x00010003
 """From 1.2 on, libvhd takes the batmap for granted (vhd_has_batmap)."""
 
@@ -161,10 +163,14 @@ def fixed(size: int, identity: uuid.UUID, now: float) -> Layout:
 
 
 def dynamic(size: int, identity: uuid.UUID, now: float) -> Layout:
-    """An empty dynamic image of `rounded(size)`. FormatError for a size the format cannot have."""
+    """An empty dynamic image of `rounded(size)`. FormatError for a size the format cannot have.
+
+    As QEMU makes it, without a batmap: QEMU puts the first block behind the table whatever is there (block/vpc.c, vpc_open), and
+    of what it does not overwrite the guest would read the rest.
+    """
     size = rounded(size)
-    footer = _footer("dynamic", size, identity, now)
-    head = footer + _header(size) + _table_and_batmap(size)
+    footer = _footer("dynamic", size, identity, now, _QEMU, _QEMU_VERSION)
+    head = footer + _header(size) + _empty_table(size)
     return Layout(len(head) + _SECTOR, ((0, head), (len(head), footer)))
 
 
@@ -369,10 +375,11 @@ def _padded(data: bytes) -> bytes:
     return data + bytes(-len(data) % _SECTOR)
 
 
-def _footer(kind: Kind, size: int, identity: uuid.UUID, now: float) -> bytes:
+def _footer(kind: Kind, size: int, identity: uuid.UUID, now: float, creator: bytes = _CREATOR,
+            version: int = _CREATOR_VERSION) -> bytes:
     _check_size(size)
     data_offset = _NOWHERE if kind == "fixed" else _SECTOR
-    return _sealed(_FOOTER.pack(b"conectix", _FEATURES, _VERSION, data_offset, _stamp(now), _CREATOR, _CREATOR_VERSION, 0, size,
+    return _sealed(_FOOTER.pack(b"conectix", _FEATURES, _VERSION, data_offset, _stamp(now), creator, version, 0, size,
                                 size, *geometry(size), _TYPES[kind], 0, identity.bytes, 0), _FOOTER_CHECKSUM)
 
 
@@ -381,13 +388,17 @@ def _header(size: int, parent: bytes = b"", parent_stamp: int = 0, name: bytes =
                                 parent_stamp, name, *locators, *[0] * (8 * 5 - len(locators))), _HEADER_CHECKSUM)
 
 
+def _empty_table(size: int) -> bytes:
+    return _padded(rounded(size) // _BLOCK * b"\xff\xff\xff\xff")
+
+
 def _table_and_batmap(size: int) -> bytes:
     """An empty block table, and behind it the empty map of full blocks that libvhd wants (vhd_create_bat, vhd_create_batmap).
 
     The map's checksum is of the map alone, which has no place for it (vhd_checksum_batmap).
     """
     entries = rounded(size) // _BLOCK
-    table = _padded(entries * b"\xff\xff\xff\xff")
+    table = _empty_table(size)
     batmap = _padded(bytes(-(-entries // 8)))
     offset = _TABLE_OFFSET + len(table) + _BATMAP.size
     return table + _BATMAP.pack(b"tdbatmap", offset, len(batmap) // _SECTOR, _BATMAP_VERSION, ~sum(batmap) & 0xFFFFFFFF) + batmap
