@@ -162,14 +162,23 @@ def read_same(path: str, identity: tuple[int, int, int], limit: int) -> bytes:
 
 
 def read_hostile(directory: int, name: str, limit: int) -> bytes | None:
-    """At most `limit` + 1 bytes of a regular file in an open directory that others write; None if there is no such file."""
+    """At most `limit` + 1 bytes of a regular file in an open directory that others write; None if there is no such file.
+
+    What is not a regular file is not opened at all: opening is what some devices act upon.
+    """
     try:
-        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, dir_fd=directory)
+        found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     except OSError:
         return None
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        if not stat.S_ISREG(os.fstat(found).st_mode):
             return None
-        return os.read(fd, limit + 1)
+        fd = os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        try:
+            return os.read(fd, limit + 1)
+        finally:
+            os.close(fd)
+    except OSError:
+        return None
     finally:
-        os.close(fd)
+        os.close(found)
