@@ -10,7 +10,7 @@ from typing import NamedTuple
 from .domain import Parts, domain
 from .process import ProcessError, run
 
-MEMORY_MIB = {"busybox": 192, "debian": 512}
+MEMORY_MIB = {"busybox": 192, "bare": 192, "sysv": 256, "debian": 512, "stock": 768}
 LAST = re.compile(rb"guest: \S+ done|end Kernel panic|reboot: ")
 """What a console shows at the end of a boot."""
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from . import busybox, debian
+from . import bare, busybox, debian, stock, sysv
 from .cache import built
 
 
@@ -18,6 +18,9 @@ class Guest(NamedTuple):
 GUESTS = {
     "busybox": Guest(busybox.INPUTS, busybox.build),
     "debian": Guest(debian.INPUTS, debian.build),
+    "bare": Guest(bare.INPUTS, bare.build),
+    "sysv": Guest(sysv.INPUTS, sysv.build),
+    "stock": Guest(stock.INPUTS, stock.build),
 }
 
 

@@ -22,6 +22,8 @@ LOG = Path("/var/log/lab")
 USERS = {"alice": 1500, "bob": 1501}
 """Name and uid, which is the gid of a group of that name too."""
 GROUPS = "physics:x:1600:alice\n"
+HOMES = Path("/srv/vmbatch/home")
+"""The users' homes, on disk, as the NFS server cannot export what lies on an overlay; they are at /home/NAME too."""
 OVERLAID = ("/etc", "/home", "/srv", "/var/lib", "/var/log", "/var/cache", "/var/spool")
 """What the node sees as the host has it, but changes for itself only."""
 DEVICES = (
@@ -65,6 +67,8 @@ def mount_all(state: Path) -> None:
     bind(place.CLONE / ".venv", place.ENVIRONMENT)
     bind(state / "share", place.SHARE)
     place.SHARE.chmod(0o711)
+    (state / "homes").mkdir()
+    bind(state / "homes", HOMES)
     bind(state / "vmbatch", "/var/lib/vmbatch")
     for name in ("libvirt", "vmbatch", "lab"):
         bind(state / "log" / name, f"/var/log/{name}")
@@ -105,9 +109,10 @@ def populate() -> None:
         append("/etc/passwd", f"{user}:x:{uid}:{uid}::/home/{user}:/bin/bash\n")
         append("/etc/group", f"{user}:x:{uid}:\n")
         append("/etc/shadow", f"{user}:*:19000:0:99999:7:::\n")
-        home = Path("/home") / user
+        home = HOMES / user
         home.mkdir(mode=0o700)
         os.chown(home, uid, uid)
+        bind(home, f"/home/{user}")
     append("/etc/group", GROUPS)
     shutil.copytree(DAEMONS / "libvirt", "/etc/libvirt", dirs_exist_ok=True)
     for name, mode in MOM_DIRECTORIES.items():
@@ -127,12 +132,14 @@ def append(path: str, lines: str) -> None:
 
 
 def start_daemons() -> None:
-    """libvirtd with its network, and the NFS server; returns when both answer."""
+    """libvirtd with its network, and the NFS server, which wants rpcbind there for version 3; returns when all answer."""
     start("libvirtd", ["libvirtd", "--timeout", "0"])
+    start("rpcbind", ["rpcbind", "-f"])
+    wait_for("rpcbind", lambda: answers("127.0.0.1", 111))
     start("ganesha", ["ganesha.nfsd", "-F", "-L", LOG / "ganesha.log", "-f", DAEMONS / "ganesha.conf", "-p", "/run/ganesha/pid"])
     wait_for("libvirtd", lambda: Path("/run/libvirt/libvirt-sock").is_socket())
     run(["virsh", "-q", "net-create", DAEMONS / "network.xml"])
-    wait_for("ganesha", nfs_answers)
+    wait_for("ganesha", lambda: answers(place.ADDRESS, 2049))
 
 
 def start(name: str, command: list[str | Path]) -> None:
@@ -141,10 +148,10 @@ def start(name: str, command: list[str | Path]) -> None:
         subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
 
 
-def nfs_answers() -> bool:
-    """Whether the NFS server listens."""
+def answers(address: str, port: int) -> bool:
+    """Whether somebody listens there."""
     with socket.socket() as probe:
-        return probe.connect_ex((place.ADDRESS, 2049)) == 0
+        return probe.connect_ex((address, port)) == 0
 
 
 def wait_for(name: str, ready: Callable[[], bool], seconds: float = 30) -> None:

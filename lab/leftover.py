@@ -7,14 +7,16 @@ import libvirt
 
 from . import place
 
+RESERVATIONS = str(place.SHARE / ".addresses")
 PLACES = ("/var/lib/vmbatch/jobs", "/var/lib/vmbatch/spool", "/run/vmbatch/handover", str(place.SHARE),
-          "/var/lib/vmbatch/store/uses")
+          "/var/lib/vmbatch/store/uses", RESERVATIONS)
 _PROGRAMS = ("qemu-system-x86_64", "qemu-img", "cp", "cat", "ssh", "ssh-keygen", "prologue", "epilogue", "remoteshell")
 
 
 def found(uri: str = "qemu:///system") -> list[str]:
     """A line for every file, domain and process of a job; and for each that the sweep would remove."""
-    lines = [str(path) for directory in PLACES if Path(directory).is_dir() for path in sorted(Path(directory).iterdir())]
+    lines = [str(path) for directory in PLACES if Path(directory).is_dir() for path in sorted(Path(directory).iterdir())
+             if str(path) != RESERVATIONS]
     connection = libvirt.open(uri)
     try:
         lines += [f"domain {domain.name()}" for domain in connection.listAllDomains()]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lab import place, product
+from lab import guest, place, product
 from lab.requirements import requirements
 
 GUESTS = {"busybox": Path("/var/cache/vmbatch-lab/busybox-0123456789ab")}
@@ -14,7 +14,7 @@ def test_templates_name_the_images_as_the_node_sees_them() -> None:
 
 
 def test_hooks_run_where_every_user_can_reach_the_interpreter() -> None:
-    mode, script = product.files(GUESTS | {"debian": Path("/debian")})[place.MOM / "mom_priv/remoteshell"]
+    mode, script = product.files({name: Path(f"/{name}") for name in guest.GUESTS})[place.MOM / "mom_priv/remoteshell"]
     assert (mode, script.split(b"\n")[0]) == (0o755, b"#!/srv/vmbatch/venv/bin/python3 -I")
     assert b"from vmbatch.remoteshell import main" in script
 
