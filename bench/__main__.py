@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from lab.mom import Job, Mom
 
-from . import disk
+from . import context, disk
 from .beside import measure, table
 
 NULL = subprocess.DEVNULL
@@ -71,6 +71,7 @@ def main() -> None:
     print(native(mom, 40))
     print(shell(mom, 15))
     disk.main()
+    context.main()
 
 
 if __name__ == "__main__":

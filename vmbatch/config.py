@@ -14,6 +14,7 @@ from .job import check_name
 from .units import parse_duration, parse_size
 
 _KEY = r"""(?:"[^"]*"|'[^']*'|[A-Za-z0-9_-]+)"""
+SHARE_TYPES = ("nfs4", "nfs", "virtiofs", "9p")
 _KEYS = rf"{_KEY}(?:\s*\.\s*{_KEY})*"
 
 
@@ -38,6 +39,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     share_mountpoint: str
     share_owner: int
     share_local: bool
+    network_reservations: str
     spool_directory: str
     spool_keep_free: int
     spool_job_limit: int
@@ -77,8 +79,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     users_deny: tuple[str, ...]
     guest_hostname: str
     guest_scripts: str
+    guest_appliance: str
     guest_console_lines: int
     log_directory: str
+
+    @property
+    def reservations(self) -> str:
+        """The directory of the guests' addresses."""
+        return self.network_reservations or os.path.join(self.share_directory, ".addresses")
 
     def template_path(self, queue: str) -> str | None:
         """The template of a queue, or None for a native queue."""
@@ -133,6 +141,12 @@ def _duration(value: object) -> float:
     if not isinstance(value, str):
         raise ValueError(f"must be a duration such as \"90s\", not {value!r}")
     return parse_duration(value)
+
+
+def _share_type(value: object) -> str:
+    if _text(value) not in SHARE_TYPES:
+        raise ValueError(f"must be one of {', '.join(SHARE_TYPES)}, not {value!r}")
+    return str(value)
 
 
 def _names(value: object) -> tuple[str, ...]:
@@ -226,11 +240,12 @@ OPTIONS: dict[str, Option] = {
     "libvirt.uri": Option(_filled, "qemu:///system", "libvirt's hypervisor on this node"),
     "share.directory": Option(_path, "/srv/vmbatch/share", "the share as this node sees it"),
     "share.source": Option(_text, "", "the share as guests mount it, SERVER:/PATH; without it no guest can start"),
-    "share.type": Option(_filled, "nfs4", "file system type for the guest's mount"),
+    "share.type": Option(_share_type, "nfs4", "how the guest mounts the share: nfs4, nfs (version 3), virtiofs or 9p"),
     "share.options": Option(_text, "vers=4.2,sec=sys,soft,timeo=100,retrans=3", "options for the guest's mount"),
     "share.mountpoint": Option(_path, "/mnt/vmbatch", "where the guest mounts its part of the share"),
     "share.owner": Option(_whole, 65534, "uid and gid that root of a guest has on the share (NFS: the anonymous uid)"),
     "share.local": Option(_truth, True, "whether the NFS server is this node, so that changes are seen at once"),
+    "network.reservations": Option(_optional_path, "", "where guests' addresses are reserved; empty for .addresses on the share"),
     "spool.directory": Option(_path, "/var/lib/vmbatch/spool", "where jobs' disks and media are made"),
     "spool.keep_free": Option(_size, 1 << 30, "space that must remain free in the spool"),
     "spool.job_limit": Option(_size, 100 << 30, "space that a job's copies and empty disks may take"),
@@ -273,7 +288,9 @@ OPTIONS: dict[str, Option] = {
     "users.allow": Option(_names, (), "if not empty, only these users' jobs run"),
     "users.deny": Option(_names, (), "these users' jobs are refused"),
     "guest.hostname": Option(_hostname, "vm-{job}", "host name of the guest; {job} is the job's number"),
-    "guest.scripts": Option(_path, "/etc/vmbatch/guest.d", "the site's own scripts for guests, in prolog.d and epilog.d there"),
+    "guest.scripts": Option(_path, "/etc/vmbatch/guest.d", "the site's own scripts for guests"),
+    "guest.appliance": Option(_path, "/var/lib/vmbatch/appliance",
+                              "libguestfs' fixed appliance, for guests' disks with xfs, btrfs or scattered LVM"),
     "guest.console_lines": Option(_whole, 15, "lines of a failed guest's console shown to the user"),
     "log.directory": Option(_path, "/var/log/vmbatch", "one log for each job"),
 }

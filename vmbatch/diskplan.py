@@ -31,12 +31,16 @@ def _check_size(form: str, size: int) -> None:
 
 
 class Disks:
-    """`steps` in their order, `changes` for the domain, `notes` for the log. SiteError, NodeError for what cannot be."""
+    """`steps` in their order, `changes` for the domain, `notes` for the log. SiteError, NodeError for what cannot be.
+
+    `made` has (path, format, (path, format) of the image below an overlay) of the disks, by index.
+    """
 
     def __init__(self, job: Job, template: Template, profile: Profile, spool: str, config: Config, facts: Facts) -> None:
         self.steps: list[Resource | Piece] = []
         self.changes: list[DiskChange] = []
         self.notes: list[str] = []
+        self.made: dict[int, tuple[str, str, tuple[str, str] | None]] = {}
         self._job = job
         self._template = template
         self._profile = profile
@@ -98,7 +102,7 @@ class Disks:
         _check_size(overlay.format, image.size)
         path = os.path.join(self._spool, f"{tag.target}.{overlay.format}")
         self.steps.append(Overlay(path, overlay, program, base, image.format, image.size))
-        self._change(tag, path, overlay.format, backing=(base, self._profile.drivers[image.format]))
+        self._change(tag, path, overlay.format, backing=(base, image.format))
 
     def _in_use(self, tag: DiskTag, image: Image) -> str:
         """The image under a name of this job's, if it is one of the store's."""
@@ -172,7 +176,9 @@ class Disks:
             raise FormatError(f"{self._profile.name} reads no images in the format {form}")
         defaults = {} if shared or tag.readonly else self._profile.throwaway
         driver, kind = self._profile.driver, self._profile.drivers[form]
-        self.changes.append(DiskChange(tag.index, path, kind, backing, shared, driver, defaults))
+        below = None if backing is None else (backing[0], self._profile.drivers[backing[1]])
+        self.changes.append(DiskChange(tag.index, path, kind, below, shared, driver, defaults))
+        self.made[tag.index] = (path, form, backing)
 
     def _check_space(self) -> None:
         config, needed = self._config, self._space

@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from . import network
 from .config import Config
 from .context import archive
+from .context.access import access
 from .disk.blank import MAKERS
-from .errors import SiteError
+from .errors import NodeError, SiteError
+from .exchange.address import taken
 from .format import FormatError
 from .format.name import TOOLS, parse_form
 from .host import file, process
 from .image.store import Held, Store, make_directories, make_room
 from .image.terms import Terms, terms
-from .job import User
+from .job import Job, User
 from .resource import Work
 from .template import BlankSource, DiskTag, ImageSource, Template
 
 if TYPE_CHECKING:
+    from .context.userdata import SiteFile
     from .image.once import Turn
+
+
+_LOOK_SECONDS = 0.02
 
 
 class Image(msgspec.Struct, frozen=True):
@@ -44,7 +53,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """`images` by the disk's index; `first` has, by index, (ready, making) of disks that this job fills as the first.
 
     `wishes` are the images that the submitter asks for, by index. `spool_free` in bytes, `scripts` the site's (name, path),
-    `programs` the path of each tool that is on the node.
+    `programs` the path of each tool that is on the node, `addresses` those to reserve, a tuple for each interface, `node` the
+    node's name, `credentials` have their content, `user_data` is the site's by the name of the medium.
     """
 
     wishes: dict[int, ImageSource]
@@ -54,6 +64,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     scripts: tuple[tuple[str, str], ...]
     programs: dict[str, str]
     terms: Terms
+    addresses: tuple[tuple[str, ...], ...] = ()
+    node: str = ""
+    credentials: dict[str, bytes] = {}
+    user_data: dict[str, SiteFile] = {}
 
 
 class Gathered:
@@ -63,32 +77,50 @@ class Gathered:
         self.images: dict[int, Image] = {}
         self.first: dict[int, tuple[str, str]] = {}
         self._held: list[Held | Turn] = []
+        self._choice: _Choice | None = None
 
     def hold(self, held: Held | Turn) -> None:
         """Keeps it until `close`."""
         self._held.append(held)
 
+    def hold_choice(self, choice: _Choice) -> None:
+        """Keeps it until `chosen`, or `close`."""
+        self._choice = choice
+
+    def chosen(self) -> None:
+        """The addresses are reserved: others may choose."""
+        if self._choice is not None:
+            self._choice.close()
+            self._choice = None
+
     def close(self) -> None:
         """Lets go of everything."""
+        self.chosen()
         for held in self._held:
             held.close()
         self._held.clear()
 
 
-def gather(form: Template, wishes: dict[int, ImageSource], user: User, config: Config, gathered: Gathered, work: Work) -> Facts:
+def gather(form: Template, wishes: dict[int, ImageSource], job: Job, config: Config, gathered: Gathered, work: Work) -> Facts:
     """All facts; downloads what must be here, waits for what others make. VmBatchError."""
     agreed = terms(config)
     for tag in form.disks:
         with _of_disk(tag, form):
-            _see_disk(form, tag, wishes.get(tag.index), user, config, agreed, gathered, work)
+            _see_disk(form, tag, wishes.get(tag.index), job.user, config, agreed, gathered, work)
     _check_archives(form)
+    if form.rootssh is not None:
+        from .host import rootssh
+
+        rootssh.check(access(form.rootssh))
     space = os.statvfs(file.nearest(config.spool_directory))
     return Facts(wishes=wishes, images=dict(gathered.images), first=dict(gathered.first),
                  spool_free=space.f_bavail * space.f_frsize, scripts=tuple(_site_scripts(config.guest_scripts)),
-                 programs=_programs(form), terms=agreed)
+                 programs=_programs(form), terms=agreed,
+                 addresses=_addresses(form, job.token, config, gathered, work), node=os.uname().nodename,
+                 credentials=_credentials(form), user_data=_user_data(form))
 
 
-def look(form: Template, config: Config) -> Facts:
+def look(form: Template, token: str, config: Config) -> Facts:
     """The facts as far as they are known without changing anything: images that would be downloaded have no size."""
     from .image import once, remote
 
@@ -112,7 +144,9 @@ def look(form: Template, config: Config) -> Facts:
         _check_archives(form)
         space = os.statvfs(file.nearest(config.spool_directory))
         return Facts(wishes={}, images=gathered.images, first=gathered.first, spool_free=space.f_bavail * space.f_frsize,
-                     scripts=tuple(_site_scripts(config.guest_scripts)), programs=_programs(form), terms=agreed)
+                     scripts=tuple(_site_scripts(config.guest_scripts)), programs=_programs(form), terms=agreed,
+                     addresses=network.choose(form.interfaces, token, taken(config.reservations), form.path),
+                     node=os.uname().nodename, credentials=_credentials(form), user_data=_user_data(form))
     finally:
         gathered.close()
 
@@ -206,8 +240,70 @@ def _check_archives(form: Template) -> None:
             on_medium.add(name)
 
 
+def _credentials(form: Template) -> dict[str, bytes]:
+    """The content of each of the template's, and root's public key where that goes this way. SiteError."""
+    found = {each.name: file.read_trusted(each.file) if each.file else each.value.encode() for each in form.credentials}
+    if form.rootssh is not None and form.rootssh.give == "credential":
+        from .context.credentials import root_key
+        from .host import rootssh
+
+        found |= root_key(rootssh.public_key(form.rootssh.key).encode())
+    return found
+
+
+def _user_data(form: Template) -> dict[str, SiteFile]:
+    """The site's user-data for each medium that has any. InputError for what is wrong with it."""
+    found = {}
+    for tag in form.disks:
+        if tag.medium is not None and tag.medium.userdata:
+            from .context import forms
+            from .context.userdata import SiteFile
+
+            site = SiteFile(tag.medium.userdata, file.read_trusted(tag.medium.userdata))
+            forms.check(tag.medium.form, site)
+            found[tag.medium.name] = site
+    return found
+
+
+def _addresses(form: Template, token: str, config: Config, gathered: Gathered, work: Work) -> tuple[tuple[str, ...], ...]:
+    """Free addresses; nobody else on this node chooses any before ours are reserved. NodeError."""
+    if any(interface.pools for interface in form.interfaces):
+        gathered.hold_choice(_Choice(config.reservations, work))
+    return network.choose(form.interfaces, token, taken(config.reservations), form.path)
+
+
+class _Choice:
+    """The right to choose addresses, until `close`: a lock that dies with its process."""
+
+    def __init__(self, directory: str, work: Work) -> None:
+        self._fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        while not self._taken():
+            work.alive()
+            if work.deadline.passed():
+                self.close()
+                raise NodeError(f"other jobs have been choosing addresses in {directory} for too long")
+            time.sleep(_LOOK_SECONDS)
+
+    def _taken(self) -> bool:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True  # an NFS server without locks: link(2) decides, and who loses starts again
+        return True
+
+    def close(self) -> None:
+        """Lets the next one choose."""
+        os.close(self._fd)
+
+
 def _site_scripts(parent: str) -> Iterator[tuple[str, str]]:
-    for stage in ("prolog.d", "epilog.d"):
+    ready = os.path.join(parent, "ready")
+    if os.path.exists(ready):
+        file.check_trusted(ready)
+        yield "site/ready", ready
+    for stage in ("prolog.d", "epilog.d", "before.d", "after.d"):
         place = os.path.join(parent, stage)
         for name in sorted(os.listdir(place)) if os.path.isdir(place) else ():
             if name.startswith(".") or name.endswith("~"):

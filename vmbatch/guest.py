@@ -18,7 +18,7 @@ _SIGNALS = frozenset((
 
 
 class Message(msgspec.Struct, frozen=True):
-    """A message from a guest; `address` for announce and ready, `text` (printable, bounded) for failed."""
+    """A message from a guest; `address` for announce and ready, '' without a network; `text` (printable, bounded) for failed."""
 
     kind: str
     address: str = ""
@@ -35,6 +35,8 @@ def parse_message(data: bytes, token: str) -> Message:
     kind = match[1].decode()
     if kind == "failed":
         return Message(kind, text=printable(match[3]))
+    if match[3] == b"-":
+        return Message(kind)
     try:
         address = ipaddress.ip_address(match[3].decode("ascii"))
     except ValueError:
@@ -111,8 +113,8 @@ def signal_command(run: str, name: str) -> str:
 class Handover(msgspec.Struct, frozen=True, kw_only=True):
     """What the prologue leaves for the job shell: which start, which guest, and how to reach it.
 
-    `environment` maps the names of the batch system's own variables on this node to a digest of their values: what the job
-    shell finds unchanged is the node's and stays there.
+    `address` is '' where the job's way is the character device `console`. `environment` maps the names of the batch system's own
+    variables on this node to a digest of their values: what the job shell finds unchanged is the node's and stays there.
     """
 
     job: str
@@ -121,6 +123,7 @@ class Handover(msgspec.Struct, frozen=True, kw_only=True):
     uid: int
     address: str
     alias: str
+    console: str
     template: str
     script: Script | None
     node_file: bool

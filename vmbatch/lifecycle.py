@@ -5,20 +5,19 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from . import digest, facts, journal, sshargs, template
+from . import boot, digest, facts, journal, sshargs, template
 from .batch import torque
 from .config import Config
 from .errors import DeadlineError, EndedError, NodeError, SiteError, VmBatchError
-from .exchange.inbox import Inbox
+from .exchange.address import look as reservations
+from .exchange.address import stale
 from .format import FormatError
-from .guest import Handover, Message
-from .host import clock, console, file, process, ssh, virt
+from .guest import Handover
+from .host import clock, console, file, process, virt
 from .host.log import Log
-from .host.watch import Watch
 from .image import store
 from .job import Job, slug
 from .journal import Journal, Start
@@ -27,14 +26,6 @@ from .resource import Piece, Resource, Work
 from .spool import directory
 from .units import Deadline
 
-if TYPE_CHECKING:
-    import subprocess
-
-T = TypeVar("T")
-_LOOK_SECONDS = 1.0
-_CHECK_SECONDS = 0.02
-_POLL_SECONDS = 0.1
-_LOGIN_PAUSE_SECONDS = 0.3
 _END_PATIENCE_SECONDS = 10.0
 _OLD_END_SECONDS = 3600.0
 
@@ -55,7 +46,9 @@ def prologue(call: Call, config: Config, log: Log) -> None:
     job, form = read(call.argv, call.environ, clock.new_token(), config)
     check_user(job, config)
     wishes = facts.choose(form, job.wishes, config)
-    make_places(config)
+    make_places(config, form)
+    if any(interface.pools for interface in form.interfaces):
+        file.make_state_directory(config.reservations, 0o700)
     start = Start(job.id, job.token, job.user.name, job.queue, job.script, clock.this_process(), time.time())
     sweep_journals(config, log, dry_run=False)
     book = _take(start, deadline, config, log)
@@ -66,15 +59,15 @@ def prologue(call: Call, config: Config, log: Log) -> None:
             with log.phase("site hook"):
                 call.site()
         with log.phase("images"):
-            known = facts.gather(form, wishes, job.user, config, gathered, work)
+            known = facts.gather(form, wishes, job, config, gathered, work)
         chosen = plan(job, form, config, known)
         for note in chosen.notes:
             log.line(note)
         with _console_of_failure(chosen, config, log):
-            _make(chosen, book, work, log)
+            _make(chosen, book, work, log, gathered)
             gathered.close()
-            address = _boot(chosen, start, config, log, deadline)
-            _hand_over(chosen, book, address, call.environ)
+            address, terminal = boot.bring_up(chosen, start, config, log, deadline)
+            _hand_over(chosen, book, address, terminal, call.environ)
     except BaseException:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         _release(book, config, log, orphaned=False)
@@ -82,7 +75,8 @@ def prologue(call: Call, config: Config, log: Log) -> None:
     finally:
         gathered.close()
         book.close()
-    log.line(f"guest {chosen.domain.name} of {job.user.name} is ready at {address} after {time.monotonic() - begin:.3f} s")
+    seconds = time.monotonic() - begin
+    log.line(f"guest {chosen.domain.name} of {job.user.name} is ready at {address or terminal} after {seconds:.3f} s")
 
 
 def _deadline(alarm: float, config: Config) -> Deadline:
@@ -103,11 +97,13 @@ def read(argv: list[str], environ: dict[str, str], token: str, config: Config) -
     return torque.parse_prologue(argv, environ, token, form.job_directory), form
 
 
-def make_places(config: Config) -> None:
+def make_places(config: Config, form: template.Template) -> None:
     """The directories in which jobs get theirs. NodeError."""
     journal.make_directories()
     for place, mode in ((config.spool_directory, 0o711), (sshargs.HANDOVER, 0o711)):
         file.make_state_directory(place, mode)
+    if form.messages != "SHARE":
+        return
     try:
         share = os.stat(config.share_directory)
     except OSError as error:
@@ -141,13 +137,15 @@ def _check_earlier(other: Start, start: Start) -> None:
         raise EndedError(f"job {start.job} was started again by the batch system, and this start is over")
 
 
-def _make(chosen: Plan, book: Journal, work: Work, log: Log) -> None:
+def _make(chosen: Plan, book: Journal, work: Work, log: Log, gathered: facts.Gathered) -> None:
     """Everything in the plan, each thing promised before it is made."""
     for phase in chosen.phases:
         with log.phase(phase.name):
             for step in phase.steps:
                 work.alive()
                 _act(step, book, work)
+        if phase is chosen.phases[0]:
+            gathered.chosen()
 
 
 def _act(step: Resource | Piece, book: Journal, work: Work) -> None:
@@ -163,122 +161,11 @@ def _act(step: Resource | Piece, book: Journal, work: Work) -> None:
         raise SiteError(f"{step}: the image {error.what}", error.hint) from None
 
 
-class _Wait:
-    """Waiting for a guest: woken by its messages, by libvirt, by the end of the job; never beyond the deadline."""
-
-    def __init__(self, chosen: Plan, start: Start, config: Config, deadline: Deadline) -> None:
-        self.chosen = chosen
-        self.start = start
-        self.seconds = min(config.timeouts_boot * config.timeouts_scale, deadline.left())
-        self.deadline = deadline.earlier(self.seconds)
-        self.next_check = 0.0
-        self.interval = _LOOK_SECONDS if config.share_local else _POLL_SECONDS
-        self.inbox = Inbox(chosen.inbox, chosen.job.token, local=config.share_local)
-        self.watch = Watch()
-        self.watch.directory(journal.ended_directory())
-        self.watch.directory(chosen.inbox)
-        virt.on_event(chosen.domain.uri, self.watch.wake)
-
-    def until(self, look: Callable[[], T | None], what: str) -> T:
-        """The first thing that `look` finds. VmBatchError if that cannot come any more."""
-        while True:
-            found = look()
-            if found is not None:
-                return found
-            pause = self.next_check - time.monotonic()
-            if pause <= 0:
-                self.check(what)
-                self.next_check = time.monotonic() + _CHECK_SECONDS
-                pause = self.interval
-            self.watch.wait(min(pause, self.deadline.left()))
-
-    def check(self, what: str) -> None:
-        """Whether it is still worth waiting."""
-        journal.check_not_ended(self.start)
-        failed = self.inbox.read("failed")
-        if failed is not None:
-            raise SiteError(f"the guest could not prepare itself for the job: {failed.text}")
-        state = virt.state(self.chosen.domain.uri, self.chosen.domain.uuid)
-        panic = console.panic(self.chosen.console)
-        if panic is not None:
-            raise SiteError(f"the guest's kernel died before the guest was ready ({what}): {panic}")
-        if state not in ("running", None):
-            raise SiteError(f"the guest ended before it was ready ({what}): its domain is {state}")
-        if self.deadline.passed():
-            raise DeadlineError(f"the guest was not ready within {self.seconds:.0f} s ({what})",
-                                "more time: [timeouts] boot, and $prologalarm in mom's config")
-
-    def message(self, kind: str, what: str) -> Message:
-        """The guest's message of this kind."""
-        return self.until(lambda: self.inbox.read(kind), what)
-
-    def pause(self, seconds: float, what: str) -> None:
-        """Waits for nothing but time."""
-        over = Deadline(seconds)
-        while not over.passed():
-            self.check(what)
-            self.watch.wait(over.left())
-
-    def close(self) -> None:
-        """Gives all descriptors back."""
-        self.watch.close()
-        self.inbox.close()
-
-
-def _boot(chosen: Plan, start: Start, config: Config, log: Log, deadline: Deadline) -> str:
-    """Waits until the guest is ready and its user has been seen to log in; the guest's address."""
-    wait = _Wait(chosen, start, config, deadline)
-    try:
-        with log.phase("boot"):
-            announced = wait.message("announce", "phase boot: it has not announced its address on the share")
-        with log.phase("login"):
-            _log_in(wait, announced.address, log)
-        with log.phase("ready"):
-            ready = wait.message("ready", "phase ready: it has announced itself, but has not written its ready file")
-    finally:
-        wait.close()
-    if ready.address != announced.address:
-        raise NodeError(f"the guest announced {announced.address}, but is ready at {ready.address}")
-    return ready.address
-
-
-def _log_in(wait: _Wait, address: str, log: Log) -> None:
-    """Tries until the submitting user can log in."""
-    chosen = wait.chosen
-    said = "no answer yet"
-    while True:
-        attempt = ssh.prove_login(chosen.handover, chosen.job.user, address, chosen.alias)
-        handle = os.pidfd_open(attempt.pid)
-        wait.watch.descriptor(handle)
-        try:
-            status = wait.until(attempt.poll, f"phase login: {chosen.job.user.name} cannot log in at {address}: {said}")
-            said = console.printable_tail(_output(attempt), 1) or f"ssh ended with {status}"
-        finally:
-            wait.watch.forget(handle)
-            os.close(handle)
-            process.end(attempt)
-        if status == 0:
-            return
-        log.detail(f"login at {address}: {said}")
-        wait.pause(_LOGIN_PAUSE_SECONDS, f"phase login: {chosen.job.user.name} cannot log in at {address}: {said}")
-
-
-def _output(attempt: "subprocess.Popen[bytes]") -> bytes:
-    """What a process of the user's has said; never waits, as another process of the user may hold the pipe open."""
-    if attempt.stdout is None:
-        return b""
-    os.set_blocking(attempt.stdout.fileno(), False)
-    try:
-        return os.read(attempt.stdout.fileno(), 4096)
-    except BlockingIOError:
-        return b""
-
-
-def _hand_over(chosen: Plan, book: Journal, address: str, environ: dict[str, str]) -> None:
+def _hand_over(chosen: Plan, book: Journal, address: str, terminal: str, environ: dict[str, str]) -> None:
     """Lets the job run: the record is the last thing that is made."""
     job = chosen.job
     record = Handover(
-        job=job.id, token=job.token, user=job.user.name, uid=job.user.uid, address=address, alias=chosen.alias,
+        job=job.id, token=job.token, user=job.user.name, uid=job.user.uid, address=address, alias=chosen.alias, console=terminal,
         template=chosen.template, script=job.script, node_file=job.node_file is not None,
         environment={name: digest.of_text(value) for name, value in environ.items()},
     )
@@ -357,6 +244,7 @@ def sweep(config: Config, log: Log, *, dry_run: bool) -> list[str]:
                              *(os.path.join(config.images_directory, name) for name in ("uses", "once")))
         for found in directory.ours(parent)
     ]
+    reserved = list(reservations(config.reservations))
     from .hypervisor.domain import Domain
 
     said = []
@@ -366,6 +254,9 @@ def sweep(config: Config, log: Log, *, dry_run: bool) -> list[str]:
         said.append(f"cannot see the domains: {error}")
     tokens, found = sweep_journals(config, log, dry_run=dry_run)
     said += found
+    gone, left = stale(reserved, os.uname().nodename, tokens)
+    things += gone
+    said += left
     for thing in things:
         if getattr(thing, "token", None) not in tokens:
             said.append(_remove(thing, config, dry_run=dry_run))

@@ -6,13 +6,14 @@ import uuid
 
 import msgspec
 
-from . import sshargs
+from . import network, sshargs
 from .config import Config
+from .context.credentials import oem_strings
 from .context.keys import HandoverKeys, Keys
-from .context.medium import Medium
-from .context.parameters import parameters
+from .contextplan import Context, Delivery
 from .diskplan import Disks
 from .errors import JobError, SiteError
+from .exchange.address import Address
 from .exchange.place import GuestPlace
 from .facts import Facts
 from .hypervisor.domain import Domain
@@ -20,7 +21,7 @@ from .job import Job
 from .registry import HYPERVISORS
 from .resource import Piece, Resource
 from .spool.directory import Directory
-from .template import DiskChange, DomainChange, Template, domain_xml
+from .template import DomainChange, Template, domain_xml
 
 
 class DomainFile(Piece, frozen=True, tag="domain-file"):
@@ -58,6 +59,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     handover: str
     alias: str
     notes: tuple[str, ...]
+    macs: tuple[str, ...]
+    delivery: Delivery | None
+    console_shell: str
+    messages: str
 
 
 def names(job: Job, config: Config) -> tuple[str, str, str]:
@@ -72,16 +77,23 @@ def names(job: Job, config: Config) -> tuple[str, str, str]:
 def plan(job: Job, template: Template, config: Config, facts: Facts) -> Plan:
     """Decides everything. JobError, SiteError, NodeError for what cannot be."""
     check_user(job, config)
-    if not config.share_source:
+    if template.messages == "SHARE" and not config.share_source and config.share_type.startswith("nfs"):
         raise SiteError("there is no share for guests: [share] source is empty", "set it to SERVER:/PATH in vmbatch.conf")
+    hiding = next((tag for tag in template.shares if f"{config.share_mountpoint}/".startswith(f"{tag.target}/")), None)
+    if hiding is not None and template.messages == "SHARE":
+        raise SiteError(f"{template.path}:{hiding.line}: <vbshare target='{hiding.target}'> would hide [share] mountpoint = "
+                        f"{config.share_mountpoint}", "give one of both another place")
     profile = HYPERVISORS.get(template.hypervisor)
     if profile is None:
         raise SiteError(f"{template.path}: no hypervisor {template.hypervisor or '(none)'}",
                         f"write one of {', '.join(HYPERVISORS)} in <vbhypervisor>")
     spool, share, handover = names(job, config)
     disks = Disks(job, template, profile, spool, config, facts)
-    medium = next(tag for tag in template.disks if tag.medium is not None)
-    medium_path = os.path.join(spool, medium.medium or "")
+    macs = _macs(template, job.token)
+    addresses = tuple(Address(os.path.join(config.reservations, address), job.token, job.id, facts.node)
+                      for interface in facts.addresses for address in interface)
+    nets = network.nets(template.interfaces, macs, facts.addresses or ((),) * len(macs))
+    context = Context(job, template, profile, spool, config, facts, nets, disks)
     alias = f"vmbatch-{job.token[:16]}"
     domain = Domain(config.libvirt_uri, f"vmbatch-{job.slug}-{job.token[:8]}", str(uuid.UUID(hex=job.token, version=4)),
                     job.token, os.path.join(spool, "domain.xml"))
@@ -90,25 +102,34 @@ def plan(job: Job, template: Template, config: Config, facts: Facts) -> Plan:
     place = os.path.join(share, "guest")
     xml = domain_xml(template, DomainChange(
         name=domain.name, uuid=domain.uuid, job=job.id, token=job.token, user=job.user.name, console=console,
-        macs=_macs(template, job.token),
-        disks=(*disks.changes, DiskChange(medium.index, medium_path, "raw", None, driver=profile.driver)),
+        shell_console=template.console_shell,
+        kernel_words=context.kernel_words,
+        channel=template.messages == "CHANNEL",
+        directories=context.directories,
+        oem_strings=tuple(oem_strings(facts.credentials)),
+        macs=macs,
+        disks=(*disks.changes, *context.changes),
     ))
-    source = f"{config.share_source.rstrip('/')}/{job.unique}/guest"
+    shared: tuple[Resource | Piece, ...] = ()
+    if template.messages == "SHARE":
+        owner = 0 if config.share_type == "virtiofs" else config.share_owner
+        shared = (Directory(share, job.token, 0o711), GuestPlace(place, owner))
     phases = (
+        Phase("addresses", addresses),
         Phase("disks", (Directory(spool, job.token, 0o711), *disks.steps)),
         Phase("context", (
             Keys(keys, job.id),
-            Medium(medium_path, parameters(job, config, source), keys,
-                   job.script, job.node_file, template.archives, facts.scripts),
-            Directory(share, job.token, 0o711), GuestPlace(place, config.share_owner),
+            *context.steps,
+            *shared,
             Directory(handover, job.token, 0o711),
-            HandoverKeys(keys, handover, alias, job.user.uid, job.user.group.gid),
+            HandoverKeys(keys, handover, alias, template.method != "ROOTSSH", job.user.uid, job.user.group.gid),
             DomainFile(domain.xml, xml),
         )),
         Phase("start", (domain,)),
     )
-    return Plan(job=job, template=template.path, phases=phases, domain=domain, xml=xml, inbox=place, console=console,
-                handover=handover, alias=alias, notes=tuple(disks.notes))
+    return Plan(job=job, template=template.path, phases=tuple(phase for phase in phases if phase.steps), domain=domain, xml=xml,
+                inbox=place, console=console, handover=handover, alias=alias, notes=tuple(disks.notes), macs=macs,
+                delivery=context.delivery, console_shell=template.console_shell, messages=template.messages)
 
 
 def check_user(job: Job, config: Config) -> None:
@@ -138,6 +159,8 @@ def preview(chosen: Plan) -> list[str]:
         lines.append(f"{phase.name}:")
         lines.extend(f"  {step}" for step in phase.steps)
     lines[0:0] = [f"note: {note}" for note in chosen.notes]
+    if chosen.delivery is not None:
+        lines.append(f"boot: {chosen.delivery}")
     lines.append("boot: wait for announce, log in as the submitting user, wait for ready")
     lines.append(f"hand over: {chosen.handover}/record")
     return lines

@@ -3,6 +3,7 @@
 import msgspec
 
 from .batch import torque
+from .exchange.address import Address
 from .hypervisor import profile
 from .hypervisor.domain import Domain
 from .hypervisor.profile import Profile
@@ -14,9 +15,10 @@ HYPERVISORS: dict[str, Profile] = {"QEMU": profile.QEMU, "KVM": profile.KVM, "TE
 
 BATCH = torque
 
-KINDS: tuple[type[Resource], ...] = (Directory, Domain, FirstFill)
+KINDS: tuple[type[Resource], ...] = (Directory, Domain, FirstFill, Address)
 
-_decoder: msgspec.json.Decoder[Directory | Domain | FirstFill] = msgspec.json.Decoder(Directory | Domain | FirstFill)
+_Kind = Directory | Domain | FirstFill | Address
+_decoder: msgspec.json.Decoder[_Kind] = msgspec.json.Decoder(_Kind)
 
 
 def resource(record: bytes) -> Resource:

@@ -88,6 +88,10 @@ def _run(queue: str) -> int:
         raise _Refused(f"job {os.environ.get('PBS_JOBID')} of queue {queue} has no guest: its prologue has not handed one over "
                        "(admin: is VmBatch's prologue in mom_priv, and did it end by itself?)") from None
     _check_proof(handover)
+    if handover.console:
+        from .consoleshell import Session
+
+        return Session(handover.console).run(lambda: _Call(handover))
     return _Session(place, handover).run(lambda: _Call(handover))
 
 

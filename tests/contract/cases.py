@@ -1,11 +1,14 @@
 """Of each kind: how one is made, whether it is there, and what stands in its place half-made or another's."""
 
+import json
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import libvirt
 
+from vmbatch.exchange.address import Address
 from vmbatch.host import virt
 from vmbatch.hypervisor.domain import Domain
 from vmbatch.resource import Resource
@@ -159,10 +162,53 @@ class DomainCase(Case):
                     continue
 
 
+class AddressCase(Case):
+    """An address of a pool, in a directory that other nodes share."""
+
+    def __init__(self, parent: Path) -> None:
+        self.token = new_token()
+        self.path = parent / "10.0.0.20"
+        self.resource = Address(str(self.path), self.token, "42.vm", "node1")
+
+    def _mark(self, token: str, node: str = "node1") -> str:
+        return json.dumps({"job": "42.vm", "token": token, "node": node})
+
+    def _temporary(self, content: str) -> None:
+        (self.path.parent / f".{self.token}.10.0.0.20@node1").write_text(content)
+
+    def exists(self) -> bool:
+        return bool(list(self.path.parent.iterdir()))
+
+    def half_made(self) -> Iterator[tuple[str, Callable[[], None]]]:
+        yield "empty, not linked", lambda: self._temporary("")
+        yield "torn, not linked", lambda: self._temporary(self._mark(self.token)[:20])
+        yield "not linked", lambda: self._temporary(self._mark(self.token))
+        yield "with both names", self._both
+
+    def _both(self) -> None:
+        self._temporary(self._mark(self.token))
+        os.link(self.path.parent / f".{self.token}.10.0.0.20@node1", self.path)
+
+    def foreign(self) -> Iterator[tuple[str, Callable[[], None]]]:
+        other = new_token()
+        yield "another start's", lambda: self._write(self._mark(other))
+        yield "another node's", lambda: self._write(self._mark(other, "node2"))
+        yield "no mark", lambda: self._write("")
+        yield "a directory", self.path.mkdir
+        yield "a link to nowhere", lambda: self.path.symlink_to("nowhere")
+
+    def _write(self, text: str) -> None:
+        self.path.write_text(text)
+
+    def clear(self) -> None:
+        """pytest removes the directory."""
+
+
 FACTORIES: dict[str, tuple[type[Resource], Callable[[Path], Case]]] = {
     "spool directory": (Directory, lambda parent: DirectoryCase(parent, named=True)),
     "hand-over directory": (Directory, lambda parent: DirectoryCase(parent, named=False)),
     "first filling": (FirstFill, FirstFillCase),
     "domain": (Domain, DomainCase),
+    "address": (Address, AddressCase),
 }
 """Of every kind in the registry, at least one."""

@@ -66,7 +66,10 @@ TEMPLATE = f"""<domain type='test'>
       <target dev='vdc' bus='virtio'/>
       <readonly/>
     </disk>
-    <interface type='network'><source network='default'/></interface>
+    <interface type='network'>
+      <vbnetwork method='static' first='10.78.0.100' count='100' prefix='24'/>
+      <source network='default'/>
+    </interface>
   </devices>
 </domain>
 """

@@ -15,8 +15,9 @@ from vmbatch.host.log import Log
 
 from . import nest
 
+RESERVATIONS = place.SHARE / ".addresses"
 PLACES = (Path("/var/lib/vmbatch/jobs"), nest.SPOOL, place.SHARE, Path("/run/vmbatch/handover"),
-          Path("/var/lib/vmbatch/store/uses"))
+          Path("/var/lib/vmbatch/store/uses"), RESERVATIONS)
 FILLING = Path("/var/lib/vmbatch/store/once")
 
 
@@ -50,7 +51,8 @@ class Node:
         """A line for each thing that jobs have left."""
         found = [f"process {pid}: {command}" for pid, command in self.processes().items()]
         found += [f"domain {domain.name()}" for domain in self.domains()]
-        found += [str(path) for parent in PLACES if parent.exists() for path in parent.iterdir()]
+        found += [str(path) for parent in PLACES if parent.exists() for path in parent.iterdir()
+                  if path != RESERVATIONS]
         found += [str(path) for path in FILLING.glob("*.making")]
         return found + [f"sweep --dry-run: {line}" for line in in_child(self._sweep)]
 

@@ -271,3 +271,38 @@ def test_login_proof(runs: Runs) -> None:
     done = runs.call("login.sh")
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     assert (runs.base / "job/login").exists()
+
+
+def hook(path: Path, text: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+def test_what_runs_around_the_job(runs: Runs) -> None:
+    """The site's before the user's, in the order of their names, with the job's environment; not the job's input."""
+    home = Path(runs.environment["HOME"])
+    hook(runs.base / "before.d/20", "echo site 20 $NAME")
+    hook(runs.base / "before.d/10", "echo site 10; cat")
+    hook(home / ".vmbatch/prologue", "echo user; echo error >&2")
+    hook(runs.base / "after.d/10", "echo after $VMBATCH_STATUS; false")
+    hook(home / ".vmbatch/epilogue", "echo last")
+    done = runs.job(request({"NAME": b"value"}, command=b"cat; exit 3") + b"input\n")
+    assert (done.returncode, done.stdout) == (3, b"site 10\nsite 20 value\nuser\ninput\nafter 3\nlast\n")
+    assert done.stderr == b"error\n"
+    assert runs.status() == (0, b"3\n")
+
+
+def test_a_hook_that_fails_keeps_the_job_from_running(runs: Runs) -> None:
+    hook(runs.base / "before.d/10", "exit 9")
+    done = runs.job(request(command=b"echo job"))
+    assert (done.returncode, done.stdout) == (9, b"")
+    assert done.stderr.decode() == f"vmbatch: {runs.base}/before.d/10 failed with status 9; the job was not run\n"
+    assert runs.status() == (0, b"9\n")
+
+
+def test_what_is_no_program_is_no_hook(runs: Runs) -> None:
+    (runs.base / "before.d").mkdir()
+    (runs.base / "before.d/README").write_text("exit 9\n")
+    (Path(runs.environment["HOME"]) / ".vmbatch/prologue").mkdir(parents=True)
+    assert runs.job(request(command=b"exit 4")).returncode == 4

@@ -162,6 +162,7 @@ def test_running_sshd_takes_the_key(ready: Guest) -> None:
 def test_dropbear(ready: Guest) -> None:
     (ready.root / "etc/ssh").rmdir()
     assert start(ready, 1).startswith("no place for the host key")
+    (ready.root / "etc/dropbear").mkdir()
     ready.functions["dropbearconvert"] = '[ "$1 $2" = "openssh dropbear" ] && cat "$3" >"$4"'
     assert start(ready) == ""
     assert ready.read("etc/dropbear/dropbear_ed25519_host_key") == "PRIVATE\n"

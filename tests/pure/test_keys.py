@@ -25,7 +25,7 @@ def place(tmp_path: Path) -> Path:
 
 
 def hand_over(place: Path) -> None:
-    HandoverKeys(str(place.parent / "keys"), str(place), "vmbatch-0123", 1500, 1600).make(work())
+    HandoverKeys(str(place.parent / "keys"), str(place), "vmbatch-0123", True, 1500, 1600).make(work())
 
 
 def mode(path: Path) -> tuple[int, int, int]:

@@ -10,7 +10,8 @@ import msgspec
 import pycdlib
 import pytest
 
-from vmbatch.context.medium import LABEL, Medium
+from vmbatch.context.content import Content
+from vmbatch.context.medium import Medium
 from vmbatch.errors import NodeError, SiteError
 from vmbatch.job import Script
 from vmbatch.template import TarFile
@@ -41,15 +42,15 @@ def medium(tmp_path: Path) -> Medium:
     mark(keys / "host_key", SECRET)
     mark(keys / "host_key.pub", b"ssh-ed25519 HOST 42.vm\n")
     mark(tmp_path / "script", b"#!/bin/sh\necho\n")
-    return Medium(
-        path=str(tmp_path / "context.iso"),
+    return Medium(str(tmp_path / "context.iso"), "VMBATCH", Content(
         parameters={"VMBATCH_JOB": "42.vm", "VMBATCH_NAME": "it's"},
         keys=str(keys),
+        host_key=True,
         script=identity(tmp_path / "script"),
         node_file=mark(tmp_path / "nodes", b"node\nnode\n"),
         archives=(),
         scripts=(("site/prolog.d/10 first", mark(tmp_path / "first", b"#!/bin/sh\n")),),
-    )
+    ))
 
 
 def read(path: str) -> Read:
@@ -68,13 +69,14 @@ def read(path: str) -> Read:
     for parent, _, files in iso.walk(joliet_path="/"):
         joliet.update(os.path.join(parent, name).lstrip("/") for name in files)
     assert joliet == set(found)
-    assert iso.pvd.volume_identifier.strip() == LABEL.encode()
+    assert iso.pvd.volume_identifier.strip() == b"VMBATCH"
     iso.close()
     return found
 
 
 def make(medium: Medium, **changed: object) -> Read:
-    medium = msgspec.structs.replace(medium, **changed)
+    path = changed.pop("path", medium.path)
+    medium = msgspec.structs.replace(medium, path=path, content=msgspec.structs.replace(medium.content, **changed))
     medium.make(work())
     return read(medium.path)
 
@@ -143,6 +145,10 @@ def test_it_is_made_once(medium: Medium, tmp_path: Path) -> None:
     assert victim.read_text() == "untouched"
 
 
+def test_without_host_key(medium: Medium) -> None:
+    assert {name for name in make(medium, host_key=False) if name.startswith("ssh/")} == {"ssh/authorized_key"}
+
+
 def test_without_script_and_node_file(medium: Medium) -> None:
     found = make(medium, script=None, node_file=None, scripts=())
     assert not [name for name in found if name.startswith(("job/", "site/", "tar/"))]
@@ -150,6 +156,7 @@ def test_without_script_and_node_file(medium: Medium) -> None:
 
 def test_the_same_files_again(medium: Medium, tmp_path: Path) -> None:
     assert make(medium) == make(medium, path=str(tmp_path / "again.iso"))
+    assert (tmp_path / "context.iso").read_bytes() == (tmp_path / "again.iso").read_bytes(), "down to the last byte"
 
 
 @pytest.mark.parametrize(
@@ -211,7 +218,7 @@ def test_long_names_of_site_scripts(medium: Medium, tmp_path: Path) -> None:
 @pytest.mark.parametrize("names", [("x", "x"), ("x/y", "x"), ("x", "x/y"), ("x", "./x")])
 def test_names_that_collide(medium: Medium, tmp_path: Path, names: tuple[str, str]) -> None:
     path = archive(tmp_path / "a.tar", *(member(name) for name in names))
-    with pytest.raises(SiteError, match="the medium would have 'x'"):
+    with pytest.raises(SiteError, match="the context would have 'x'"):
         make(medium, archives=(TarFile(path, ".", 0, True),))
 
 

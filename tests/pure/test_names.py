@@ -104,8 +104,13 @@ def test_hostname(pattern: str, job_id: str, name: str) -> None:
     assert hostname(pattern, job(id=job_id)) == name
 
 
+SHARES = """<vbconfig><vbshares><vbshare type='nfs4' source='server:/home' target='/home' options='soft'/>
+<vbshare type='9p' source='/srv/software' target='/opt/software' readonly='yes'/></vbshares>"""
+
+
 def test_parameters_are_those_of_the_architecture() -> None:
-    assert parameters(job(), settings(), "server:/share/x/guest") == {
+    shared = form(TEMPLATE.replace("<vbconfig>", SHARES))
+    assert parameters(job(), shared, settings(), "server:/share/x/guest") == {
         "VMBATCH_JOB": "42.vm",
         "VMBATCH_TOKEN": TOKEN,
         "VMBATCH_HOSTNAME": "vm-42",
@@ -120,6 +125,19 @@ def test_parameters_are_those_of_the_architecture() -> None:
         "VMBATCH_SHARE_TYPE": "nfs4",
         "VMBATCH_SHARE_OPTIONS": "vers=4.2,sec=sys,soft,timeo=100,retrans=3",
         "VMBATCH_SHARE_PATH": "/mnt/vmbatch",
+        "VMBATCH_PATIENCE": "230",
+        "VMBATCH_MESSAGES": "share",
+        "VMBATCH_CONSOLE": "",
+        "VMBATCH_SHARES": "2",
+        "VMBATCH_HOME_SHARED": "yes",
+        "VMBATCH_SHARE0_TYPE": "nfs4",
+        "VMBATCH_SHARE0_SOURCE": "server:/home",
+        "VMBATCH_SHARE0_PATH": "/home",
+        "VMBATCH_SHARE0_OPTIONS": "soft",
+        "VMBATCH_SHARE1_TYPE": "9p",
+        "VMBATCH_SHARE1_SOURCE": "vbshare1",
+        "VMBATCH_SHARE1_PATH": "/opt/software",
+        "VMBATCH_SHARE1_OPTIONS": "ro",
     }
 
 

@@ -34,6 +34,7 @@ def script(tmp_path: Path) -> Path:
 def handover(script: Path) -> Handover:
     status = script.stat()
     return Handover(
+        console="",
         job="42.vm",
         token=TOKEN,
         user="alice",

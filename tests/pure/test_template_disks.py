@@ -7,7 +7,7 @@ from lxml import etree
 
 from vmbatch import template
 from vmbatch.errors import InputError
-from vmbatch.template import BlankSource, Checksum, DiskTag, ImageSource, UserImage, schema
+from vmbatch.template import BlankSource, Checksum, DiskTag, ImageSource, MediumTag, UserImage, schema
 
 from .sample import TEMPLATE
 
@@ -75,7 +75,7 @@ def test_the_medium_and_a_disk_of_the_admins_own() -> None:
     disks = template.parse(domain(text).encode(), "t.xml").disks
     assert disks == (
         DiskTag(0, FIRST, "hdc", True, None, None, None),
-        DiskTag(1, FIRST + 1, "sda", True, None, None, "context.iso"),
+        DiskTag(1, FIRST + 1, "sda", True, None, None, MediumTag("context.iso", "vmbatch", "", "")),
     )
 
 
@@ -321,7 +321,7 @@ def test_published_lines() -> None:
     assert [(tag.target, tag.readonly, tag.source, tag.user, tag.medium) for tag in found] == [
         ("xvdb", False, ImageSource((CERNVM_URL,), "download", "raw", "", md5, "qcow2"), None, None),
         ("xvdaa", False, BlankSource("cernvm-hd.vhd", False, "cow", 20480 * MIB, "vhd-util-vhd", "", ""), None, None),
-        ("xvdc", True, None, None, "context.iso"),
+        ("xvdc", True, None, None, MediumTag("context.iso", "vmbatch", "", "")),
         ("xvdd", True, ImageSource((CERNVM_LONG_URL,), "shared", "raw", "", md5, "qcow2"), None, None),
         ("xvdae", False, BlankSource("cernvm-hd.vhd", True, "cow", 20480 * MIB, "vhd-util-vhd", "", ""), None, None),
     ]

@@ -74,7 +74,8 @@ def test_inclusion_is_not_followed(tmp_path: Path) -> None:
     )
     found = template.parse(text.encode(), "t.xml")
     written = domain_xml(
-        found, DomainChange(name="n", uuid="u", job="1", token=TOKEN, user="a", console="/c", macs=("m", "m"), disks=())
+        found, DomainChange(name="n", uuid="u", job="1", token=TOKEN, user="a", console="/c", shell_console="", kernel_words="",
+                            oem_strings=(), channel=False, directories=(), macs=("m", "m"), disks=())
     )
     assert b"s3cret" not in written
     assert b"XInclude" in written

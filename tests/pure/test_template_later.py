@@ -14,12 +14,9 @@ KVM = "<vbhypervisor>KVM</vbhypervisor>"
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        (KVM, "<vbpreparemethod>DISK</vbpreparemethod>", f"vbpreparemethod DISK {NOT_YET}; use CDROM"),
-        (KVM, "<vbpreparemethod>ROOTSSH</vbpreparemethod>", f"vbpreparemethod ROOTSSH {NOT_YET}; use CDROM"),
         (KVM, "<vbhypervisor>XEN</vbhypervisor>", f"vbhypervisor XEN {NOT_YET}; use QEMU or KVM"),
         (KVM, "<vbhypervisor>XEN3</vbhypervisor>", f"vbhypervisor XEN3 {NOT_YET}; use QEMU or KVM"),
         (KVM, "<vbhypervisor>\n XEN4 </vbhypervisor>", f"vbhypervisor XEN4 {NOT_YET}; use QEMU or KVM"),
-        ("<devices>", "<devices><vbdisks><vbdisk name='rootdisk' dev='vda'/></vbdisks>", f"<vbdisks> {NOT_YET}; take it out"),
     ],
 )
 def test_refused(old: str, new: str, said: str) -> None:
@@ -30,12 +27,3 @@ def test_refused(old: str, new: str, said: str) -> None:
     assert [problem for _, problem in caught.value.problems] == [said]
     [(line, _)] = caught.value.problems
     assert text.split("\n")[line - 1].strip(), "on the line of the tag"
-
-
-def test_all_at_once() -> None:
-    text = TEMPLATE.replace(KVM, "<vbpreparemethod>DISK</vbpreparemethod>\n<vbhypervisor>XEN</vbhypervisor>").replace(
-        "<devices>", "<devices><vbdisks/>"
-    )
-    with pytest.raises(InputError) as caught:
-        template.parse(text.encode(), "t.xml")
-    assert len([problem for _, problem in caught.value.problems if NOT_YET in problem]) == 3

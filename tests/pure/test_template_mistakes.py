@@ -98,8 +98,8 @@ def test_mistake(old: str, new: str, said: str) -> None:
         ("<readonly/>", "<readonly/><vbdisksource source='/x' source_format='raw'/>", "in the same <disk>"),
         (
             "<interface type='network'><source network='default'/></interface>\n    <interface",
-            "<disk type='file'><vbpreparecdrom source='b.iso'/><target dev='sdb'/><readonly/></disk>\n<interface",
-            "a guest has one context medium",
+            "<disk type='file'><vbpreparecdrom source='context.iso'/><target dev='sdb'/><readonly/></disk>\n<interface",
+            "a second <vbpreparecdrom source='context.iso'>; give it another name",
         ),
         (
             "<vbconfig>",

@@ -45,11 +45,12 @@ def check(template: str) -> None:
 
     from .. import facts
     from .. import template as templates
+    from ..host import clock
     from ..host.http import shown
 
     with open(template, "rb") as file:
         form = templates.parse(file.read(), os.path.abspath(template))
-    known = facts.look(form, _config())
+    known = facts.look(form, clock.new_token(), _config())
     for tag in form.disks:
         source = tag.source
         if isinstance(source, templates.ImageSource):
@@ -92,7 +93,7 @@ def plan(template: str, job_id: str, user: str, group: str | None, xml: bool) ->
         raise click.BadParameter(f"this node knows no user {user}", param_hint="--user") from None
     argv = ["prologue", job_id, user, group or own_group, "plan", "", "plan", ""]
     job = torque.parse_prologue(argv, {}, clock.new_token(), form.job_directory)
-    chosen = plans.plan(job, form, config, facts.look(form, config))
+    chosen = plans.plan(job, form, config, facts.look(form, job.token, config))
     click.echo("\n".join(plans.preview(chosen)))
     if xml:
         click.echo(chosen.xml.decode())

@@ -22,12 +22,21 @@ class Keys(Piece, frozen=True, tag="keys"):
         return f"keys of the job in {self.directory}"
 
 
+def pin(directory: str, alias: str, key: str) -> None:
+    """Writes down the guest's host key, `ssh-ed25519 AAAA...`, in a hand-over directory."""
+    file.write_new(os.path.join(directory, "known_hosts"), ssh.known_host(alias, key), 0o444)
+
+
 class HandoverKeys(Piece, frozen=True, tag="handover-keys"):
-    """The user's key and the pinned host key, in the hand-over `directory` for `uid`, out of `keys`."""
+    """The user's key and the guest's host key, in the hand-over `directory` for `uid`, out of `keys`.
+
+    Without `host_key` the guest has one of its own, which `pin` writes down once it has been seen.
+    """
 
     keys: str
     directory: str
     alias: str
+    host_key: bool
     uid: int
     gid: int
 
@@ -36,7 +45,8 @@ class HandoverKeys(Piece, frozen=True, tag="handover-keys"):
         user_key, host_key = ssh.key_files(self.keys)
         with open(user_key, "rb") as key:
             file.write_new(os.path.join(self.directory, "id_ed25519"), key.read(), 0o400, (self.uid, self.gid))
-        file.write_new(os.path.join(self.directory, "known_hosts"), ssh.known_host(self.alias, ssh.public_key(host_key)), 0o444)
+        if self.host_key:
+            pin(self.directory, self.alias, ssh.public_key(host_key))
         control = os.path.join(self.directory, "control")
         os.mkdir(control, 0o700)
         os.chown(control, self.uid, self.gid)

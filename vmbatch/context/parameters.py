@@ -1,7 +1,8 @@
 """parameters.sh: what the kit in the guest must know, as shell assignments."""
 
-from ..config import Config
+from ..config import OPTIONS, Config
 from ..job import Job
+from ..template import Template
 
 
 def hostname(pattern: str, job: Job) -> str:
@@ -10,9 +11,9 @@ def hostname(pattern: str, job: Job) -> str:
     return pattern.replace("{job}", number)[:63].rstrip("-")
 
 
-def parameters(job: Job, config: Config, share_source: str) -> dict[str, str]:
-    """The parameters by name; docs/architecture.md lists them."""
-    return {
+def parameters(job: Job, template: Template, config: Config, share_source: str) -> dict[str, str]:
+    """The parameters by name; docs/architecture.md lists them. `share_source` is '' where no share is for messages."""
+    found = {
         "VMBATCH_JOB": job.id,
         "VMBATCH_TOKEN": job.token,
         "VMBATCH_HOSTNAME": hostname(config.guest_hostname, job),
@@ -25,9 +26,35 @@ def parameters(job: Job, config: Config, share_source: str) -> dict[str, str]:
         "VMBATCH_SHELL": job.user.shell,
         "VMBATCH_SHARE_SOURCE": share_source,
         "VMBATCH_SHARE_TYPE": config.share_type,
-        "VMBATCH_SHARE_OPTIONS": config.share_options,
+        "VMBATCH_SHARE_OPTIONS": _options(config),
         "VMBATCH_SHARE_PATH": config.share_mountpoint,
+        "VMBATCH_PATIENCE": str(max(10, int(config.timeouts_boot * config.timeouts_scale) - 10)),
+        "VMBATCH_MESSAGES": template.messages.lower(),
+        "VMBATCH_CONSOLE": template.console_shell,
+        "VMBATCH_SHARES": str(len(template.shares)),
+        "VMBATCH_HOME_SHARED": "yes" if any(_is_below(job.user.home, share.target) for share in template.shares) else "",
     }
+    for number, share in enumerate(template.shares):
+        options = ",".join(option for option in ("ro" if share.readonly else "", share.options) if option)
+        found |= {f"VMBATCH_SHARE{number}_TYPE": share.kind,
+                  f"VMBATCH_SHARE{number}_SOURCE": share_tag(number) if share.of_node else share.source,
+                  f"VMBATCH_SHARE{number}_PATH": share.target, f"VMBATCH_SHARE{number}_OPTIONS": options}
+    return found
+
+
+def _options(config: Config) -> str:
+    """The default is for NFS."""
+    default = OPTIONS["share.options"].default
+    return "" if config.share_type in ("virtiofs", "9p") and config.share_options == default else config.share_options
+
+
+def _is_below(path: str, directory: str) -> bool:
+    return f"{path}/".startswith(f"{directory}/")
+
+
+def share_tag(number: int) -> str:
+    """By which a guest mounts the node's directory of a template's share."""
+    return f"vbshare{number}"
 
 
 def assignments(values: dict[str, str]) -> bytes:

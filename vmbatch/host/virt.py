@@ -70,6 +70,17 @@ def owner(domain: "libvirt.virDomain") -> str | None:
     return match[1] if match else None
 
 
+def running_xml(uri: str, uuid: str) -> str:
+    """The XML of a running domain, with the devices that libvirt gave it. NodeError."""
+    domain = find(uri, uuid)
+    try:
+        if domain is not None:
+            return str(domain.XMLDesc())
+    except libvirt.libvirtError as error:
+        raise NodeError(f"libvirt does not describe the guest: {error}") from None
+    raise NodeError("the guest has ended")
+
+
 def destroy(domain: "libvirt.virDomain") -> None:
     """Ends a domain at once; gone is success. NodeError if it will not die."""
     try:

@@ -2,10 +2,11 @@
 # epilog.sh start|stop: the context's late part, after network and sshd: the share, and the messages to the host.
 
 case $0 in
-    /*) medium=${0%/*} ;;
-    */*) medium=$PWD/${0%/*} ;;
-    *) medium=$PWD ;;
+    /*/epilog.sh) medium=${0%/*} ;;
+    */epilog.sh) medium=$PWD/${0%/*} ;;
+    *) medium=$PWD ;; # sourced where it lies, as CernVM does (cernvm/amiconfig, hepix_functions)
 esac
+[ -f "$medium/kit/lib.sh" ] || exit 1
 
 # shellcheck source=lib.sh
 . "$medium/kit/lib.sh"
@@ -30,20 +31,55 @@ wait_for_login() {
     done
 }
 
+# wait_until_ready: the site's own word on what ready means; what it says last is shown, and told if it never succeeds
+wait_until_ready() {
+    [ -f "$medium/site/ready" ] || return 0
+    doing='running site/ready'
+    patience=${VMBATCH_PATIENCE:-200}
+    waited=0 seen=
+    until try "${patience}000" "$base/ready" run_ready; do
+        last_line "$base/ready.log"
+        [ "$last" = "$seen" ] || say "not ready yet: $last"
+        seen=$last
+        [ "$waited" -lt "${patience}000" ] || fail "site/ready did not succeed within $patience seconds${last:+: $last}"
+        sleep 1
+        waited=$((waited + 1000))
+    done
+}
+
+run_ready() {
+    if [ -x "$medium/site/ready" ]; then
+        exec "$medium/site/ready"
+    else
+        exec sh "$medium/site/ready"
+    fi
+}
+
+# serve_console: for a job that comes by a console
+serve_console() {
+    [ -n "${VMBATCH_CONSOLE-}" ] || return 0
+    doing='starting the shell on the console'
+    sh "$medium/kit/console.sh" start
+}
+
 case ${1-} in
     start)
         start epilog
+        [ "${VMBATCH_MESSAGES:-share}" = share ] || open_messages
         find_address
-        mount_share
+        [ -n "$shared" ] || open_messages
+        serve_console
         check_prolog
+        mount_shares
         tell announce "$address"
         run_site epilog.d
+        wait_until_ready
         wait_for_login
         tell ready "$address"
         ;;
     stop)
         start epilog
-        unmount_share
+        unmount_shares
         ;;
     *)
         echo "usage: epilog.sh start|stop" >&2

@@ -87,15 +87,31 @@ if [ -z "$command" ]; then
     esac
 fi
 
-case ${shell##*/} in
-    csh | tcsh) set -- "$@" "$shell" -c "$command" ;; # their -l suffers no company
-    *) set -- "$@" "$shell" -l -c "$command" ;;
-esac
+# around STAGE ENVIRONMENT: runs what the site, and the user, want run in the guest before or after the job, as the user
+around() {
+    stage=$1
+    shift
+    case $stage in before) own=prologue ;; *) own=epilogue ;; esac
+    for hook in "$base/$stage.d"/* "${HOME:-/}/.vmbatch/$own"; do
+        [ -f "$hook" ] && [ -x "$hook" ] || continue
+        env "$@" "VMBATCH_STATUS=${status-}" "$hook" </dev/null 2>&3 || {
+            failed=$?
+            [ "$stage" = after ] || return "$failed"
+        }
+    done
+}
 
-# Only the job's own shell gets the job's environment. A session of its own, unless that would cost it its terminal.
-# shellcheck disable=SC2016 # for the inner shell
-set -- /bin/sh -c 'echo "$$" >"$0"; exec 2>&3 3>&-; exec env "$@"' "$run/pid" "$@"
-[ -t 0 ] || ! command -v setsid >/dev/null || set -- setsid "$@"
+# run ENVIRONMENT: the job's own shell gets the job's environment. A session of its own, unless that would cost it its terminal.
+run() {
+    case ${shell##*/} in
+        csh | tcsh) set -- "$@" "$shell" -c "$command" ;; # their -l suffers no company
+        *) set -- "$@" "$shell" -l -c "$command" ;;
+    esac
+    # shellcheck disable=SC2016 # for the inner shell
+    set -- /bin/sh -c 'echo "$$" >"$0"; exec 2>&3 3>&-; exec env "$@"' "$run/pid" "$@"
+    [ -t 0 ] || ! command -v setsid >/dev/null || set -- setsid "$@"
+    "$@"
+}
 
 case $cwd in /*) ;; *) cwd=${HOME:-/} ;; esac
 cd "$cwd" 2>/dev/null || cd "${HOME:-/}" 2>/dev/null || cd / || refuse 'no working directory'
@@ -103,5 +119,12 @@ cd "$cwd" 2>/dev/null || cd "${HOME:-/}" 2>/dev/null || cd / || refuse 'no worki
 # Handlers, not `ignore`: a child gets the default back. What a shell says about a child's death is not the job's output.
 trap : HUP INT QUIT USR1 USR2 ALRM TERM
 exec 3>&2 2>/dev/null
-"$@"
-end "$?"
+around before "$@" || {
+    status=$?
+    printf 'vmbatch: %s failed with status %s; the job was not run\n' "$hook" "$status" >&3
+    end "$status"
+}
+run "$@"
+status=$?
+around after "$@"
+end "$status"

@@ -10,16 +10,21 @@ umask 022
 
 doing=starting # the step, in words, for the message when it fails
 reason=        # why we failed, if we know it better than that
-shared=        # the share's directory once it is mounted
+shared=        # where messages go: a directory, or a device
 waited=0       # milliseconds spent in pause
 
-# start NAME: reads the context; from here on any command that fails ends the script through `finish`
-start() {
+# begin NAME: from here on any command that fails ends the script through `finish`
+begin() {
     mkdir -p "$base"
     log=$base/$1.log
     exec 2>"$log"
     trap 'finish "$?"' EXIT
     set -e
+}
+
+# start NAME: begins, and reads the context
+start() {
+    begin "$1"
     doing='reading parameters.sh'
     set -a
     # shellcheck source=/dev/null
@@ -60,7 +65,18 @@ say() {
 
 # tell KIND TEXT: a message to the host, complete with its newline
 tell() {
-    printf 'vmbatch 1 %s %s %s\n' "$1" "$VMBATCH_TOKEN" "$2" >"$shared/$1"
+    place=$shared
+    [ ! -d "$place" ] || place=$place/$1
+    printf 'vmbatch 1 %s %s %s\n' "$1" "$VMBATCH_TOKEN" "$2" >"$place"
+}
+
+# set_hostname: as the kernel sees it, as it is kept, and so that it resolves without a name server
+set_hostname() {
+    doing='setting the host name'
+    [ -n "$VMBATCH_HOSTNAME" ] || return 0
+    printf '%s\n' "$VMBATCH_HOSTNAME" >"$root/proc/sys/kernel/hostname"
+    printf '%s\n' "$VMBATCH_HOSTNAME" >"$root/etc/hostname"
+    add_line "$root/etc/hosts" "127.0.1.1 $VMBATCH_HOSTNAME"
 }
 
 # run_site DIRECTORY: runs the site's scripts there, in name order, with the context in their environment

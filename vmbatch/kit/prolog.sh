@@ -11,13 +11,16 @@ case ${1-} in
 esac
 
 case $0 in
-    /*) medium=${0%/*} ;;
-    */*) medium=$PWD/${0%/*} ;;
-    *) medium=$PWD ;;
+    /*/prolog.sh) medium=${0%/*} ;;
+    */prolog.sh) medium=$PWD/${0%/*} ;;
+    *) medium=$PWD ;; # sourced where it lies, as CernVM does (cernvm/amiconfig, hepix_functions)
 esac
+[ -f "$medium/kit/lib.sh" ] || exit 1
 
 # shellcheck source=lib.sh
 . "$medium/kit/lib.sh"
+# shellcheck source=network.sh
+. "$medium/kit/network.sh"
 # shellcheck source=user.sh
 . "$medium/kit/user.sh"
 # shellcheck source=ssh.sh
@@ -28,15 +31,10 @@ install_kit() {
     [ ! -d "$base/kit" ] || rm -rf "$base/kit"
     cp -R "$medium/kit" "$base/kit"
     chmod -R u=rwX,go=rX "$base/kit"
-}
-
-# As the kernel sees it, as it is kept, and so that it resolves without a name server.
-set_hostname() {
-    doing='setting the host name'
-    [ -n "$VMBATCH_HOSTNAME" ] || return 0
-    printf '%s\n' "$VMBATCH_HOSTNAME" >"$root/proc/sys/kernel/hostname"
-    printf '%s\n' "$VMBATCH_HOSTNAME" >"$root/etc/hostname"
-    add_line "$root/etc/hosts" "127.0.1.1 $VMBATCH_HOSTNAME"
+    for stage in before.d after.d; do
+        [ ! -d "$base/$stage" ] || rm -rf "${base:?}/$stage"
+        [ ! -d "$medium/site/$stage" ] || cp -R "$medium/site/$stage" "$base/$stage"
+    done
 }
 
 # The directory is the user's in the end, so it is made anew and filled while it is still ours.
@@ -67,13 +65,15 @@ relabel() {
     [ -e /sys/fs/selinux/enforce ] || [ -e /selinux/enforce ] || return 0
     [ -z "$root" ] && command -v restorecon >/dev/null || return 0
     restorecon -R /etc/passwd /etc/group /etc/shadow /etc/gshadow /etc/shells /etc/hostname /etc/hosts /etc/ssh \
-        "$VMBATCH_HOME/.ssh" "$base" || :
+        /etc/resolv.conf /etc/network /etc/NetworkManager/system-connections /etc/sysconfig/network-scripts \
+        "$VMBATCH_HOME/.ssh" "$base" 2>/dev/null || :
 }
 
 start prolog
 echo 'prolog.sh did not finish' >"$base/failed"
 install_kit
 set_hostname
+set_network
 create_user
 install_host_key
 trust_job_key

@@ -1,5 +1,5 @@
 # shellcheck shell=sh disable=SC2034,SC2154
-# The share between host and guest: our address towards its server, mounting, unmounting. Sourced by epilog.sh.
+# Shares between host and guest: our address towards their server, mounting, unmounting, and where messages go. Sourced by epilog.sh.
 
 # first_inet WORDS: sets $address to the first IPv4 address behind the word inet that is not the loopback's
 first_inet() {
@@ -37,12 +37,11 @@ route_address() {
     address=${address%%[!0-9a-fA-F.:]*}
 }
 
-# find_server: sets $server to the number of the share's server, or to nothing if it has none
+# find_server SOURCE: sets $server to the number of its server, or to nothing if it has none
 find_server() {
-    case $VMBATCH_SHARE_SOURCE in
-        '') fail 'the context names no share to mount' ;;
-        \[*\]:*) server=${VMBATCH_SHARE_SOURCE#?} server=${server%%\]*} ;;
-        *:*) server=${VMBATCH_SHARE_SOURCE%%:*} ;;
+    case $1 in
+        \[*\]:*) server=${1#?} server=${server%%\]*} ;;
+        *:*) server=${1%%:*} ;;
         *) server= ;;
     esac
     case $server in
@@ -54,50 +53,187 @@ find_server() {
     esac
 }
 
-# find_address: sets $address as soon as the network has one for us
+# find_address: sets $address as soon as the network has one for us; to "-" where the job comes by a console and there is none
 find_address() {
     doing='looking for our own address'
-    find_server
-    address=
+    [ "${VMBATCH_MESSAGES:-share}" != share ] || [ -n "$VMBATCH_SHARE_SOURCE" ] || fail 'the context names no share to mount'
+    find_server "$VMBATCH_SHARE_SOURCE"
+    address= patience=120000 waited=0
+    [ -z "${VMBATCH_CONSOLE-}" ] || [ -n "$server" ] || patience=0
     until
         if [ -n "$server" ] && command -v ip >/dev/null; then route_address; else any_address; fi
     do
-        [ "$waited" -lt 120000 ] || fail "no network within 120 seconds: no address towards ${server:-the host}"
+        if [ "$waited" -ge "$patience" ]; then
+            [ "$patience" -eq 0 ] || fail "no network within 120 seconds: no address towards ${server:-the host}"
+            address=-
+            return
+        fi
         pause
     done
 }
 
 mounted() {
     while read -r _ path _; do
-        [ "$path" != "$VMBATCH_SHARE_PATH" ] || return 0
+        [ "$path" != "$1" ] || return 0
     done <"$root/proc/mounts"
     return 1
 }
 
-# mount_share: mounts it, if need be by the kernel's own means, and sets $shared
-mount_share() {
-    doing="mounting $VMBATCH_SHARE_SOURCE"
-    type=$VMBATCH_SHARE_TYPE options=$VMBATCH_SHARE_OPTIONS
+# mount_at TYPE OPTIONS SOURCE PATH: mounts it, if need be by the kernel's own means; tries again for a minute
+mount_at() {
+    doing="mounting $3"
+    type=$1 options=$2 source=$3 place=$4
     case $type in
         nfs | nfs4)
-            ! command -v modprobe >/dev/null || modprobe nfsv4 2>/dev/null || modprobe nfs 2>/dev/null || :
-            if [ ! -x "$root/sbin/mount.$type" ]; then
-                type=nfs4 options=addr=$server,clientaddr=$address${options:+,$options}
-            fi
+            ! command -v modprobe >/dev/null || modprobe "nfsv${type#nfs}" 2>/dev/null || modprobe nfsv3 2>/dev/null ||
+                modprobe nfs 2>/dev/null || :
+            choose_version
+            find_server "$source"
+            [ -x "$root/sbin/mount.$type" ] || without_helper
+            ;;
+        9p)
+            ! command -v modprobe >/dev/null || modprobe 9pnet_virtio 2>/dev/null || :
+            options=trans=virtio,version=9p2000.L,msize=262144${options:+,$options}
             ;;
     esac
-    mkdir -p "$root$VMBATCH_SHARE_PATH"
-    tries=60
-    until mounted || mount -t "$type" ${options:+-o "$options"} "$VMBATCH_SHARE_SOURCE" "$root$VMBATCH_SHARE_PATH"; do
-        tries=$((tries - 1))
-        [ "$tries" -gt 0 ] || return 1
+    mkdir -p "$root$place"
+    waited=0
+    until mounted "$place" || try 60000 "$base/mount" mount -t "$type" ${options:+-o "$options"} "$source" "$root$place"; do
+        last_line "$base/mount.log"
+        [ "$waited" -lt 60000 ] || fail "failed while mounting $source at $place${last:+: $last}"
+        knows "$type" || fail "failed while mounting $source at $place: the guest's kernel has no file system $type${last:+ ($last)}"
         sleep 1
+        waited=$((waited + 1000))
     done
-    shared=$root$VMBATCH_SHARE_PATH
 }
 
-unmount_share() {
-    doing="unmounting $VMBATCH_SHARE_PATH"
-    mounted || return 0
-    umount "$root$VMBATCH_SHARE_PATH" || umount -l "$root$VMBATCH_SHARE_PATH"
+# try LIMIT FILE COMMAND...: runs it, with what it says in FILE.log, until $waited is LIMIT, or for five seconds: a server that is
+# silent may hold a mount far longer. What has ended shows in FILE.status, as not every shell reaps a child that nobody waits for.
+try() {
+    limit=$1 record=$2
+    shift 2
+    [ "$limit" -ge $((waited + 5000)) ] || limit=$((waited + 5000))
+    rm -f "$record.status"
+    {
+        trap - EXIT
+        set +e
+        ("$@")
+        echo "$?" >"$record.new"
+        mv -f "$record.new" "$record.status"
+    } </dev/null >"$record.log" 2>&1 &
+    process=$!
+    until [ -f "$record.status" ]; do
+        [ "$waited" -lt "$limit" ] || {
+            kill -9 "$process" 2>/dev/null
+            echo 'it did not end' >>"$record.log"
+            return 1
+        }
+        pause
+    done
+    read -r status <"$record.status"
+    return "$status"
+}
+
+# last_line FILE: sets $last to its last line that has something
+last_line() {
+    last=
+    while IFS= read -r line || [ -n "$line" ]; do
+        last=${line:-$last}
+    done <"$1"
+}
+
+# knows TYPE: whether the kernel has this file system, now that a mount has asked for it
+knows() {
+    [ -r "$root/proc/filesystems" ] || return 0
+    while read -r word name; do
+        [ "${name:-$word}" != "$1" ] || return 0
+    done <"$root/proc/filesystems"
+    return 1
+}
+
+# choose_version: nfs is version 3 unless the options name another one, as mount.nfs takes the newest. There, locks between guests
+# need rpcbind and statd, and a guest that the server can call back: so there are none unless the options have lock.
+choose_version() {
+    case $type:,$options, in
+        nfs4:* | *,vers=4* | *,nfsvers=4* | *,v4*) return ;;
+        *,vers=* | *,nfsvers=* | *,v3,*) ;;
+        *) options=vers=3${options:+,$options} ;;
+    esac
+    case ,$options, in *,lock,* | *,nolock,*) ;; *) options=nolock,$options ;; esac
+}
+
+# without_helper: what mount.nfs would tell the kernel (nfs(5))
+without_helper() {
+    case $type:,$options, in
+        nfs4:* | *,vers=4* | *,nfsvers=4* | *,v4*)
+            type=nfs4
+            options=addr=$server,clientaddr=$address${options:+,$options}
+            ;;
+        *) options=addr=$server,mountaddr=$server,proto=tcp,mountproto=tcp,$options ;;
+    esac
+}
+
+# open_messages: makes $shared a directory from which the host gets what `tell` writes
+open_messages() {
+    case ${VMBATCH_MESSAGES:-share} in
+        share)
+            mount_at "$VMBATCH_SHARE_TYPE" "$VMBATCH_SHARE_OPTIONS" "$VMBATCH_SHARE_SOURCE" "$VMBATCH_SHARE_PATH"
+            shared=$root$VMBATCH_SHARE_PATH
+            ;;
+        console)
+            doing='making a place for messages'
+            rm -rf "$base/messages"
+            mkdir "$base/messages"
+            shared=$base/messages
+            ;;
+        channel) find_channel ;;
+    esac
+}
+
+# find_channel: sets $shared to the virtio-serial port of that name (Linux, drivers/char/virtio_console.c)
+find_channel() {
+    doing='looking for the port org.vmbatch.0'
+    waited=0
+    ! command -v modprobe >/dev/null || modprobe virtio_console 2>/dev/null || :
+    while :; do
+        for file in "$root"/sys/class/virtio-ports/*/name; do
+            [ -f "$file" ] && IFS= read -r name <"$file" || continue
+            [ "$name" = org.vmbatch.0 ] || continue
+            file=${file%/name}
+            shared=$root/dev/${file##*/}
+            [ ! -c "$shared" ] || return 0
+        done
+        [ "$waited" -lt 30000 ] || fail 'the guest has no port org.vmbatch.0: is there a driver virtio_console?'
+        pause
+    done
+}
+
+# mount_shares: the template's further file systems
+mount_shares() {
+    number=0
+    while [ "$number" -lt "${VMBATCH_SHARES:-0}" ]; do
+        eval "mount_at \"\$VMBATCH_SHARE${number}_TYPE\" \"\$VMBATCH_SHARE${number}_OPTIONS\" \"\$VMBATCH_SHARE${number}_SOURCE\" \
+            \"\$VMBATCH_SHARE${number}_PATH\""
+        number=$((number + 1))
+    done
+    [ -n "${VMBATCH_HOME_SHARED-}" ] || return 0
+    doing='looking for the home directory'
+    [ -d "$root$VMBATCH_HOME" ] || fail "$VMBATCH_HOME is not on the share that the template mounts there"
+    owner "$root$VMBATCH_HOME"
+    [ "$owner" = "$VMBATCH_UID" ] || fail "$VMBATCH_HOME on its share belongs to uid $owner, not to $VMBATCH_USER"
+}
+
+unmount_shares() {
+    number=${VMBATCH_SHARES:-0}
+    while [ "$number" -gt 0 ]; do
+        number=$((number - 1))
+        eval "unmount_at \"\$VMBATCH_SHARE${number}_PATH\""
+    done
+    [ "${VMBATCH_MESSAGES:-share}" != share ] || unmount_at "$VMBATCH_SHARE_PATH"
+}
+
+unmount_at() {
+    doing="unmounting $1"
+    mounted "$1" || return 0
+    umount "$root$1" || umount -l "$root$1"
 }

@@ -3,15 +3,16 @@
 
 install_host_key() {
     doing='installing the host key'
-    command -v dropbearconvert >/dev/null && dropbear=$root/etc/dropbear || dropbear=
-    [ -n "$dropbear" ] || [ -d "$root/etc/ssh" ] || fail 'no place for the host key: neither /etc/ssh nor dropbearconvert'
+    [ -f "$medium/ssh/host_key" ] || return 0 # by ROOTSSH, which has seen the guest's own
+    dropbear=$root/etc/dropbear
+    [ -d "$dropbear" ] && command -v dropbearconvert >/dev/null || dropbear=
+    [ -n "$dropbear" ] || [ -d "$root/etc/ssh" ] || fail 'no place for the host key: no /etc/ssh, no /etc/dropbear with dropbearconvert'
     if [ -d "$root/etc/ssh" ]; then
         write_openssh_key "$root/etc/ssh/ssh_host_ed25519_key"
         offer_key /etc/ssh/ssh_host_ed25519_key
         restart_sshd
     fi
     if [ -n "$dropbear" ]; then
-        mkdir -p "$dropbear"
         rm -f "$dropbear/dropbear_ed25519_host_key"
         dropbearconvert openssh dropbear "$medium/ssh/host_key" "$dropbear/dropbear_ed25519_host_key"
         chmod 600 "$dropbear/dropbear_ed25519_host_key"
@@ -53,9 +54,38 @@ restart_sshd() {
     done
 }
 
-# The home directory may be the user's own already: nothing there is followed or written through.
+# trust_job_key: in the user's home, or where that comes from a share, in a place of our own that sshd looks at, too
 trust_job_key() {
     doing="installing the job's key"
+    if [ -n "${VMBATCH_HOME_SHARED-}" ]; then
+        trust_key_elsewhere
+    else
+        trust_key_at_home
+    fi
+}
+
+trust_key_elsewhere() {
+    config=$root/etc/ssh/sshd_config
+    [ -f "$config" ] || fail 'a home on a share needs OpenSSH in the guest: no other sshd can take a key from elsewhere'
+    mkdir -p "$base/keys"
+    cp "$medium/ssh/authorized_key" "$base/keys/$VMBATCH_USER"
+    chmod 644 "$base/keys/$VMBATCH_USER"
+    named=$(grep -hi '^[[:space:]]*AuthorizedKeysFile[[:space:]]' "$config" "$config.d"/*.conf 2>/dev/null || :)
+    case $named in *"$base/keys/%u"*) return 0 ;; esac
+    read -r _ named <<EOF || :
+$named
+EOF
+    cp -p "$config" "$config.new"
+    {
+        printf 'AuthorizedKeysFile %s %s\n' "${named:-.ssh/authorized_keys}" "$base/keys/%u"
+        cat "$config"
+    } >"$config.new"
+    mv -f "$config.new" "$config"
+    restart_sshd
+}
+
+# The home directory may be the user's own already: nothing there is followed or written through.
+trust_key_at_home() {
     directory=$root$VMBATCH_HOME/.ssh
     keys=$directory/authorized_keys
     [ ! -h "$directory" ] && [ ! -h "$keys" ] || fail "symbolic link in $VMBATCH_HOME/.ssh"

@@ -175,5 +175,5 @@ create_user() {
     rmdir "$new"
 
     add_line "$etc/shells" "$shell" # dropbear refuses other ones
-    make_home
+    [ -n "${VMBATCH_HOME_SHARED-}" ] || make_home
 }

@@ -1,10 +1,14 @@
 """Domain templates: a libvirt domain XML with VmBatch's tags in it."""
 
-from .disk import BlankSource, Checksum, DiskTag, ImageSource, UserImage
-from .read import TarFile, Template, parse
+from .context import LABELS, GuestDisk, RootSsh
+from .devices import NodeDirectory, channel_path, console_path
+from .disk import BlankSource, Checksum, DiskTag, ImageSource, MediumTag, UserImage
+from .read import Credential, TarFile, Template, parse
+from .share import Share
 from .write import DiskChange, DomainChange, domain_xml
 
 __all__ = [
-    "BlankSource", "Checksum", "DiskChange", "DiskTag", "DomainChange", "ImageSource", "TarFile", "Template", "UserImage",
+    "LABELS", "BlankSource", "Checksum", "Credential", "DiskChange", "DiskTag", "DomainChange", "GuestDisk", "ImageSource",
+    "MediumTag", "NodeDirectory", "RootSsh", "Share", "TarFile", "Template", "UserImage", "channel_path", "console_path",
     "domain_xml", "parse",
 ]

@@ -1,5 +1,6 @@
 """The disks of a template: where each comes from, and how a job gets its own."""
 
+import os
 import re
 
 import msgspec
@@ -65,8 +66,17 @@ class UserImage(msgspec.Struct, frozen=True):
     format: str
 
 
+class MediumTag(msgspec.Struct, frozen=True):
+    """A `vbpreparecdrom`: the medium's file name, for whom it is, its label ('': the form's), the site's user-data or ''."""
+
+    name: str
+    form: str
+    label: str
+    userdata: str
+
+
 class DiskTag(msgspec.Struct, frozen=True):
-    """A disk of the template: `index` counts the disks; `medium` is the file name of the context medium, if it is that."""
+    """A disk of the template: `index` counts the disks; `medium` is there if it is a context medium."""
 
     index: int
     line: int
@@ -74,7 +84,7 @@ class DiskTag(msgspec.Struct, frozen=True):
     readonly: bool
     source: ImageSource | BlankSource | None
     user: UserImage | None
-    medium: str | None
+    medium: MediumTag | None
 
 
 class _Reader:
@@ -189,7 +199,7 @@ def _suffix(place: str) -> str:
     return match[1] if match else ""
 
 
-def read_disk(index: int, disk: etree._Element, found: list[schema.Problem]) -> DiskTag:
+def read_disk(index: int, disk: etree._Element, template: str, found: list[schema.Problem]) -> DiskTag:
     """What a disk is to us; its mistakes go to `found`."""
     reader = _Reader(disk, found)
     target = disk.find("target")
@@ -217,4 +227,21 @@ def read_disk(index: int, disk: etree._Element, found: list[schema.Problem]) -> 
     if tag is not None:
         source = reader.blank(tag) if tag.get("create") else reader.image(tag)
     return DiskTag(index, disk.sourceline or 0, name, reader.readonly, source, reader.user(source),
-                   None if medium is None else medium.get("source", ""))
+                   None if medium is None else _medium(medium, template, found))
+
+
+def beside(template: str, path: str) -> str:
+    """A path in a template: absolute, or a file beside it."""
+    return os.path.normpath(os.path.join(os.path.dirname(template), path))
+
+
+def _medium(tag: etree._Element, template: str, found: list[schema.Problem]) -> MediumTag:
+    form, label = str(tag.get("format") or "vmbatch"), str(tag.get("label") or "")
+    if label and form in ("nocloud", "configdrive", "opennebula"):
+        found.append((tag.sourceline or 0, f"<vbpreparecdrom> label=: guests know a medium of the format '{form}' by its "
+                                           "own label; take it out"))
+    if tag.get("userdata") and form == "vmbatch":
+        found.append((tag.sourceline or 0, "<vbpreparecdrom> userdata= goes with format='nocloud', 'configdrive', 'opennebula' "
+                                           "or 'cernvm'"))
+    userdata = str(tag.get("userdata") or "")
+    return MediumTag(str(tag.get("source") or ""), form, label, beside(template, userdata) if userdata else "")

@@ -1,13 +1,17 @@
 """From a template's text to what VmBatch must know of it. Nothing is fetched, expanded or changed."""
 
-import os
+from collections.abc import Iterator
 
 import msgspec
 from lxml import etree
 
 from ..errors import InputError
 from . import schema
-from .disk import BlankSource, DiskTag, read_disk
+from .context import GuestDisk, RootSsh, read_guest_disks, read_rootssh
+from .credentials import check_firmware
+from .disk import BlankSource, DiskTag, beside, read_disk
+from .network import InterfaceTag, read_networks
+from .share import Share, read_shares
 
 
 class TarFile(msgspec.Struct, frozen=True):
@@ -19,8 +23,19 @@ class TarFile(msgspec.Struct, frozen=True):
     on_medium: bool
 
 
+class Credential(msgspec.Struct, frozen=True):
+    """A `vbcredential`: its content is `value`, or that of the file."""
+
+    name: str
+    value: str
+    file: str
+
+
 class Template(msgspec.Struct, frozen=True):
-    """A checked template; `root` is the parsed document, not to be changed."""
+    """A checked template; `root` is the parsed document, not to be changed.
+
+    `guest_disks` by `rootdisk` and `jobdisk`; `console_shell` is the guest's name of the console for the job, '' for ssh.
+    """
 
     path: str
     root: etree._Element
@@ -28,13 +43,19 @@ class Template(msgspec.Struct, frozen=True):
     method: str
     hypervisor: str
     disks: tuple[DiskTag, ...]
+    interfaces: tuple[InterfaceTag, ...]
+    guest_disks: dict[str, GuestDisk]
+    rootssh: RootSsh | None
+    shares: tuple[Share, ...]
+    credentials: tuple[Credential, ...]
+    console_shell: str
+    messages: str
+    kernel_line: bool
     archives: tuple[TarFile, ...]
     job_directory: str | None
 
 
 _LATER = {
-    "DISK": "vbpreparemethod DISK is not in this version of VmBatch; use CDROM",
-    "ROOTSSH": "vbpreparemethod ROOTSSH is not in this version of VmBatch; use CDROM",
     "XEN": "vbhypervisor XEN is not in this version of VmBatch; use QEMU or KVM",
     "XEN3": "vbhypervisor XEN3 is not in this version of VmBatch; use QEMU or KVM",
     "XEN4": "vbhypervisor XEN4 is not in this version of VmBatch; use QEMU or KVM",
@@ -52,26 +73,17 @@ def parse(text: bytes, path: str) -> Template:
         raise InputError(path, [(1, "has a DOCTYPE; a template may have neither DTD nor entities")])
     if root.tag != "domain":
         raise InputError(path, [(root.sourceline or 0, f"is a <{root.tag!s}>, not a libvirt <domain>")])
-    found = schema.problems(root) + _libvirt_problems(root)
-    found.extend(_later(root))
-    disks = [read_disk(index, disk, found) for index, disk in enumerate(root.findall("devices/disk"))]
-    media = [tag for tag in disks if tag.medium is not None]
-    wishes: set[str] = set()
-    for tag in disks:
-        if tag.user is not None and tag.user.name in wishes:
-            found.append((tag.line, f"a second <vbuserimage> with the name '{tag.user.name}'; give it another name='...'"))
-        wishes.update([tag.user.name] if tag.user else [])
-    once: set[str] = set()
-    for tag in disks:
-        if isinstance(tag.source, BlankSource) and tag.source.once:
-            if tag.source.name in once:
-                found.append((tag.line, f"a second disk with create='once' and source='{tag.source.name}'; give it another name"))
-            once.add(tag.source.name)
-    if not media:
-        devices = root.find("devices")
-        line = (root if devices is None else devices).sourceline or 0
-        found.append((line, "no <disk> has a <vbpreparecdrom source='context.iso'/>: the guest would get no context"))
-    found.extend((tag.line, "a second <disk> with <vbpreparecdrom>; a guest has one context medium") for tag in media[1:])
+    found = schema.problems(root) + _libvirt_problems(root) + _later(root)
+    disks = [read_disk(index, disk, path, found) for index, disk in enumerate(root.findall("devices/disk"))]
+    interfaces = read_networks(root, found)
+    guest_disks = read_guest_disks(root, disks, found)
+    rootssh = read_rootssh(root, found)
+    shares = read_shares(root, found)
+    credentials = tuple(_credential(tag, path, found) for tag in root.findall("vbconfig/vbcredentials/vbcredential"))
+    console_shell = _console_shell(root, found)
+    if credentials or (rootssh is not None and rootssh.give == "credential"):
+        check_firmware(root, found)
+    found.extend([*_names_taken_twice(disks), *_context_problems(root, disks)])
     if found:
         raise InputError(path, found)
     return Template(
@@ -81,9 +93,73 @@ def parse(text: bytes, path: str) -> Template:
         method=_text(root, "vbconfig/vbpreparemethod") or "CDROM",
         hypervisor=_text(root, "vbconfig/vbhypervisor") or root.get("type", "").upper(),
         disks=tuple(disks),
+        interfaces=interfaces,
+        guest_disks=guest_disks,
+        rootssh=rootssh,
+        shares=shares,
+        credentials=credentials,
+        console_shell=console_shell,
+        messages=_text(root, "vbconfig/vbmessages") or "SHARE",
+        kernel_line=_text(root, "vbconfig/vbkernelline") == "yes",
         archives=tuple(_archive(tag, path) for tag in root.findall("vbconfig/vbtarfiles/vbtarfile")),
         job_directory=_text(root, "vbconfig/vbjobpath") or None,
     )
+
+
+def _console_shell(root: etree._Element, found: list[schema.Problem]) -> str:
+    tag = root.find("vbconfig/vbshell")
+    if tag is None or (tag.text or "").strip() != "CONSOLE":
+        if tag is not None and tag.get("device"):
+            found.append((tag.sourceline or 0, "<vbshell> device= goes with CONSOLE"))
+        return ""
+    device = str(tag.get("device") or "hvc0")
+    if device == "ttyS1" and len(root.findall("devices/serial")) > 1:
+        found.append((tag.sourceline or 0, "<vbshell device='ttyS1'>: the template has a second <serial> of its own; "
+                                             "take it out"))
+    return device
+
+
+def _names_taken_twice(disks: list[DiskTag]) -> Iterator[schema.Problem]:
+    seen: set[str] = set()
+    for tag in disks:
+        if tag.user is not None and f"user {tag.user.name}" in seen:
+            yield tag.line, f"a second <vbuserimage> with the name '{tag.user.name}'; give it another name='...'"
+        if isinstance(tag.source, BlankSource) and tag.source.once and f"once {tag.source.name}" in seen:
+            yield tag.line, f"a second disk with create='once' and source='{tag.source.name}'; give it another name"
+        if tag.medium is not None and f"medium {tag.medium.name}" in seen:
+            yield tag.line, f"a second <vbpreparecdrom source='{tag.medium.name}'>; give it another name"
+        seen.update([f"user {tag.user.name}"] if tag.user else [])
+        seen.update([f"once {tag.source.name}"] if isinstance(tag.source, BlankSource) and tag.source.once else [])
+        seen.update([f"medium {tag.medium.name}"] if tag.medium else [])
+
+
+def _context_problems(root: etree._Element, disks: list[DiskTag]) -> Iterator[schema.Problem]:
+    """What does not go together in the way a guest is prepared."""
+    method = _text(root, "vbconfig/vbpreparemethod") or "CDROM"
+    media = [tag for tag in disks if tag.medium is not None]
+    if method == "CDROM" and not media:
+        devices = root.find("devices")
+        yield ((root if devices is None else devices).sourceline or 0,
+               "no <disk> has a <vbpreparecdrom source='context.iso'/>: the guest would get no context")
+    if method in ("DISK", "ROOTSSH"):
+        for tag in media:
+            yield tag.line, f"<vbpreparecdrom> goes with vbpreparemethod CDROM, and this template has {method}; take one out"
+        for archive in root.iter("vbtarfile"):
+            if archive.get("option") == "cdrom":
+                yield (archive.sourceline or 0,
+                       f"<vbtarfile option='cdrom'>: with vbpreparemethod {method} there is no medium; take the option out")
+    messages = root.find("vbconfig/vbmessages")
+    if _text(root, "vbconfig/vbmessages") == "CONSOLE" and _text(root, "vbconfig/vbshell") != "CONSOLE" and messages is not None:
+        yield messages.sourceline or 0, "<vbmessages>CONSOLE</vbmessages> goes with <vbshell>CONSOLE</vbshell>"
+    wish = root.find("vbconfig/vbkernelline")
+    static = next((tag for tag in root.iter("vbnetwork") if tag.get("method") == "static"), None)
+    if method == "ROOTSSH" and static is not None and (wish is None or (wish.text or "").strip() != "yes"):
+        yield (static.sourceline or 0, "<vbnetwork method='static'> with vbpreparemethod ROOTSSH needs "
+                                       "<vbkernelline>yes</vbkernelline>: the guest must have its address before anybody can "
+                                       "reach it")
+    if wish is not None and (wish.text or "").strip() == "yes" and root.find("os/cmdline") is None:
+        yield (wish.sourceline or 0, "<vbkernelline>yes</vbkernelline> needs a kernel line to add to: <cmdline> in <os>, "
+                                     "with <kernel>")
 
 
 def _text(root: etree._Element, path: str) -> str:
@@ -118,19 +194,24 @@ def _libvirt_problems(root: etree._Element) -> list[schema.Problem]:
 def _later(root: etree._Element) -> list[schema.Problem]:
     """What a later version brings is refused, not ignored."""
     found: list[schema.Problem] = []
-    for element in root.iter("vbpreparemethod", "vbhypervisor"):
+    for element in root.iter("vbhypervisor"):
         text = (element.text or "").strip()
         if text in _LATER:
             found.append((element.sourceline or 0, _LATER[text]))
-    found.extend((element.sourceline or 0, f"<{element.tag!s}> is not in this version of VmBatch; take it out")
-                 for element in root.iter("vbdisks"))
     return found
+
+
+def _credential(tag: etree._Element, template: str, found: list[schema.Problem]) -> Credential:
+    if ("value" in tag.attrib) == ("file" in tag.attrib):
+        found.append((tag.sourceline or 0, "<vbcredential> has either value= or file="))
+    file = str(tag.get("file") or "")
+    return Credential(str(tag.get("name") or ""), str(tag.get("value") or ""), beside(template, file) if file else "")
 
 
 def _archive(tag: etree._Element, template: str) -> TarFile:
     on_medium = tag.get("option") == "cdrom"
     return TarFile(
-        archive=os.path.normpath(os.path.join(os.path.dirname(template), tag.get("tarfile", ""))),
+        archive=beside(template, tag.get("tarfile", "")),
         directory=tag.get("path", "." if on_medium else "/"),
         strip=int(tag.get("strip", "0")),
         on_medium=on_medium,

@@ -5,6 +5,8 @@ import copy
 import msgspec
 from lxml import etree
 
+from .credentials import add_oem_strings
+from .devices import NodeDirectory, add_channel, add_console, add_directory
 from .read import Template
 
 OWNER = "urn:vmbatch:job:1"
@@ -28,7 +30,10 @@ class DiskChange(msgspec.Struct, frozen=True):
 
 
 class DomainChange(msgspec.Struct, frozen=True, kw_only=True):
-    """All that is this job's own in its domain."""
+    """All that is this job's own in its domain.
+
+    `console` is the path of the log, `shell_console` the guest's name of a console for the job, `hvc0` or `ttyS1`, or ''.
+    """
 
     name: str
     uuid: str
@@ -36,6 +41,11 @@ class DomainChange(msgspec.Struct, frozen=True, kw_only=True):
     token: str
     user: str
     console: str
+    shell_console: str
+    kernel_words: str
+    oem_strings: tuple[str, ...]
+    channel: bool
+    directories: tuple[NodeDirectory, ...]
     macs: tuple[str, ...]
     disks: tuple[DiskChange, ...]
 
@@ -52,9 +62,19 @@ def domain_xml(template: Template, change: DomainChange) -> bytes:
             _take_out(element)
     for name in _LIFECYCLE:
         _set(root, name).text = "destroy"
+    line = root.find("os/cmdline")
+    if change.kernel_words and line is not None:
+        line.text = f"{(line.text or '').strip()} {change.kernel_words}"
+    add_oem_strings(root, change.oem_strings)
     devices = root.find("devices")
     if devices is not None:
         _log_console(devices, change.console)
+        if change.shell_console:
+            add_console(devices, change.shell_console)
+        if change.channel:
+            add_channel(devices)
+        for shown in change.directories:
+            add_directory(root, devices, shown)
         _address(devices, change.macs)
     return etree.tostring(root, encoding="utf-8")
 

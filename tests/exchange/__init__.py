@@ -1,0 +1,1 @@
+"""How guests tell the node about themselves."""

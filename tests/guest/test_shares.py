@@ -1,0 +1,98 @@
+"""Shares of every kind, in real guests: NFS 3 and 4, homes, and directories of the node without any server."""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lab.mom import Ended, Mom
+
+from . import matrix
+from .conftest import CONFIG
+from .disks import DOMAINS
+from .test_context_matrix import archive, run
+from .test_disk_context import template
+
+__all__ = ["archive"]
+pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("nothing_left", "archive")]
+
+ROOT = "<vbdisk name='rootdisk' dev='vda' partition='vda1'/>"
+
+
+def shares(text: str, tags: str) -> str:
+    return text.replace("</vbconfig>", f"<vbshares>{tags}</vbshares></vbconfig>", 1)
+
+
+def ran(mom: Mom, text: str, script: str, settings: str = "") -> Ended:
+    before = CONFIG.read_text()
+    if settings:
+        CONFIG.write_text(re.sub(r"\[share\].*", f"[share]\n{settings}\n", before, flags=re.DOTALL))
+    try:
+        ended = run(mom, text, f"#!/bin/sh\n{script}\n".encode())
+    finally:
+        CONFIG.write_text(before)
+    assert ended.verdict == "run", ended.errors.decode()
+    return ended
+
+
+@pytest.fixture
+def software() -> Iterator[Path]:
+    """A directory of the node for guests."""
+    path = Path("/srv/software")
+    path.mkdir()
+    (path / "tool").write_text("of the node\n")
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.mark.parametrize(("kind", "version"), [("nfs4", "4."), ("nfs", "3")])
+def test_homes_on_nfs(mom: Mom, kind: str, version: str) -> None:
+    """Which the guest's root may not even read: alice's is 0700, and root is nobody there."""
+    Path("/home/alice/mine").write_text("at home\n")
+    os.chown("/home/alice/mine", 1500, 1500)
+    text = shares(matrix.template("systemd", "CDROM", "dhcp"),
+                  f"<vbshare type='{kind}' source='10.77.0.1:/home' target='/home'/>")
+    ended = ran(mom, text, "cat ~/mine; pwd; echo new > ~/made; grep ' /home ' /proc/mounts; exit 3")
+    assert ended.status == 3
+    home, directory, mount = ended.output.decode().splitlines()
+    assert (home, directory) == ("at home", "/home/alice")
+    assert f"vers={version}" in mount
+    made = Path("/home/alice/made")
+    assert (made.read_text(), made.stat().st_uid) == ("new\n", 1500)
+    assert not Path("/home/alice/.ssh").exists(), "the job's key was elsewhere"
+    for path in (made, Path("/home/alice/mine")):
+        path.unlink()
+
+
+def test_a_share_that_is_not_there(mom: Mom) -> None:
+    text = shares(matrix.template("busybox", "CDROM", "dhcp"),
+                  "<vbshare type='nfs4' source='10.77.0.1:/nothing' target='/opt/x'/>")
+    ended = run(mom, text)
+    assert ended.verdict == "requeue"
+    assert "while mounting 10.77.0.1:/nothing" in ended.errors.decode()
+
+
+@pytest.mark.parametrize(("disk", "kind"), [("mbr", "virtiofs"), ("generic", "9p")])
+def test_directories_of_the_node(mom: Mom, software: Path, disk: str, kind: str) -> None:
+    readonly = "readonly='yes'" if kind == "9p" else ""
+    text = shares(template(disk, ROOT), f"<vbshare type='{kind}' source='{software}' target='/opt/software' {readonly}/>")
+    ended = ran(mom, text, "cat /opt/software/tool; echo x 2>/dev/null > /opt/software/new || echo refused")
+    assert ended.output == b"of the node\nrefused\n"
+
+
+def test_no_server_at_all(mom: Mom) -> None:
+    """The messages' own share by virtiofs."""
+    ended = ran(mom, template("mbr", ROOT), "grep ' /mnt/vmbatch ' /proc/mounts | cut -d ' ' -f 1-3",
+                'directory = "/srv/vmbatch/share"\ntype = "virtiofs"\noptions = ""')
+    assert ended.output == b"vmbatch /mnt/vmbatch virtiofs\n"
+    assert (DOMAINS / "matrix.xml").exists() is False
+
+
+def test_the_share_by_version_3(mom: Mom) -> None:
+    ended = ran(mom, matrix.template("busybox", "DISK", "dhcp"), "grep ' /mnt/vmbatch ' /proc/mounts",
+                'source = "10.77.0.1:/share"\ntype = "nfs"\noptions = "soft,timeo=100,actimeo=1"')
+    assert b" nfs rw" in ended.output
+    assert b"vers=3" in ended.output

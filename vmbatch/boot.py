@@ -1,0 +1,238 @@
+"""From a started domain to a guest that is ready for its job: announced, logged in to, ready."""
+
+import os
+import re
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from . import journal
+from .config import Config
+from .context.keys import pin
+from .contextplan import Delivery
+from .errors import DeadlineError, NodeError, SiteError
+from .exchange.channel import Channel
+from .exchange.inbox import Inbox
+from .guest import Message, parse_message
+from .host import console, process, ssh, virt
+from .host.log import Log
+from .host.watch import Watch
+from .journal import Start
+from .plan import Plan
+from .resource import Work
+from .template import channel_path, console_path
+from .units import Deadline
+
+if TYPE_CHECKING:
+    import subprocess
+
+T = TypeVar("T")
+_LOOK_SECONDS = 1.0
+_CHECK_SECONDS = 0.02
+_POLL_SECONDS = 0.1
+_LOGIN_PAUSE_SECONDS = 0.3
+
+
+class Messages(Protocol):
+    """Where a guest's messages come from."""
+
+    def read(self, kind: str) -> Message | None:
+        """The message of this kind, or None so far."""
+
+    def close(self) -> None:
+        """Gives all descriptors back."""
+
+
+class Wait:
+    """Waiting for a guest: woken by its messages, by libvirt, by the end of the job; never beyond the deadline."""
+
+    def __init__(self, chosen: Plan, start: Start, config: Config, deadline: Deadline) -> None:
+        self.chosen = chosen
+        self.start = start
+        self.seconds = min(config.timeouts_boot * config.timeouts_scale, deadline.left())
+        self.deadline = deadline.earlier(self.seconds)
+        self.next_check = 0.0
+        self.interval = _LOOK_SECONDS if config.share_local else _POLL_SECONDS
+        self.terminal = _open_terminal(chosen) if chosen.console_shell else None
+        self.watch = Watch()
+        self.watch.directory(journal.ended_directory())
+        if self.terminal is not None:
+            self.watch.descriptor(self.terminal.login.descriptor)
+            self.interval = _POLL_SECONDS
+        self.inbox = self._open_inbox(config)
+        virt.on_event(chosen.domain.uri, self.watch.wake)
+
+    def _open_inbox(self, config: Config) -> Messages:
+        """Where the guest's messages come from, and what to be woken by."""
+        chosen = self.chosen
+        if chosen.messages == "CHANNEL":
+            channel = _open_channel(chosen)
+            self.watch.descriptor(channel.descriptor)
+            return channel
+        if self.terminal is not None and chosen.messages == "CONSOLE":
+            return self.terminal
+        self.watch.directory(chosen.inbox)
+        return Inbox(chosen.inbox, chosen.job.token, local=config.share_local)
+
+    def until(self, look: Callable[[], T | None], what: str) -> T:
+        """The first thing that `look` finds. VmBatchError if that cannot come any more."""
+        while True:
+            found = look()
+            if found is not None:
+                return found
+            pause = self.next_check - time.monotonic()
+            if pause <= 0:
+                self.check(what)
+                self.next_check = time.monotonic() + _CHECK_SECONDS
+                pause = self.interval
+            self.watch.wait(min(pause, self.deadline.left()))
+
+    def check(self, what: str) -> None:
+        """Whether it is still worth waiting."""
+        journal.check_not_ended(self.start)
+        failed = self.inbox.read("failed")
+        if failed is not None:
+            raise SiteError(f"the guest could not prepare itself for the job: {failed.text}")
+        state = virt.state(self.chosen.domain.uri, self.chosen.domain.uuid)
+        panic = console.panic(self.chosen.console)
+        if panic is not None:
+            raise SiteError(f"the guest's kernel died before the guest was ready ({what}): {panic}")
+        if state not in ("running", None):
+            raise SiteError(f"the guest ended before it was ready ({what}): its domain is {state}")
+        if self.deadline.passed():
+            raise DeadlineError(f"the guest was not ready within {self.seconds:.0f} s ({what})",
+                                "more time: [timeouts] boot, and $prologalarm in mom's config")
+
+    def message(self, kind: str, what: str) -> Message:
+        """The guest's message of this kind."""
+        return self.until(lambda: self.inbox.read(kind), what)
+
+    def pause(self, seconds: float, what: str) -> None:
+        """Waits for nothing but time."""
+        over = Deadline(seconds)
+        while not over.passed():
+            self.check(what)
+            self.watch.wait(over.left())
+
+    def close(self) -> None:
+        """Gives all descriptors back."""
+        self.watch.close()
+        if self.inbox is not self.terminal:
+            self.inbox.close()
+        if self.terminal is not None:
+            self.terminal.close()
+
+
+class Terminal:
+    """The console for the job: the pty at `path`, and a login over it. Also the guest's messages, where they come that way."""
+
+    def __init__(self, path: str, token: str) -> None:
+        from .consoleshell import Login
+
+        self.path = path
+        self.login = Login(path)
+        self._token = token
+
+    def read(self, kind: str) -> Message | None:
+        """The guest's message of this kind, or None so far. NodeError for one that is not well-formed."""
+        data = self.login.message(kind)
+        return None if data is None else parse_message(data, self._token)
+
+    def close(self) -> None:
+        """Lets the job's shell have the console."""
+        self.login.close()
+
+
+def _open_terminal(chosen: Plan) -> Terminal:
+    """The user's from now on. NodeError."""
+    path = console_path(virt.running_xml(chosen.domain.uri, chosen.domain.uuid), chosen.console_shell)
+    if path is None or not re.fullmatch(r"/dev/pts/[0-9]+", path):
+        raise NodeError(f"libvirt has given the guest no pty for its console {chosen.console_shell}")
+    os.chown(path, chosen.job.user.uid, -1)
+    os.chmod(path, 0o600)
+    return Terminal(path, chosen.job.token)
+
+
+def _open_channel(chosen: Plan) -> Channel:
+    path = channel_path(virt.running_xml(chosen.domain.uri, chosen.domain.uuid))
+    if path is None:
+        raise NodeError("libvirt has given the guest no socket for its messages")
+    return Channel(path, chosen.job.token)
+
+
+def bring_up(chosen: Plan, start: Start, config: Config, log: Log, deadline: Deadline) -> tuple[str, str]:
+    """Waits until the guest is ready and its user has been seen to log in; its address and its console's pty, or ''."""
+    wait = Wait(chosen, start, config, deadline)
+    try:
+        if chosen.delivery is not None:
+            _deliver(wait, chosen.delivery, log)
+        with log.phase("boot" if chosen.delivery is None else "mount"):
+            announced = wait.message("announce", "phase boot: it has not announced its address on the share")
+        with log.phase("login"):
+            if wait.terminal is not None:
+                _log_in_there(wait, wait.terminal)
+            elif announced.address:
+                _log_in(wait, announced.address, log)
+            else:
+                raise SiteError("the guest has announced itself without an address, and the job's way is ssh",
+                                "give the guest a network, or write <vbshell>CONSOLE</vbshell>")
+        with log.phase("ready"):
+            ready = wait.message("ready", "phase ready: it has announced itself, but has not written its ready file")
+    finally:
+        wait.close()
+    if ready.address != announced.address:
+        raise NodeError(f"the guest announced {announced.address}, but is ready at {ready.address}")
+    return ready.address, wait.terminal.path if wait.terminal is not None else ""
+
+
+def _deliver(wait: Wait, delivery: Delivery, log: Log) -> None:
+    """Sends the context into the guest as its root, and pins the host key that it has."""
+    from .context import rootssh
+    from .host import address
+
+    chosen = wait.chosen
+    work = Work(wait.deadline, lambda: wait.check("phase boot: root's ssh has not been answered yet"), log.detail)
+    with log.phase("boot"):
+        known = delivery.address or address.wait(chosen.domain.uri, chosen.domain.uuid, chosen.macs, work)
+    with log.phase("deliver"):
+        pin(chosen.handover, chosen.alias, rootssh.deliver(delivery.content.entries(), known, delivery.access, work))
+
+
+def _log_in_there(wait: Wait, terminal: Terminal) -> None:
+    """Tries once, as soon as the guest serves its console."""
+    who = wait.chosen.job.user.name
+    status = wait.until(terminal.login.poll, f"phase login: {who} cannot log in through the console {wait.chosen.console_shell}")
+    if status:
+        raise SiteError(f"{who} cannot log in through the guest's console: status {status}")
+
+
+def _log_in(wait: Wait, address: str, log: Log) -> None:
+    """Tries until the submitting user can log in."""
+    chosen = wait.chosen
+    said = "no answer yet"
+    while True:
+        attempt = ssh.prove_login(chosen.handover, chosen.job.user, address, chosen.alias)
+        handle = os.pidfd_open(attempt.pid)
+        wait.watch.descriptor(handle)
+        try:
+            status = wait.until(attempt.poll, f"phase login: {chosen.job.user.name} cannot log in at {address}: {said}")
+            said = console.printable_tail(_output(attempt), 1) or f"ssh ended with {status}"
+        finally:
+            wait.watch.forget(handle)
+            os.close(handle)
+            process.end(attempt)
+        if status == 0:
+            return
+        log.detail(f"login at {address}: {said}")
+        wait.pause(_LOGIN_PAUSE_SECONDS, f"phase login: {chosen.job.user.name} cannot log in at {address}: {said}")
+
+
+def _output(attempt: "subprocess.Popen[bytes]") -> bytes:
+    """What a process of the user's has said; never waits, as another process of the user may hold the pipe open."""
+    if attempt.stdout is None:
+        return b""
+    os.set_blocking(attempt.stdout.fileno(), False)
+    try:
+        return os.read(attempt.stdout.fileno(), 4096)
+    except BlockingIOError:
+        return b""

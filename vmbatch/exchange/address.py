@@ -1,0 +1,206 @@
+"""An address of a pool, reserved for one start of a job in a directory that several nodes may share."""
+
+import contextlib
+import errno
+import ipaddress
+import os
+import re
+import stat
+from collections.abc import Container, Iterable, Iterator
+
+import msgspec
+
+from ..errors import NodeError
+from ..resource import Resource
+from ..units import Deadline
+
+_LIMIT = 1024
+_NODE = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_TEMPORARY = re.compile(rf"\.([0-9a-f]{{32}})\.([0-9a-f.:]{{2,45}})@({_NODE.pattern})")
+
+
+class TakenError(NodeError):
+    """Another start has reserved the address since it was seen to be free."""
+
+
+class _Mark(msgspec.Struct, frozen=True):
+    """What stands in a reservation: whose it is, and on which node; nodes that share the directory have different names."""
+
+    job: str
+    token: str
+    node: str
+
+
+class Address(Resource, frozen=True, tag="address"):
+    """The file `path`, called after the address, with the mark of the start `token` of `job` on `node` in it.
+
+    It is written under a name of its own, `.TOKEN.ADDRESS@NODE` beside it, and then gets the address as a second name by link(2):
+    that is atomic and exclusive, on NFS too (open(2), O_EXCL), so no reservation is ever seen without its mark.
+    """
+
+    path: str
+    token: str
+    job: str
+    node: str
+
+    @property
+    def address(self) -> str:
+        """What is reserved."""
+        return os.path.basename(self.path)
+
+    @property
+    def _temporary(self) -> str:
+        return os.path.join(os.path.dirname(self.path), f".{self.token}.{self.address}@{self.node}")
+
+    def acquire(self) -> None:
+        """Reserves the address. TakenError, NodeError."""
+        if not _NODE.fullmatch(self.node):
+            raise NodeError(f"the node's name {self.node[:80]!r} cannot stand in a file's name", "give the node a host name")
+        mark = msgspec.json.encode(_Mark(self.job, self.token, self.node))
+        try:
+            with open(os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600),
+                      "wb") as made:
+                made.write(mark)
+                made.flush()
+                os.fsync(made.fileno())
+            self._link()
+            os.unlink(self._temporary)
+        except OSError as error:
+            raise NodeError(f"the address {self.address} cannot be reserved: {self.path}: {error.strerror}",
+                            "the directory of reservations must be root's on every node that shares it") from None
+
+    def _link(self) -> None:
+        """Gives the reservation its name; a name that is there may be our own, made by a server whose answer was lost."""
+        try:
+            os.link(self._temporary, self.path)
+        except FileExistsError:
+            if os.lstat(self._temporary).st_nlink == 2:
+                return
+            with contextlib.suppress(OSError):
+                os.unlink(self._temporary)
+            raise TakenError(f"the address {self.address} was taken by {_holder(self.path)} meanwhile",
+                             "another address of the pool may be free") from None
+
+    def release(self, deadline: Deadline, *, last: bool) -> None:
+        """Gives the address back if it is this start's."""
+        try:
+            mark = _read(self.path)
+        except OSError as error:
+            raise NodeError(f"{self.path} cannot be read: {error.strerror}") from None
+        if mark is not None and mark.token == self.token:
+            _remove(self.path)
+        _remove(self._temporary)
+
+    def __str__(self) -> str:
+        return f"address {self.address} in {os.path.dirname(self.path)}"
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise NodeError(f"{path} cannot be removed: {error.strerror}") from None
+
+
+def _read(path: str) -> _Mark | None:
+    """What stands in a reservation; None if there is none, or it is none of ours. OSError where that cannot be known."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
+            return None
+        raise
+    try:
+        data = os.read(fd, _LIMIT) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+        return msgspec.json.decode(data, type=_Mark)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    finally:
+        os.close(fd)
+
+
+def _holder(path: str) -> str:
+    with contextlib.suppress(OSError):
+        mark = _read(path)
+        if mark is not None:
+            return f"job {mark.job} on {mark.node}"
+    return "another start"
+
+
+class Found(msgspec.Struct, frozen=True):
+    """A file in the directory of reservations: `token`, `job` and `node` are '' where it does not say; `half`: not linked yet."""
+
+    path: str
+    address: str
+    token: str
+    job: str
+    node: str
+    half: bool
+
+
+def look(directory: str) -> Iterator[Found]:
+    """Everything in the directory of reservations; nothing if there is none. NodeError if it cannot be read."""
+    try:
+        names = sorted(os.listdir(directory))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise NodeError(f"{directory}: {error.strerror}") from None
+    for name in names:
+        path = os.path.join(directory, name)
+        half = _TEMPORARY.fullmatch(name)
+        if half is not None:
+            yield Found(path, half[2], half[1], "", half[3], half=True)
+            continue
+        try:
+            mark = _read(path)
+        except OSError:
+            mark = None
+        if mark is not None:
+            yield Found(path, name, mark.token, mark.job, mark.node, half=False)
+        elif os.path.lexists(path):
+            yield Found(path, name, "", "", "", half=False)
+
+
+def taken(directory: str) -> dict[str, str]:
+    """Every address that no start can have now, and who has it; whatever has the name of an address holds it. NodeError."""
+    found = {}
+    for each in look(directory):
+        if not each.half and _is_address(each.address):
+            found[each.address] = f"job {each.job}" if each.job else f"the file {each.path}"
+    return found
+
+
+def _is_address(name: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return str(ipaddress.ip_address(name)) == name
+    return False
+
+
+def judge(found: Found, node: str, tokens: Container[str]) -> tuple[bool, str]:
+    """Whether it may be removed, and why or why not; no words for what is in use, or another node's to judge.
+
+    `tokens` are those of all journals of this `node`, listed later than `found`: a journal lists its reservation before that is
+    made, so on this node what no journal lists is nobody's, whatever boot it comes from. Of another node nothing can be known:
+    its journals are on its own disk, and neither age nor silence says that its guest has gone.
+    """
+    if not found.token:
+        return False, "it is no reservation of VmBatch's; see what it is, and remove it by hand"
+    if found.node != node or found.token in tokens:
+        return False, ""
+    return True, "no journal of this node lists it"
+
+
+def stale(seen: Iterable[Found], node: str, tokens: Container[str]) -> tuple[list[Address], list[str]]:
+    """(reservations of this node that nobody owns, to be released; a line for each thing that could not be judged)."""
+    gone: list[Address] = []
+    said: list[str] = []
+    for found in seen:
+        remove, why = judge(found, node, tokens)
+        if remove:
+            gone.append(Address(os.path.join(os.path.dirname(found.path), found.address), found.token, found.job, found.node))
+        elif why:
+            said.append(f"left alone {found.path}: {why}")
+    return gone, said
