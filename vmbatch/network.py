@@ -36,7 +36,6 @@ _LIMIT = 16
 """Interfaces on a kernel line: at more than 32 words that it does not know, the kernel panics (init/main.c, MAX_INIT_ENVS)."""
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _WORD = re.compile(r"vbnet(0|[1-9][0-9]?)=([A-Za-z0-9.:/,;-]+)")
-_HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*")
 _NAMED = 5
 """How many takers of a full pool an error names."""
 
@@ -242,17 +241,3 @@ def opennebula(of: tuple[Net, ...]) -> dict[str, str]:
                        "IP6_GATEWAY": net.gateway6, "GATEWAY6": net.gateway6}
         found.update((f"ETH{number}_{name}", value) for name, value in values.items() if value)
     return found
-
-
-def hosts(lines: Iterable[tuple[str, tuple[str, ...]]]) -> bytes:
-    """The file `hosts` of a context, for /etc/hosts: lines of an address and its names. ValueError for what cannot be one."""
-    found: dict[str, None] = {}
-    for address, names in lines:
-        number = str(ipaddress.ip_address(address))
-        for name in names:
-            if not _HOST.fullmatch(name):
-                raise ValueError(f"{name[:80]!r} is not the name of a host")
-        if not names:
-            raise ValueError(f"{number} has no name")
-        found[f"{number} {' '.join(dict.fromkeys(names))}\n"] = None
-    return "".join(found).encode("ascii")

@@ -218,26 +218,3 @@ def test_opennebula() -> None:
         network.opennebula((FULL, DHCP))
     with pytest.raises(SiteError, match="cannot say that interface 0 has no IPv4 address"):
         network.opennebula((SIX,))
-
-
-def test_hosts() -> None:
-    assert network.hosts(()) == b""
-    first = ("10.0.0.20", ("vm-42-0", "node0"))
-    assert network.hosts([first, ("FD00::0:20", ("vm-42-1", "vm-42-1")), first]) == b"10.0.0.20 vm-42-0 node0\nfd00::20 vm-42-1\n"
-    long = ".".join(["a" * 63] * 4)[:253]
-    assert network.hosts([("10.0.0.1", (long,))]) == f"10.0.0.1 {long}\n".encode()
-
-
-@pytest.mark.parametrize(
-    ("address", "names"),
-    [
-        ("10.0.0.20", ()), ("10.0.0.20", ("a b",)), ("10.0.0.20", ("a\n127.0.0.1 x",)), ("10.0.0.20", ("",)),
-        ("10.0.0.20", ("-a",)), ("10.0.0.20", ("a..b",)), ("10.0.0.20", ("a.",)), ("10.0.0.20", ("#",)), ("10.0.0.20", ("ä",)),
-        ("10.0.0.20", ("a" * 64,)),
-        ("10.0.0.20", ("a." * 130 + "a",)), ("10.0.0", ("a",)), ("10.0.0.20/24", ("a",)), ("a", ("b",)), ("", ("a",)),
-        ("10.0.0.20", ("a", "b\n")),
-    ],
-)
-def test_hosts_that_are_none(address: str, names: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match=r"is not the name|has no name|does not appear"):
-        network.hosts([(address, names)])

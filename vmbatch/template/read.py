@@ -202,6 +202,9 @@ def _later(root: etree._Element) -> list[schema.Problem]:
 
 
 def _credential(tag: etree._Element, template: str, found: list[schema.Problem]) -> Credential:
+    siblings = tag.itersiblings("vbcredential", preceding=True)
+    if any(other.get("name") == tag.get("name") for other in siblings):
+        found.append((tag.sourceline or 0, f"a second <vbcredential name='{tag.get('name')}'>"))
     if ("value" in tag.attrib) == ("file" in tag.attrib):
         found.append((tag.sourceline or 0, "<vbcredential> has either value= or file="))
     file = str(tag.get("file") or "")
