@@ -145,7 +145,7 @@ def look(form: Template, token: str, config: Config) -> Facts:
         space = os.statvfs(file.nearest(config.spool_directory))
         return Facts(wishes={}, images=gathered.images, first=gathered.first, spool_free=space.f_bavail * space.f_frsize,
                      scripts=tuple(_site_scripts(config.guest_scripts)), programs=_programs(form), terms=agreed,
-                     addresses=network.choose(form.interfaces, token, taken(config.reservations), form.path),
+                     addresses=_free_addresses(form, token, config),
                      node=os.uname().nodename, credentials=_credentials(form), user_data=_user_data(form))
     finally:
         gathered.close()
@@ -269,7 +269,12 @@ def _addresses(form: Template, token: str, config: Config, gathered: Gathered, w
     """Free addresses; nobody else on this node chooses any before ours are reserved. NodeError."""
     if any(interface.pools for interface in form.interfaces):
         gathered.hold_choice(_Choice(config.reservations, work))
-    return network.choose(form.interfaces, token, taken(config.reservations), form.path)
+    return _free_addresses(form, token, config)
+
+
+def _free_addresses(form: Template, token: str, config: Config) -> tuple[tuple[str, ...], ...]:
+    wanted = any(interface.pools for interface in form.interfaces)
+    return network.choose(form.interfaces, token, taken(config.reservations) if wanted else {}, form.path)
 
 
 class _Choice:
