@@ -85,8 +85,9 @@ def _table(job: Job, seconds: dict[str, float], late: float | None) -> None:
         known = 0.0
         for hook, phase, value in rows:
             if hook == part:
-                print(f"    {part:12}{phase:22}{value:8.3f}")
-                known += value
+                of_boot = phase.startswith("guest ")
+                print(f"    {part:12}{'  ' * of_boot + phase:22}{value:8.3f}")
+                known += 0 if of_boot else value
         if part in seconds:
             if known:
                 print(f"    {part:12}{'start, journal, end':22}{seconds[part] - known:8.3f}")

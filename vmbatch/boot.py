@@ -13,7 +13,7 @@ from .contextplan import Delivery
 from .errors import DeadlineError, NodeError, SiteError
 from .exchange.channel import Channel
 from .exchange.inbox import Inbox
-from .guest import Message, parse_message
+from .guest import Message, parse_message, spans
 from .host import console, process, ssh, virt
 from .host.log import Log
 from .host.watch import Watch
@@ -168,6 +168,7 @@ def bring_up(chosen: Plan, start: Start, config: Config, log: Log, deadline: Dea
             _deliver(wait, chosen.delivery, log)
         with log.phase("boot" if chosen.delivery is None else "mount"):
             announced = wait.message("announce", "phase boot: it has not announced its address on the share")
+        _log_times(wait, log)
         with log.phase("login"):
             if wait.terminal is not None:
                 _log_in_there(wait, wait.terminal)
@@ -196,6 +197,13 @@ def _deliver(wait: Wait, delivery: Delivery, log: Log) -> None:
         known = delivery.address or address.wait(chosen.domain.uri, chosen.domain.uuid, chosen.macs, work)
     with log.phase("deliver"):
         pin(chosen.handover, chosen.alias, rootssh.deliver(delivery.content.entries(), known, delivery.access, work))
+
+
+def _log_times(wait: Wait, log: Log) -> None:
+    """Where the time of the guest's own boot went, so that a network that was waited for is seen."""
+    times = wait.inbox.read("times")
+    for name, seconds in spans(times.text if times is not None else "").items():
+        log.detail(f"phase guest {name} {seconds:.3f} s")
 
 
 def _log_in_there(wait: Wait, terminal: Terminal) -> None:

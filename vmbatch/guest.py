@@ -18,7 +18,7 @@ _SIGNALS = frozenset((
 
 
 class Message(msgspec.Struct, frozen=True):
-    """A message from a guest; `address` for announce and ready, '' without a network; `text` (printable, bounded) for failed."""
+    """A message from a guest; `address` for announce and ready, '' without a network; `text`, printable and bounded, else."""
 
     kind: str
     address: str = ""
@@ -27,13 +27,13 @@ class Message(msgspec.Struct, frozen=True):
 
 def parse_message(data: bytes, token: str) -> Message:
     """A guest's message, as hostile input. NodeError says what is wrong with it."""
-    match = re.fullmatch(rb"vmbatch 1 (announce|ready|failed) ([0-9a-f]{32}) ([^\n]{1,600})\n", data[:MESSAGE_BYTES + 1])
+    match = re.fullmatch(rb"vmbatch 1 (announce|ready|failed|times) ([0-9a-f]{32}) ([^\n]{1,600})\n", data[:MESSAGE_BYTES + 1])
     if not match:
         raise NodeError("the guest wrote a message that is not one of the kit's")
     if match[2].decode() != token:
         raise NodeError("the guest wrote a message with another start's token")
     kind = match[1].decode()
-    if kind == "failed":
+    if kind in ("failed", "times"):
         return Message(kind, text=printable(match[3]))
     if match[3] == b"-":
         return Message(kind)
@@ -45,6 +45,18 @@ def parse_message(data: bytes, token: str) -> Message:
     if address.is_loopback or address.is_multicast or address.is_unspecified or getattr(address, "scope_id", None):
         raise NodeError(f"the guest says its address is {address}, which no guest can have")
     return Message(kind, address=str(address))
+
+
+def spans(text: str) -> dict[str, float]:
+    """Seconds of each part of a guest's boot, out of a `times` message; empty for what is not one.
+
+    It has the seconds since the guest's kernel began at which prolog and epilog began, there was an address, and all was mounted.
+    """
+    if not re.fullmatch(r"[0-9]{1,7}(\.[0-9]{1,3})?( [0-9]{1,7}(\.[0-9]{1,3})?){3}", text):
+        return {}
+    points = [0.0, *map(float, text.split())]
+    return {name: max(0.0, after - before)
+            for name, before, after in zip(("kernel", "boot", "network", "shares"), points[:-1], points[1:], strict=True)}
 
 
 def printable(data: bytes, limit: int = 500) -> str:

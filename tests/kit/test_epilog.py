@@ -6,6 +6,8 @@ import time
 
 import pytest
 
+from vmbatch.guest import parse_message, spans
+
 from .guest import NONCE, Guest
 
 QUICK = "command sleep 0.01"
@@ -29,7 +31,9 @@ def ready(guest: Guest) -> Guest:
 
 def share(guest: Guest) -> dict[str, str]:
     directory = guest.root / "mnt/vmbatch"
-    return {path.name: path.read_text() for path in directory.iterdir()} if directory.exists() else {}
+    found = {path.name: path.read_text() for path in directory.iterdir()} if directory.exists() else {}
+    found.pop("times", "")
+    return found
 
 
 def test_announce_and_ready(ready: Guest) -> None:
@@ -39,6 +43,18 @@ def test_announce_and_ready(ready: Guest) -> None:
         "announce": f"vmbatch 1 announce {NONCE} 10.77.0.42\n",
         "ready": f"vmbatch 1 ready {NONCE} 10.77.0.42\n",
     }
+
+
+def test_times(ready: Guest) -> None:
+    """Before the guest is announced, so that whoever reads that can read these."""
+    ready.write("var/lib/vmbatch/began", "1.25\n")
+    ready.functions["mount"] = "sleep 0.3"
+    assert ready.run(ready.medium / "epilog.sh", "start").returncode == 0
+    [began, late, network, shares] = spans(
+        parse_message((ready.root / "mnt/vmbatch/times").read_bytes(), NONCE).text).values()
+    assert began == 1.25
+    assert late > 0 <= network < 5
+    assert shares >= 0.29
 
 
 def test_ready_waits_for_the_login(ready: Guest) -> None:
@@ -206,7 +222,9 @@ def test_messages_through_a_port(ready: Guest) -> None:
     master, slave = os.openpty()
     (ready.root / "dev/vport1p2").symlink_to(os.ttyname(slave))
     assert ready.run(ready.medium / "epilog.sh", "start").returncode == 0
-    assert said_on(master) == [f"vmbatch 1 announce {NONCE} 10.0.2.15", f"vmbatch 1 ready {NONCE} 10.0.2.15"]
+    times, *said = said_on(master)
+    assert times.startswith(f"vmbatch 1 times {NONCE} ")
+    assert said == [f"vmbatch 1 announce {NONCE} 10.0.2.15", f"vmbatch 1 ready {NONCE} 10.0.2.15"]
     assert not (ready.root / "mounted").exists()
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmbatch.errors import NodeError
-from vmbatch.guest import MESSAGE_BYTES, Message, parse_message, printable
+from vmbatch.guest import MESSAGE_BYTES, Message, parse_message, printable, spans
 
 from .sample import OTHER_TOKEN, TOKEN
 
@@ -128,3 +128,18 @@ def test_printable(data: bytes, limit: int) -> None:
     text = printable(data, limit)
     assert text.isprintable()
     assert len(text) <= limit
+
+
+def test_times_of_a_boot() -> None:
+    text = parse_message(f"vmbatch 1 times {TOKEN} 1.25 2.5 2.5 4\n".encode(), TOKEN).text
+    assert spans(text) == {"kernel": 1.25, "boot": 1.25, "network": 0.0, "shares": 1.5}
+
+
+@pytest.mark.parametrize("text", ["", "1 2 3", "1 2 3 4 5", "1 2 3 -4", "1 2 3 nan", "1 2 3 1e9", "1  2 3 4", "12345678 2 3 4",
+                                  "a b c d"])
+def test_times_that_are_none(text: str) -> None:
+    assert spans(text) == {}
+
+
+def test_a_clock_that_runs_backwards() -> None:
+    assert spans("4 3 2 1") == {"kernel": 4.0, "boot": 0.0, "network": 0.0, "shares": 0.0}

@@ -62,15 +62,28 @@ serve_console() {
     sh "$medium/kit/console.sh" start
 }
 
+# tell_times: when prolog and epilog began, when there was an address, and now that all is mounted
+tell_times() {
+    began=0
+    [ ! -f "$base/began" ] || read -r began <"$base/began"
+    clock
+    tell times "$began $times $now"
+}
+
 case ${1-} in
     start)
         start epilog
+        clock
+        times=$now
         [ "${VMBATCH_MESSAGES:-share}" = share ] || open_messages
         find_address
+        clock
+        times="$times $now"
         [ -n "$shared" ] || open_messages
         serve_console
         check_prolog
         mount_shares
+        tell_times
         tell announce "$address"
         run_site epilog.d
         wait_until_ready

@@ -70,6 +70,12 @@ tell() {
     printf 'vmbatch 1 %s %s %s\n' "$1" "$VMBATCH_TOKEN" "$2" >"$place"
 }
 
+# clock: sets $now to the seconds since the kernel began, such as 12.34
+clock() {
+    now=0
+    read -r now _ </proc/uptime || :
+}
+
 # set_hostname: as the kernel sees it, as it is kept, and so that it resolves without a name server
 set_hostname() {
     doing='setting the host name'

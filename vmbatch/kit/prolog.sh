@@ -70,6 +70,8 @@ relabel() {
 }
 
 start prolog
+clock
+printf '%s\n' "$now" >"$base/began"
 echo 'prolog.sh did not finish' >"$base/failed"
 install_kit
 set_hostname
