@@ -89,8 +89,8 @@ def test_cell(mom: Mom, root_key: str, method: str, guest: str, network: str) ->
     check(run(mom, matrix.template(guest, method, network, root_key=given)), network)
 
 
-@pytest.mark.parametrize("network", ["dhcp", "static"])
+@pytest.mark.parametrize(("form", "network"), [("nocloud", "dhcp"), ("configdrive", "static"), ("opennebula", "static")])
 @pytest.mark.usefixtures("archive")
-def test_stock_image(mom: Mom, network: str) -> None:
+def test_stock_image(mom: Mom, form: str, network: str) -> None:
     """Nothing of VmBatch's is in the image; cloud-init does what the medium says."""
-    check(run(mom, matrix.template("stock", "CDROM", network, medium="format='nocloud'")), network)
+    check(run(mom, matrix.template("stock", "CDROM", network, medium=f"format='{form}'")), network)

@@ -1,6 +1,8 @@
 """The context written into file systems of every sort, in real guests that boot from them."""
 
 import re
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,30 @@ def job(mom: Mom, kind: str, layout: str, more: str = "") -> Ended:
 ])
 def test_file_systems(mom: Mom, kind: str, layout: str) -> None:
     check(job(mom, kind, layout), "dhcp")
+
+
+@pytest.fixture
+def vhd() -> Iterator[Path]:
+    """The guest's disk as a VHD, for all to read."""
+    path = Path("/srv/vmbatch/own.vhd")
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "vpc", "-o", "force_size=on",
+                    place.IMAGES / disk.make("mbr").name / "disk.raw", path], check=True)
+    path.chmod(0o644)
+    yield path
+    path.unlink()
+
+
+@pytest.mark.parametrize("way", ["a raw copy", "a VHD", "an overlay in qcow"])
+def test_formats(mom: Mom, vhd: Path, way: str) -> None:
+    text = template("mbr", "<vbdisk name='rootdisk' dev='vda' partition='vda1'/>")
+    if way == "a raw copy":
+        text = text.replace("copy_method='cow'", "copy_method='copy'")
+    elif way == "a VHD":
+        text = re.sub(r"<driver name='qemu' type='raw' cache='unsafe'/>\s*<vbdisksource [^>]*/>",
+                      f"<driver name='qemu' type='vpc'/><vbdisksource source='{vhd}' copy_method='copy'/>", text)
+    else:
+        text = text.replace("copy_method='cow'", "copy_method='cow' format='qcow'")
+    check(run(mom, text), "dhcp")
 
 
 def test_a_disk_for_the_job_alone(mom: Mom) -> None:
