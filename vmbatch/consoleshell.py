@@ -59,7 +59,7 @@ WINDOW = 2
 """Frames of input under way, which console-serve.sh has places for; no more are taken of a stream of output."""
 
 _QUEUED = 8
-
+_PENDING_BYTES = 64 << 10
 _LINE_LIMIT = 2048
 _FAILURE = 255
 _HELLO_SECONDS = 1.0
@@ -265,7 +265,8 @@ class Link:
     def done(self, stream: str) -> None:
         """A piece that had arrived is in good hands."""
         self._done[stream] += 1
-        self._send(f"got {self._done['out']} {self._done['err']}")
+        if len(self.pending) < _PENDING_BYTES:  # else a guest that writes but does not read would have us pile it up
+            self._send(f"got {self._done['out']} {self._done['err']}")
 
     def finished(self) -> bool:
         """Whether the job has ended and all of its output is in good hands."""
@@ -601,6 +602,8 @@ class Session:
         console.link.command(f"status {self._id}")
         while console.link.answer is None:
             console.step(_ASK_SECONDS)
+            if console.link.gone:
+                raise LostError("what serves it in the guest ends again and again")
         status, output = console.link.answer
         if status or not output.strip().isdigit():
             raise LostError("what served it in the guest was ended")

@@ -136,6 +136,19 @@ def test_whatever_a_guest_sends_little_is_kept(flood: bytes) -> None:
     assert sum(sys.getsizeof(value) for value in vars(link).values()) < 64 << 10
 
 
+def test_a_guest_that_writes_but_never_reads() -> None:
+    link = running()
+    for number in range(5000):
+        link.feed(guest_frame("out", number, b"x"), number / 1000)
+        link.tick(number / 1000)
+        assert link.arrived.popleft() == ("out", b"x")
+        link.done("out")
+    assert len(link.pending) < 66 << 10
+    del link.pending[:]
+    link.tick(100)
+    assert link.pending == line(f"{SESSION} ask 5000 0 5000 0")
+
+
 @pytest.mark.parametrize("text", [
     "took 99", "took 1", "took -1", "fed 99", "fed 1", "done 99 0", "done 1 300", "done 1", "exit 256", "exit -1", "exit",
     "began x", "ready 2 user", "ready", "says", "says vmbatch 1 shout x y", "says vmbatch 2 ready x y", "broken", "gone 1",

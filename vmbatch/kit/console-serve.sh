@@ -1,6 +1,6 @@
 #!/bin/sh
 # console-serve.sh PLACE: the user's side of the console's protocol (vmbatch/consoleshell.py): jobs and commands for the host.
-# Input is the device, set raw by console.sh; PLACE is an empty directory of the user's.
+# Input is the device, set raw by console.sh; PLACE is a directory of the user's own for nothing but this.
 #
 # The main loop does what the host says; other processes read the host's lines, cut the job's output into frames, feed the job, and
 # write to the device. Each ends when what it reads from, or writes to, has ended: so all do with the loop, or with the session.
@@ -91,6 +91,7 @@ spool() {
         [ "$size" -ne 0 ] || return 0
     done
     # The session's end, or no room for a frame: the host must not take what it has for all.
+    : >"$files/$1.broken"
     send "$session broken $1"
 }
 
@@ -154,6 +155,9 @@ tell_state() {
     ! read -r number <"$files/fed" || send "$session fed $number"
     send_again out "$1"
     send_again err "$2"
+    for name in out err; do
+        [ ! -e "$files/$name.broken" ] || send "$session broken $name"
+    done
     ! read -r status <"$files/exit" || send "$session exit $status"
 }
 
@@ -200,7 +204,6 @@ obey() {
     send "$session done $answered $answer"
 }
 
-mkfifo "$place/line" || exit
 # serve: reads lines as read_lines prints them
 serve() {
     trap : PIPE # of what has ended; not ignored, as a job would have to do so too
@@ -234,6 +237,8 @@ serve() {
     done
 }
 
+rm -rf "${place:?}"/* # of one who was killed
+mkfifo "$place/line" || exit
 set -f # the host's lines are no patterns
 exec 5<>"$place/line"
 (exec 5>&- <"$place/line" && write_line) &

@@ -36,10 +36,11 @@ is_known() {
     return 1
 }
 
-# make_place: sets $place to a directory of the user's own: in memory where there is such, as a job may fill the disk
+# make_place: sets $place to a new directory of the user's own: in memory where there is such, as a job may fill the disk.
+# One that the user has is left alone, as removing what a user can change is no work for root.
 make_place() {
-    for place in "$root/dev/shm/vmbatch-console" "$base/console"; do
-        rm -rf "$place"
+    [ ! -d "${place:-/none}" ] || return 0
+    for place in "$root/dev/shm/vmbatch-console.$$" "$base/console.$$"; do
         { mkdir -m 700 "$place" && chown "$VMBATCH_UID:$VMBATCH_GID" "$place"; } && return
     done
     return 1
@@ -62,11 +63,11 @@ serve_messages() {
     done
 }
 
-# serve: once, with the device as descriptor 3
+# serve MODE: once, with the device as descriptor 3
 serve() {
     exec 3<>"$device" || return
     stty raw -echo clocal <&3
-    if ! lacks && is_known && [ -f "$base/kit/console-serve.sh" ] && make_place; then
+    if [ "$1" = user ]; then
         env -i PATH=/usr/local/bin:/usr/bin:/bin VMBATCH_ROOT="$root" VMBATCH_USER="$VMBATCH_USER" \
             su -s /bin/sh "$VMBATCH_USER" -c "exec /bin/sh $base/kit/console-serve.sh $place" <&3 >&3
     else
@@ -91,7 +92,9 @@ case ${1-} in
         trap : HUP INT QUIT TERM
         exec >/dev/null
         while :; do
-            [ ! -c "$device" ] || (serve)
+            mode=messages
+            ! { is_known && [ -f "$base/kit/console-serve.sh" ] && make_place; } || lacks || mode=user
+            [ ! -c "$device" ] || (serve "$mode")
             sleep 1
         done
         ;;
