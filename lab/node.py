@@ -16,8 +16,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from . import place
+from .cache import digest
 from .process import ProcessError
 from .progress import step
+
+INPUTS = [place.CLONE / "lab/init.py", place.CLONE / "lab/daemons"]
+"""What a node is made from."""
 
 
 @contextlib.contextmanager
@@ -52,11 +56,11 @@ def up() -> int:
     if not (place.CLONE / ".venv").is_dir():
         raise SystemExit("the node shows the product as installed in .venv, which is missing: make lab-up")
     running = pid()
-    if running and _same_environment(running):
+    if running and _is_current(running):
         return running
     with _locked() as state:
         running = pid()
-        if running and _same_environment(running):
+        if running and _is_current(running):
             return running
         with step(f"lab {place.name()} up"):
             if running:
@@ -65,10 +69,11 @@ def up() -> int:
             return _start(state)
 
 
-def _same_environment(running: int) -> bool:
-    """Whether the node sees the .venv that the clone has now."""
+def _is_current(running: int) -> bool:
+    """Whether the node sees the .venv that the clone has now, and was made as the clone would make it."""
     try:
-        return (place.CLONE / ".venv").samefile(f"/proc/{running}/root{place.ENVIRONMENT}")
+        return ((place.CLONE / ".venv").samefile(f"/proc/{running}/root{place.ENVIRONMENT}")
+                and (place.state() / "inputs").read_text() == digest(INPUTS))
     except FileNotFoundError:
         return False
 
@@ -77,6 +82,7 @@ def _start(state: Path) -> int:
     for name in ("scratch", "share", "vmbatch", "log/libvirt", "log/vmbatch", "log/lab"):
         (state / name).mkdir(parents=True, exist_ok=True)
     (place.CACHE / "libvirt").mkdir(parents=True, exist_ok=True)
+    (state / "inputs").write_text(digest(INPUTS))
     spaces = ["--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "--propagation", "private"]
     with open(state / "log/lab/init.out", "wb") as out:
         outer = subprocess.Popen(

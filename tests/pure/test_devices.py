@@ -27,6 +27,8 @@ def test_a_console_beside_the_logged_one(device: str, path: str, xml: str) -> No
     root = etree.fromstring(DOMAIN.format(""))
     add_console(devices(root), device)
     assert texts(root, path) == [xml]
+    logged = '<serial type="pty"/>' if device == "hvc0" else '<serial type="pty"><target port="0"/></serial>'
+    assert texts(root, "devices/serial[1]") == [logged], "libvirt would give it the number behind ours"
 
 
 def test_where_a_console_is() -> None:

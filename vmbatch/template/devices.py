@@ -22,6 +22,11 @@ def add_console(devices: etree._Element, device: str) -> None:
         console = etree.SubElement(devices, "console", {"type": "pty"})
         etree.SubElement(console, "target", {"type": "virtio", "port": device.removeprefix("hvc")})
     else:
+        for number, serial in enumerate(devices.findall("serial")):  # libvirt would number them behind ours
+            target = serial.find("target")
+            target = etree.SubElement(serial, "target") if target is None else target
+            if target.get("port") is None:
+                target.set("port", str(number))
         console = etree.SubElement(devices, "serial", {"type": "pty"})
         etree.SubElement(console, "target", {"port": device.removeprefix("ttyS")})
     console.tail = "\n"
