@@ -39,13 +39,13 @@ def make(path: Path, filesystem: str) -> Path:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
-    before = loops()
+    before, mounts = loops(), Path("/proc/self/mountinfo").read_text()
     yield
     deadline = time.monotonic() + 10
     while loops() != before and time.monotonic() < deadline:
         time.sleep(0.05)
     assert loops() == before
-    assert "vmbatch" not in Path("/proc/self/mountinfo").read_text()
+    assert Path("/proc/self/mountinfo").read_text() == mounts
 
 
 def loops() -> set[str]:
