@@ -371,7 +371,7 @@ def test_a_tool_that_hangs(tmp_path: Path, form: str) -> None:
 
 def test_a_tool_that_takes_too_much(tmp_path: Path) -> None:
     with view(disk(tmp_path, "raw"), "raw", "nobody", Deadline(30)) as seen:
-        assert "emory" in refused(seen, [sys.executable, "-I", "-S", "-c", "bytearray(1 << 31)"])
+        assert "emory" in refused(seen, ["/usr/bin/python3", "-I", "-S", "-c", "bytearray(1 << 31)"])
         hungry = ["/usr/bin/env", "-S", "sh -c", "ulimit -v"]
         assert seen.run(hungry, Deadline(20), memory=3 << 30).strip() == str(3 << 20)
 
@@ -408,7 +408,7 @@ HOLDER = textwrap.dedent("""
     print("now", flush=True)
     with view(path, form, "nobody", Deadline(60)) as seen:
         tool = "import sys, time; held = open(sys.argv[1], 'r+b'); time.sleep(60)"
-        seen.run([sys.executable, "-I", "-S", "-c", tool, seen.path, path + ".word"], Deadline(60))
+        seen.run(["/usr/bin/python3", "-I", "-S", "-c", tool, seen.path, path + ".word"], Deadline(60))
 """)
 
 
