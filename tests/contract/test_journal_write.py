@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.descriptors import descriptors
 from tests.work import work
 from vmbatch import journal, lifecycle
 from vmbatch.errors import NodeError
@@ -73,13 +74,13 @@ def test_create_is_exclusive(book: Journal) -> None:
 
 
 def test_nothing_is_left_of_a_journal_that_could_not_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", lambda _fd: (_ for _ in ()).throw(OSError(5, "EIO")))
         with pytest.raises(OSError, match="EIO"):
             Journal.create(START)
     assert os.listdir(journal.directory()) == []
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert not descriptors() - before
 
 
 def test_promise_before_act(book: Journal, calls: list[tuple[str, object]], tmp_path: Path) -> None:

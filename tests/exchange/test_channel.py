@@ -1,6 +1,5 @@
 """Messages by a virtio-serial port: a socket, behind which is a guest that may write anything."""
 
-import os
 import select
 import socket
 import threading
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.descriptors import descriptors
 from vmbatch.errors import NodeError
 from vmbatch.exchange.channel import Channel
 from vmbatch.guest import Message
@@ -132,7 +132,7 @@ def test_close_gives_all_back(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)
         server.listen()
-        before = set(os.listdir("/proc/self/fd"))
+        before = descriptors()
         for ended in (False, True):
             channel = Channel(path, TOKEN)
             guest, _ = server.accept()
@@ -142,7 +142,7 @@ def test_close_gives_all_back(tmp_path: Path) -> None:
                     with pytest.raises(NodeError):
                         channel.read("announce")
                 channel.close()
-    assert set(os.listdir("/proc/self/fd")) < before | {"-"}
+    assert not descriptors() - before
 
 
 def test_a_guest_that_has_gone(port: tuple[Channel, socket.socket]) -> None:

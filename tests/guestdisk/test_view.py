@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.descriptors import descriptors
 from vmbatch.disk import layout
 from vmbatch.errors import CommandError, DeadlineError, NodeError, SiteError
 from vmbatch.format import qcow, qcow2, vhd
@@ -104,11 +105,11 @@ def ended(word: str) -> bool:
 @pytest.fixture(autouse=True)
 def _nothing_left(tmp_path: Path) -> Iterator[None]:
     """No process, no mount, no descriptor."""
-    descriptors = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     yield
     assert until(lambda: ended(str(tmp_path)))
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert not descriptors() - before
 
 
 @FORMATS

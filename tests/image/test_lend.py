@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.descriptors import descriptors
 from vmbatch.errors import DeadlineError, JobError
 from vmbatch.host import lend, process
 from vmbatch.units import Deadline
@@ -37,9 +38,10 @@ def owned(path: Path, mode: int, uid: int = 1500, gid: int = 1500) -> Path:
 def _nothing_left() -> object:
     """Neither descriptors nor processes."""
     children = Path("/proc/self/task", str(os.getpid()), "children")
-    before = len(os.listdir("/proc/self/fd")), children.read_text()
+    before, running = descriptors(), children.read_text()
     yield
-    assert (len(os.listdir("/proc/self/fd")), children.read_text()) == before
+    assert not descriptors() - before
+    assert children.read_text() == running
 
 
 def refused(path: Path | str, said: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.descriptors import descriptors
 from vmbatch.errors import DeadlineError, EndedError, NodeError
 from vmbatch.image import store as module
 from vmbatch.image.record import Record
@@ -202,12 +203,12 @@ def test_second_name_and_touching_do_not_matter(store: Store, images: Path) -> N
 def test_find_leaves_no_descriptor(store: Store) -> None:
     path = put(store, KEY, DATA)
     os.truncate(path, 5)
-    before = os.listdir("/proc/self/fd")
+    before = descriptors()
     for _ in range(5):
         assert store.find(KEY) is None
         assert store.find(OTHER) is None
         assert len(store.entries()) == 1
-    assert os.listdir("/proc/self/fd") == before
+    assert not descriptors() - before
 
 
 def test_confirm(store: Store) -> None:
@@ -559,7 +560,7 @@ def test_alive_ends_the_waiting(store: Store, images: Path) -> None:
     def over() -> None:
         raise EndedError("the job has ended")
 
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     with locked_elsewhere(images) as other:
         begin = time.monotonic()
         with pytest.raises(EndedError, match=r"^the job has ended$"), store.locked(KEY, Deadline(60), over):
@@ -567,7 +568,7 @@ def test_alive_ends_the_waiting(store: Store, images: Path) -> None:
         assert time.monotonic() - begin < 5
         other.tell()
         assert other.line() == "free"
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert not descriptors() - before
 
 
 def test_no_effect_is_lost(store: Store, images: Path, place: Path) -> None:

@@ -1,6 +1,5 @@
 """Servers that are late, broken or hostile: what is tried again, what is not, and that nothing lasts longer than the deadline."""
 
-import os
 import resource
 import socket
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 from paramiko import Channel
 
+from tests.descriptors import descriptors
 from vmbatch.errors import DeadlineError, EndedError, NodeError, SiteError
 from vmbatch.host import rootssh
 from vmbatch.host.rootssh import Connection, DroppedError, RootAccess
@@ -392,14 +392,14 @@ def test_a_job_that_is_over(place: Path, stage: Stage, when: str) -> None:
     elif when == "waiting":
         stage.refusals = 100
     stage.script = lambda channel, _command: None
-    descriptors = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     with pytest.raises(EndedError), Connection("127.0.0.1", access(place, stage), work(20, alive)) as connection:
         connection.run("true")
     assert time.monotonic() - over < 0.7
     for transport in stage.transports:
         transport.close()
         transport.join(2)
-    assert len(os.listdir("/proc/self/fd")) <= descriptors + 1
+    assert len(descriptors() - before) <= 1
 
 
 def test_nothing_on_stderr(place: Path, stage: Stage) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.descriptors import descriptors
 from vmbatch.errors import CommandError, DeadlineError, EndedError, SiteError
 from vmbatch.format import FormatError
 from vmbatch.host import process
@@ -89,13 +90,13 @@ def work(alive: Callable[[], None] = lambda: None, seconds: float = 120) -> Work
 def check(tmp_path: Path, image: bytes, ours: Authority, subject: str = ".*", given: Work | None = None) -> str:
     path = tmp_path / "image"
     path.write_bytes(image)
-    before = os.listdir("/proc/self/fd")
+    before = descriptors()
     try:
         with path.open("rb") as file:
             return signature.check(
                 file.fileno(), authorities=str(ours.trusted), subject=subject, account="nobody", work=given or work())
     finally:
-        assert os.listdir("/proc/self/fd") == before
+        assert not descriptors() - before
 
 
 def refused(tmp_path: Path, image: bytes, ours: Authority, said: str, subject: str = ".*") -> None:
