@@ -9,15 +9,16 @@ import traceback
 from typing import Any
 
 from . import native
-from .batch import torque
+from .batch.system import Call, System
 from .config import Config, parse
 from .errors import InputError, NodeError, VmBatchError
 from .host import file
 from .host.log import Log, tell_user
 from .job import check_job_id
-from .lifecycle import Call, end_lines
+from .lifecycle import end_lines
 from .lifecycle import epilogue as end
 from .lifecycle import prologue as start
+from .registry import BATCH
 
 
 def load_config() -> Config:
@@ -29,35 +30,43 @@ State = dict[str, Any]
 """Directory, umask and groups that mom gave a hook, for subprocess.Popen."""
 
 
-def prologue(site: str | None, as_from_mom: State) -> int:
+def prologue(batch: str, site: str | None, as_from_mom: State) -> int:
     """Exit status: 0 start the job, 1 abort it, 2 back into its queue; or the one of the site's own hook."""
-    job_id = sys.argv[1] if len(sys.argv) > 1 else ""
-    log = None
+    system, call = BATCH[batch], _call()
+    job_id = system.job_id(call)
+    config, log = parse(b"", "defaults"), None
     try:
         check_job_id(job_id)
         config = load_config()
-        if config.template_path(torque.prologue_queue(sys.argv)) is None:
+        if config.template_path(system.queue(call, "prologue")) is None:
             return _run_site_hook(site, as_from_mom)
         log = Log(config.log_directory, job_id, "prologue")
-        mom_directory = os.path.dirname(os.path.abspath(sys.argv[0]))
-        run_site = None if site is None else functools.partial(_require, site, as_from_mom)
-        start(Call(list(sys.argv), dict(os.environ), mom_directory, run_site), config, log)
-        return torque.START
+        start(system, call, config, log, None if site is None else functools.partial(_require, site, as_from_mom))
+        return 0
     except _SiteHookFailed as failed:
         return failed.status
     except VmBatchError as error:
-        _report(error, log)
-        tell_user(end_lines(error, job_id) if log else error.lines())
-        return torque.exit_status(error.fault)
+        return _failed(system, error, call, config, log)
     except BaseException:
         _report_defect(log)
-        tell_user([f"job {job_id[:80]!r} could not start: a defect in VmBatch; the node's log has the details"])
-        return torque.REQUEUE
+        return _failed(system, NodeError("a defect in VmBatch; the node's log has the details"), call, config, log)
 
 
-def epilogue(site: str | None, as_from_mom: State) -> int:
+def _call() -> Call:
+    return Call(list(sys.argv), dict(os.environ), os.path.dirname(os.path.abspath(sys.argv[0])))
+
+
+def _failed(system: System, error: VmBatchError, call: Call, config: Config, log: Log | None) -> int:
+    """The exit status of a prologue whose job could not start; the user and the admin are told why."""
+    _report(error, log)
+    outcome = system.failed(error, call, config, log)
+    tell_user(end_lines(error, system.job_id(call), outcome.text))
+    return outcome.status
+
+
+def epilogue(batch: str, site: str | None, as_from_mom: State) -> int:
     """Exit status of the site's own hook, else 0, or 1 if something could not be removed. Works without a configuration."""
-    job_id = sys.argv[1] if len(sys.argv) > 1 else ""
+    job_id = BATCH[batch].job_id(_call())
     status = 0
     log = None
     try:

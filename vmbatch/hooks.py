@@ -59,7 +59,7 @@ def _in_order() -> dict[str, object]:
     return as_from_mom
 
 
-def _run(hook: str, queue: str, job_id: str) -> None:
+def _run(batch: str, hook: str, queue: str, job_id: str) -> None:
     """Native jobs leave here; for all others the hook's real work begins."""
     _standard_streams()
     try:
@@ -70,16 +70,16 @@ def _run(hook: str, queue: str, job_id: str) -> None:
         as_from_mom = _in_order()
         from . import hooked
 
-        os._exit(getattr(hooked, hook)(_site_hook(), as_from_mom))
+        os._exit(getattr(hooked, hook)(batch, _site_hook(), as_from_mom))
     except Exception as error:
         _refuse(f"the {hook} of job {job_id[:80]!r} cannot run: {error!r}")
 
 
 def prologue() -> None:
     """`prologue` in mom_priv."""
-    _run("prologue", sys.argv[6] if len(sys.argv) > 6 else "", sys.argv[1] if len(sys.argv) > 1 else "")
+    _run("torque", "prologue", sys.argv[6] if len(sys.argv) > 6 else "", sys.argv[1] if len(sys.argv) > 1 else "")
 
 
 def epilogue() -> None:
     """`epilogue` in mom_priv. A journal counts for more than the configuration, which may have changed."""
-    _run("epilogue", sys.argv[8] if len(sys.argv) > 8 else "", sys.argv[1] if len(sys.argv) > 1 else "")
+    _run("torque", "epilogue", sys.argv[8] if len(sys.argv) > 8 else "", sys.argv[1] if len(sys.argv) > 1 else "")

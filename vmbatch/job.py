@@ -39,7 +39,12 @@ class Script(msgspec.Struct, frozen=True):
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """One start of one job; `token` is this start's own, `wishes` is what the submitter asks VmBatch for, unchecked."""
+    """One start of one job on this node; `token` is this start's own, `wishes` is what the submitter asks VmBatch for, unchecked.
+
+    `batch` is the batch system's name in the registry. `nodes` are the job's hosts, each once, the first node first, and
+    `rank` is this node's place among them. `cores` and `memory` (bytes) are what the job may use on this node, as the batch
+    system says itself; None where it does not. `type` is Torque's job type, `features` are Slurm's constraints.
+    """
 
     id: str
     token: str
@@ -51,6 +56,14 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     script: Script | None
     node_file: str | None
     wishes: dict[str, str] = {}
+    batch: str = "torque"
+    rank: int = 0
+    nodes: tuple[str, ...] = ()
+    cores: int | None = None
+    memory: int | None = None
+    type: str = ""
+    features: tuple[str, ...] = ()
+    interactive: bool = False
 
     @property
     def slug(self) -> str:

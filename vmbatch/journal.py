@@ -30,6 +30,7 @@ class Start(msgspec.Struct, frozen=True, tag="start", tag_field="kind"):
     script: Script | None
     owner: clock.ProcessIdentity
     time: float
+    batch: str = "torque"
 
 
 class HandedOver(msgspec.Struct, frozen=True, tag="handed-over", tag_field="kind"):

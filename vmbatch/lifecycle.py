@@ -3,13 +3,13 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import msgspec
 
 from . import boot, digest, facts, journal, sshargs, template
-from .batch import torque
+from .batch.system import Call, System
 from .config import Config
 from .errors import DeadlineError, EndedError, NodeError, SiteError, VmBatchError
 from .exchange.address import look as reservations
@@ -22,6 +22,7 @@ from .image import store
 from .job import Job, slug
 from .journal import Journal, Start
 from .plan import Plan, check_user, plan
+from .registry import BATCH
 from .resource import Piece, Resource, Work
 from .spool import directory
 from .units import Deadline
@@ -30,34 +31,25 @@ _END_PATIENCE_SECONDS = 10.0
 _OLD_END_SECONDS = 3600.0
 
 
-class Call(msgspec.Struct, frozen=True):
-    """How a hook was called; `site` runs the site's own hook, and is None where there is none."""
-
-    argv: list[str]
-    environ: dict[str, str]
-    mom_directory: str
-    site: Callable[[], None] | None
-
-
-def prologue(call: Call, config: Config, log: Log) -> None:
-    """Brings the job's guest up and hands it over, or leaves nothing behind. VmBatchError."""
+def prologue(system: System, call: Call, config: Config, log: Log, site: Callable[[], None] | None) -> None:
+    """Brings the job's guest up and hands it over, or leaves nothing behind; `site` runs the site's own hook. VmBatchError."""
     begin = time.monotonic()
-    deadline = _deadline(torque.alarm(call.mom_directory), config)
-    job, form = read(call.argv, call.environ, clock.new_token(), config)
+    deadline = _deadline(system.alarm(call, config), config)
+    job, form = read(system, call, clock.new_token(), config)
     check_user(job, config)
     wishes = facts.choose(form, job.wishes, config)
     make_places(config, form)
     if any(interface.pools for interface in form.interfaces):
         file.make_state_directory(config.reservations, 0o700)
-    start = Start(job.id, job.token, job.user.name, job.queue, job.script, clock.this_process(), time.time())
+    start = Start(job.id, job.token, job.user.name, job.queue, job.script, clock.this_process(), time.time(), system.name)
     sweep_journals(config, log, dry_run=False)
     book = _take(start, deadline, config, log)
     gathered = facts.Gathered()
     work = Work(deadline, lambda: journal.check_not_ended(start), log.detail)
     try:
-        if call.site is not None:
+        if site is not None:
             with log.phase("site hook"):
-                call.site()
+                site()
         with log.phase("images"):
             known = facts.gather(form, wishes, job, config, gathered, work)
         chosen = plan(job, form, config, known)
@@ -88,13 +80,14 @@ def _deadline(alarm: float, config: Config) -> Deadline:
     return Deadline(alarm - config.timeouts_margin)
 
 
-def read(argv: list[str], environ: dict[str, str], token: str, config: Config) -> tuple[Job, template.Template]:
+def read(system: System, call: Call, token: str, config: Config) -> tuple[Job, template.Template]:
     """The job and its template. VmBatchError."""
-    path = config.template_path(torque.prologue_queue(argv))
+    queue = system.queue(call, "prologue")
+    path = config.template_path(queue)
     if path is None:
-        raise SiteError(f"queue {torque.prologue_queue(argv)} has no template", "see [queues] in vmbatch.conf")
+        raise SiteError(f"queue {queue} has no template", "see [queues] in vmbatch.conf")
     form = template.parse(file.read_trusted(path), path)
-    return torque.parse_prologue(argv, environ, token, form.job_directory), form
+    return system.parse(call, token, form.job_directory), form
 
 
 def make_places(config: Config, form: template.Template) -> None:
@@ -161,7 +154,7 @@ def _act(step: Resource | Piece, book: Journal, work: Work) -> None:
         raise SiteError(f"{step}: the image {error.what}", error.hint) from None
 
 
-def _hand_over(chosen: Plan, book: Journal, address: str, terminal: str, environ: dict[str, str]) -> None:
+def _hand_over(chosen: Plan, book: Journal, address: str, terminal: str, environ: Mapping[str, str]) -> None:
     """Lets the job run: the record is the last thing that is made."""
     job = chosen.job
     record = Handover(
@@ -314,15 +307,18 @@ def _judge(book: Journal) -> str:
         return "dead, its prologue ended before the guest was ready"
     if book.start.owner.boot != clock.boot_id():
         return "dead, the node was booted since"
-    if book.start.script is None:
-        return "an interactive job; only the batch system knows whether it runs"
-    return "dead, the batch system has taken its script away" if torque.is_gone(book.start.script) else ""
+    system = BATCH.get(book.start.batch)
+    if system is None:
+        return f"a job of batch system {book.start.batch}, which this version does not know"
+    gone = system.is_gone(book.start.job, book.start.script)
+    if gone is None:
+        return "only the batch system knows whether it runs"
+    return "dead, the batch system has taken its script away" if gone else ""
 
 
-def end_lines(error: VmBatchError, job_id: str) -> list[str]:
-    """What the user is told of a start that failed."""
+def end_lines(error: VmBatchError, job_id: str, outcome: str) -> list[str]:
+    """What the user is told of a start that failed, and of what becomes of the job."""
     if isinstance(error, EndedError):
         return error.lines()
-    outcome = "the job is aborted" if torque.exit_status(error.fault) == torque.ABORT else "the job goes back into its queue"
     first, *rest = error.lines()
     return [f"job {slug(job_id)} could not start: {first}", *rest, outcome]

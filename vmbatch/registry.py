@@ -2,7 +2,8 @@
 
 import msgspec
 
-from .batch import torque
+from .batch.system import System
+from .batch.torque import Torque
 from .exchange.address import Address
 from .hypervisor import profile
 from .hypervisor.domain import Domain
@@ -13,7 +14,7 @@ from .spool.first import FirstFill
 
 HYPERVISORS: dict[str, Profile] = {"QEMU": profile.QEMU, "KVM": profile.KVM, "TEST": profile.TEST}
 
-BATCH = torque
+BATCH: dict[str, System] = {"torque": Torque()}
 
 KINDS: tuple[type[Resource], ...] = (Directory, Domain, FirstFill, Address)
 

@@ -7,11 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from vmbatch.batch import torque
-from vmbatch.errors import Fault, JobError, NodeError, SiteError, VmBatchError
-from vmbatch.job import Group, Script
+from vmbatch.batch.account import parse_user
+from vmbatch.batch.script import identify, is_gone
+from vmbatch.batch.system import Call, Outcome
+from vmbatch.batch.torque import Torque
+from vmbatch.config import parse as parse_config
+from vmbatch.errors import EndedError, JobError, NodeError, SiteError, VmBatchError
+from vmbatch.job import Group, Job, Script
 
 from .sample import TOKEN, user
+
+
+def parse(argv: list[str], environ: dict[str, str], job_directory: str | None) -> Job:
+    return Torque().parse(Call(argv, environ, "/mom_priv"), TOKEN, job_directory)
+
+
+def alarm(directory: Path) -> float:
+    return Torque().alarm(Call([], {}, str(directory)), parse_config(b"", "x"))
 
 PASSWD = {
     "alice": pwd.struct_passwd(("alice", "x", 1500, 100, "", "/home/alice", "/bin/bash")),
@@ -57,7 +69,7 @@ def identity(path: Path) -> Script:
 
 def test_prologue(script: Path) -> None:
     resources = "nodes=1:ppn=2,mem=512mb,walltime=00:10:00,other=vmbuserimage=http://host/image.qcow2,neednodes=1:ppn=2"
-    found = torque.parse_prologue(argv(script, resources=resources, account="acct1"), {}, TOKEN, None)
+    found = parse(argv(script, resources=resources, account="acct1"), {}, None)
     assert (found.id, found.token, found.name, found.queue, found.account) == ("183.vm", TOKEN, "first", "vm", "acct1")
     assert (found.resources, found.script, found.node_file) == (resources, identity(script), None)
     assert found.user.name == "alice"
@@ -73,14 +85,14 @@ def test_node_file(script: Path, tmp_path: Path) -> None:
     (tmp_path / "hers").touch()
     os.chown(tmp_path / "hers", 1500, 1500)
     spelled = f"{tmp_path}//183.vm"
-    assert torque.parse_prologue(argv(script), {"PBS_NODEFILE": spelled}, TOKEN, None).node_file == spelled
+    assert parse(argv(script), {"PBS_NODEFILE": spelled}, None).node_file == spelled
     for none in ("", "/", str(tmp_path / "link"), str(tmp_path / "hers"), str(tmp_path / "none"), str(tmp_path)):
-        assert torque.parse_prologue(argv(script), {"PBS_NODEFILE": none}, TOKEN, None).node_file is None
+        assert parse(argv(script), {"PBS_NODEFILE": none}, None).node_file is None
 
 
 def test_untrusted_text_is_only_kept(script: Path) -> None:
     name, account = "n;$(id)`x`\x1b[31m", "a'b\"c\n"
-    found = torque.parse_prologue(argv(script, name=name, account=account), {}, TOKEN, None)
+    found = parse(argv(script, name=name, account=account), {}, None)
     assert (found.name, found.account, found.node_file) == (name, account, None)
 
 
@@ -88,25 +100,25 @@ def test_array_member(script: Path) -> None:
     """Its script file has another name than the job: `42[1].vm`, `42-1.vm.SC`."""
     path = script.rename(script.with_name("42-1.vm.SC"))
     for words in (argv(path, job="42[1].vm"), argv("", job="42[1].vm"), argv(path, job="42[1].vm")[:8]):
-        found = torque.parse_prologue(words, {}, TOKEN, str(path.parent))
+        found = parse(words, {}, str(path.parent))
         assert found.slug == "42-1.vm"
         assert found.script == identity(path)
 
 
 def test_interactive_job(tmp_path: Path) -> None:
     """The path is given even where there is no such file."""
-    assert torque.parse_prologue(argv(tmp_path / "183.vm.SC"), {}, TOKEN, None).script is None
+    assert parse(argv(tmp_path / "183.vm.SC"), {}, None).script is None
 
 
 def test_no_script_path_anywhere() -> None:
-    assert torque.parse_prologue(argv(""), {}, TOKEN, None).script is None
-    assert torque.parse_prologue(argv("")[:8], {}, TOKEN, None).script is None
+    assert parse(argv(""), {}, None).script is None
+    assert parse(argv("")[:8], {}, None).script is None
 
 
 @pytest.mark.parametrize("count", range(8))
 def test_too_few_arguments(count: int) -> None:
     with pytest.raises(NodeError, match=f"was given {max(count, 1) - 1} arguments instead of 8"):
-        torque.parse_prologue(argv("x")[: max(count, 1)], {}, TOKEN, None)
+        parse(argv("x")[: max(count, 1)], {}, None)
 
 
 @pytest.mark.parametrize(
@@ -122,15 +134,15 @@ def test_too_few_arguments(count: int) -> None:
 )
 def test_refused(script: Path, changed: dict[str, str], error: type[VmBatchError]) -> None:
     with pytest.raises(error):
-        torque.parse_prologue(argv(script, **changed), {}, TOKEN, None)
+        parse(argv(script, **changed), {}, None)
 
 
 def test_script_of_another(script: Path) -> None:
     os.chown(script, 1600, 1600)
     with pytest.raises(JobError, match="not a regular file of alice"):
-        torque.parse_prologue(argv(script), {}, TOKEN, None)
+        parse(argv(script), {}, None)
     os.chown(script, 0, 0)
-    assert torque.parse_prologue(argv(script), {}, TOKEN, None).script == identity(script)
+    assert parse(argv(script), {}, None).script == identity(script)
 
 
 def test_script_that_is_none(tmp_path: Path) -> None:
@@ -144,30 +156,30 @@ def test_script_that_is_none(tmp_path: Path) -> None:
     os.mkfifo(places[3])
     for place in places:
         with pytest.raises(JobError, match="not a regular file"):
-            torque.identify_script(str(place), user())
+            identify(str(place), user())
 
 
 def test_script_in_no_directory(script: Path) -> None:
     with pytest.raises(NodeError, match="Not a directory"):
-        torque.identify_script(f"{script}/x", user())
+        identify(f"{script}/x", user())
 
 
 def test_gone(script: Path) -> None:
     known = identity(script)
-    assert not torque.is_gone(known)
+    assert not is_gone(known)
     os.utime(script, ns=(1, 1))
-    assert torque.is_gone(known), "a later start's file"
+    assert is_gone(known), "a later start's file"
     script.unlink()
-    assert torque.is_gone(known)
+    assert is_gone(known)
 
 
 def test_not_known_to_be_gone(script: Path) -> None:
-    assert not torque.is_gone(Script(f"{script}/x", 1, 1, 1))
+    assert not is_gone(Script(f"{script}/x", 1, 1, 1))
 
 
 def test_user_with_awkward_groups() -> None:
     """Names that parameters.sh's list could not carry are replaced; the numbers are what counts."""
-    assert torque.parse_user("alice", "alice").groups == (
+    assert parse_user("alice", "alice").groups == (
         Group("physics", 1600),
         Group("gid1700", 1700),
         Group("gid1701", 1701),
@@ -176,7 +188,7 @@ def test_user_with_awkward_groups() -> None:
 
 
 def test_user_without_home_and_shell() -> None:
-    found = torque.parse_user("bare", "users")
+    found = parse_user("bare", "users")
     assert (found.home, found.shell) == ("/", "/bin/sh")
 
 
@@ -200,25 +212,28 @@ def test_user_without_home_and_shell() -> None:
 )
 def test_alarm(tmp_path: Path, text: str, seconds: float) -> None:
     (tmp_path / "config").write_bytes(text.encode(errors="surrogateescape"))
-    assert torque.alarm(str(tmp_path)) == seconds
+    assert alarm(tmp_path) == seconds
 
 
 def test_alarm_without_a_file(tmp_path: Path) -> None:
-    assert torque.alarm(str(tmp_path)) == 290
+    assert alarm(tmp_path) == 290
     (tmp_path / "config").mkdir()
     with pytest.raises(SiteError, match="config"):
-        torque.alarm(str(tmp_path))
+        alarm(tmp_path)
 
 
-@pytest.mark.parametrize("fault", Fault)
-def test_exit_status(fault: Fault) -> None:
+@pytest.mark.parametrize("error", [JobError("x"), NodeError("x"), SiteError("x"), EndedError("x")])
+def test_exit_status(error: VmBatchError) -> None:
     """1 aborts the job: only for its own fault. 0 would start it on the bare node."""
-    assert torque.exit_status(fault) == (1 if fault is Fault.JOB else 2)
+    found = Torque().failed(error, Call([], {}, ""), parse_config(b"", "x"), None)
+    assert found == (Outcome(1, "the job is aborted") if isinstance(error, JobError) else
+                     Outcome(2, "the job goes back into its queue"))
 
 
 def test_queues() -> None:
     words = argv("x")
-    assert torque.prologue_queue(words) == "vm"
-    assert torque.epilogue_queue(["epilogue", "1", "u", "g", "n", "0", "r", "used", "vm", "", "0", "x"]) == "vm"
+    assert Torque().queue(Call(words, {}, ""), "prologue") == "vm"
+    words = ["epilogue", "1", "u", "g", "n", "0", "r", "used", "vm", "", "0", "x"]
+    assert Torque().queue(Call(words, {}, ""), "epilogue") == "vm"
     for short in ([], words[:6]):
-        assert torque.prologue_queue(short) == torque.epilogue_queue(short) == ""
+        assert Torque().queue(Call(short, {}, ""), "prologue") == Torque().queue(Call(short, {}, ""), "epilogue") == ""

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from vmbatch.batch.torque import parse_wishes
+from vmbatch.batch.wishes import parse_wishes
 from vmbatch.errors import JobError
 from vmbatch.facts import choose
 from vmbatch.template import ImageSource

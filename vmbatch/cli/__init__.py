@@ -81,7 +81,8 @@ def plan(template: str, job_id: str, user: str, group: str | None, xml: bool) ->
     from .. import facts
     from .. import plan as plans
     from .. import template as templates
-    from ..batch import torque
+    from ..batch.system import Call
+    from ..batch.torque import Torque
     from ..host import clock
 
     config = _config()
@@ -92,7 +93,7 @@ def plan(template: str, job_id: str, user: str, group: str | None, xml: bool) ->
     except KeyError:
         raise click.BadParameter(f"this node knows no user {user}", param_hint="--user") from None
     argv = ["prologue", job_id, user, group or own_group, "plan", "", "plan", ""]
-    job = torque.parse_prologue(argv, {}, clock.new_token(), form.job_directory)
+    job = Torque().parse(Call(argv, {}, ""), clock.new_token(), form.job_directory)
     chosen = plans.plan(job, form, config, facts.look(form, job.token, config))
     click.echo("\n".join(plans.preview(chosen)))
     if xml:

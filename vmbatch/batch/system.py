@@ -1,0 +1,54 @@
+"""What every batch system is to the rest of VmBatch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import msgspec
+
+from ..config import Config
+from ..errors import VmBatchError
+from ..host.log import Log
+from ..job import Job, Script
+
+
+class Call(msgspec.Struct, frozen=True):
+    """One run of a hook by a batch system; `directory` is the one in which the hook lies, such as mom_priv."""
+
+    argv: list[str]
+    environ: Mapping[str, str]
+    directory: str
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What becomes of a job that could not start: the hook's exit status, and the same in words for the user."""
+
+    status: int
+    text: str
+
+
+class System(Protocol):
+    """A batch system: what its hooks are given, and what they make of a job that could not start."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the registry and in journals."""
+
+    def job_id(self, call: Call) -> str:
+        """The job's id, not checked yet; empty where the call has none."""
+
+    def queue(self, call: Call, hook: str) -> str:
+        """The job's queue, not checked yet, as `hook` (`prologue` or `epilogue`) is told it; empty where there is none."""
+
+    def parse(self, call: Call, token: str, job_directory: str | None) -> Job:
+        """The job of a prologue. JobError, NodeError."""
+
+    def alarm(self, call: Call, config: Config) -> float:
+        """Seconds until the batch system kills this prologue. SiteError."""
+
+    def failed(self, error: VmBatchError, call: Call, config: Config, log: Log | None) -> Outcome:
+        """Does with a job that could not start what the site wants done; raises nothing."""
+
+    def is_gone(self, job_id: str, script: Script | None) -> bool | None:
+        """Whether the job cannot run any more; None if that cannot be told from this node."""
