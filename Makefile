@@ -12,7 +12,7 @@ demo: .venv/.stamp-product
 	@$(python) -m lab demo
 
 test: .venv/.stamp-product
-	@$(python) -m lab exec -- $(python) -m pytest $(PYTEST_ARGS)
+	@$(python) -m lab exec -- $(python) -m pytest -n 2 --dist loadscope $(PYTEST_ARGS)
 
 bench: .venv/.stamp-product
 	@$(python) -m lab exec -- $(python) -m bench

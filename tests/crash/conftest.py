@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from lab import node
+from tests import summary
 
 from .case import Case
 from .mutations import MUTANTS
@@ -22,29 +23,26 @@ class Tally:
     caught: set[str] = field(default_factory=set)
 
 
-_TALLY = pytest.StashKey[Tally]()
+_tally = Tally()
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_TALLY] = Tally()
+def _line() -> str:
+    if not _tally.runs and not _tally.caught:
+        return ""
+    return f"crash matrix: {_tally.runs} runs, {_tally.leaks} leaks, {len(_tally.caught)} of {len(MUTANTS)} mutants caught"
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    tally = config.stash[_TALLY]
-    if tally.runs or tally.caught:
-        terminalreporter.write_line(
-            f"crash matrix: {tally.runs} runs, {tally.leaks} leaks, {len(tally.caught)} of {len(MUTANTS)} mutants caught")
+summary.FUNCTIONS.append(_line)
 
 
 @pytest.fixture(scope="session")
-def pool(request: pytest.FixtureRequest) -> Iterator[Pool]:
+def pool() -> Iterator[Pool]:
     if not node.inside():
         pytest.fail("needs the lab's node: use `make test`, or `python -m lab exec -- pytest`")
     workers = Pool()
     yield workers
     workers.close()
-    tally = request.config.stash[_TALLY]
-    tally.runs, tally.leaks = workers.runs, workers.leaks
+    _tally.runs, _tally.leaks = workers.runs, workers.leaks
 
 
 @pytest.fixture(scope="session")
@@ -54,6 +52,6 @@ def prologue_points(pool: Pool) -> list[Point]:
 
 
 @pytest.fixture(scope="session")
-def caught(request: pytest.FixtureRequest) -> set[str]:
+def caught() -> set[str]:
     """The mutants that were found out so far."""
-    return request.config.stash[_TALLY].caught
+    return _tally.caught

@@ -9,13 +9,13 @@ import pytest
 
 from lab import leftover, node
 from lab.mom import Job, Mom
+from tests import summary
 
 CONFIG = Path("/etc/vmbatch/vmbatch.conf")
 _booted: list[str] = []
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    terminalreporter.write_line(f"real guests booted: {len(_booted)}")
+summary.FUNCTIONS.append(lambda: f"real guests booted: {len(_booted)}" if _booted else "")
 
 
 @pytest.fixture(autouse=True, scope="session")
