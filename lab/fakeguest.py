@@ -21,7 +21,7 @@ import paramiko
 from paramiko import Channel, Ed25519Key, PKey, ServerInterface, Transport
 from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL, OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED, OPEN_SUCCEEDED
 
-from vmbatch.guest import login_command
+from vmbatch.request import login_command
 
 _OWNER = "urn:vmbatch:job:1"
 _PATIENCE_SECONDS = 20.0

@@ -97,7 +97,8 @@ class Mom:
         (self.home / "aux" / job.id).write_text("node1\n")
         return job
 
-    def _environment(self, job: Job) -> dict[str, str]:
+    def environment(self, job: Job) -> dict[str, str]:
+        """Mom's own variables and the few of the job, as a prologue gets them."""
         return {
             "LANG": "C.UTF-8", "PATH": "/bin:/usr/bin", "MOM_SECRET": "only the node's",
             "PBS_MSHOST": "node1", "PBS_NODEFILE": f"{self.home}/aux//{job.id}", "PBS_NODENUM": "0", "PBS_NP": "1",
@@ -113,7 +114,7 @@ class Mom:
                 open(os.open(self.home / "spool" / f"{job.id}.ER", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "wb") as err,
             ):
                 return subprocess.Popen(
-                    [str(path), *words], stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=self._environment(job),
+                    [str(path), *words], stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=self.environment(job),
                     cwd=self.home / "mom_priv", start_new_session=True, umask=umask, pass_fds=leaked, restore_signals=False,
                     user=0, group=0, extra_groups=os.getgrouplist(job.user, job.person.pw_gid),
                 )
@@ -158,7 +159,7 @@ class Mom:
         person = job.person
         shell = str(self.home / "mom_priv/remoteshell")
         environment = {
-            **self._environment(job), "PBS_O_QUEUE": job.queue, "PBS_O_HOME": person.pw_dir, "PBS_O_LOGNAME": job.user,
+            **self.environment(job), "PBS_O_QUEUE": job.queue, "PBS_O_HOME": person.pw_dir, "PBS_O_LOGNAME": job.user,
             "PBS_O_PATH": "/usr/bin:/bin", "PBS_O_SHELL": "/bin/bash", "PBS_O_HOST": "node1", "PBS_O_SERVER": "server",
             "HOME": person.pw_dir, "LOGNAME": job.user, "PBS_JOBNAME": job.name, "PBS_JOBID": job.id, "PBS_QUEUE": job.queue,
             "SHELL": shell, "USER": job.user, "PBS_TASKNUM": "1", "PBS_VNODENUM": "0", "HOSTNAME": "localhost",

@@ -38,12 +38,20 @@ class Script(msgspec.Struct, frozen=True):
     mtime_ns: int
 
 
+class Leader(msgspec.Struct, frozen=True):
+    """The process of the batch system that leads the job's session on this node; `started` in clock ticks since boot."""
+
+    pid: int
+    started: int
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One start of one job on this node; `token` is this start's own, `wishes` is what the submitter asks VmBatch for, unchecked.
 
     `batch` is the batch system's name in the registry. `nodes` are the job's hosts, each once, the first node first, and
     `rank` is this node's place among them. `cores` and `memory` (bytes) are what the job may use on this node, as the batch
     system says itself; None where it does not. `type` is Torque's job type, `features` are Slurm's constraints.
+    `leader` is what proves a job's shell to be this start's where there is no script.
     """
 
     id: str
@@ -64,6 +72,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     type: str = ""
     features: tuple[str, ...] = ()
     interactive: bool = False
+    leader: Leader | None = None
 
     @property
     def slug(self) -> str:

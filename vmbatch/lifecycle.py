@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-import msgspec
-
 from . import boot, digest, facts, journal, sshargs, template
 from .batch.system import Call, System
 from .config import Config
@@ -15,7 +13,7 @@ from .errors import DeadlineError, EndedError, NodeError, SiteError, VmBatchErro
 from .exchange.address import look as reservations
 from .exchange.address import stale
 from .format import FormatError
-from .guest import Handover
+from .handover import Handover, Mark, ScriptMark
 from .host import clock, console, file, process, virt
 from .host.log import Log
 from .image import store
@@ -59,7 +57,7 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
             _make(chosen, book, work, log, gathered)
             gathered.close()
             address, terminal = boot.bring_up(chosen, start, config, log, deadline)
-            _hand_over(chosen, book, address, terminal, call.environ)
+            _hand_over(chosen, book, address, terminal, call.environ, x11=config.shell_x11)
     except BaseException:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         _release(book, config, log, orphaned=False)
@@ -154,19 +152,22 @@ def _act(step: Resource | Piece, book: Journal, work: Work) -> None:
         raise SiteError(f"{step}: the image {error.what}", error.hint) from None
 
 
-def _hand_over(chosen: Plan, book: Journal, address: str, terminal: str, environ: Mapping[str, str]) -> None:
+def _hand_over(chosen: Plan, book: Journal, address: str, terminal: str, environ: Mapping[str, str], *, x11: bool) -> None:
     """Lets the job run: the record is the last thing that is made."""
     job = chosen.job
+    script, leader = job.script, job.leader
     record = Handover(
         job=job.id, token=job.token, user=job.user.name, uid=job.user.uid, address=address, alias=chosen.alias, console=terminal,
-        template=chosen.template, script=job.script, node_file=job.node_file is not None,
+        template=chosen.template, node_file=job.node_file is not None, x11=x11,
+        script=None if script is None else ScriptMark(script.path, script.device, script.inode, script.mtime_ns),
+        leader=None if leader is None else Mark(leader.pid, leader.started),
         environment={name: digest.of_text(value) for name, value in environ.items()},
     )
     journal.check_not_ended(book.start)
     book.hand_over()
     for owned in book.resources:
         owned.hand_over()
-    file.replace(os.path.join(chosen.handover, "record"), msgspec.json.encode(record), 0o440, job.user.group.gid)
+    file.replace(os.path.join(chosen.handover, "record"), record.encode(), 0o440, job.user.group.gid)
 
 
 @contextmanager

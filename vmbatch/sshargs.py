@@ -27,7 +27,7 @@ def client(handover: str, alias: str) -> list[str]:
         "UpdateHostKeys": "no",
         "UserKnownHostsFile": f"{handover}/known_hosts",
     }
-    return [SSH, "-F", "none", "-T", "-e", "none", *(f"-o{name}={value}" for name, value in options.items())]
+    return [SSH, "-F", "none", "-e", "none", *(f"-o{name}={value}" for name, value in options.items())]
 
 
 def target(user: str, address: str) -> list[str]:

@@ -9,6 +9,7 @@ from ..errors import Fault, NodeError, SiteError, VmBatchError
 from ..host.log import Log
 from ..job import Job, Script, check_job_id, check_name
 from .account import parse_user
+from .leader import parent
 from .script import identify, is_gone
 from .system import Call, Outcome
 from .wishes import parse_wishes
@@ -44,9 +45,10 @@ class Torque:
         if script is None and job_directory is not None:
             script = os.path.join(job_directory, identifier.replace("[", "-").replace("]", "") + _SCRIPT_SUFFIX)
         person = parse_user(user, group)
+        found = None if script is None else identify(script, person)
         return Job(
             batch=self.name, id=identifier, token=token, user=person, name=name, queue=queue, account=account,
-            resources=resources, script=None if script is None else identify(script, person),
+            resources=resources, script=found, leader=parent() if found is None else None,
             node_file=_node_file(call.environ.get("PBS_NODEFILE", "")), wishes=parse_wishes(resources),
         )
 

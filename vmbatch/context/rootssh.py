@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from ..errors import NodeError, SiteError
-from ..guest import BASE
 from ..host import rootssh
 from ..host.rootssh import Connection, Outcome, RootAccess
+from ..request import BASE
 from ..resource import Work
 from ..units import format_size
 from .tree import Entry

@@ -4,8 +4,8 @@ import os
 import subprocess
 
 from .. import sshargs
-from ..guest import login_command
 from ..job import User
+from ..request import login_command
 from ..units import Deadline
 from . import process
 

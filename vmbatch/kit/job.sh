@@ -1,8 +1,11 @@
 #!/bin/sh
-# job.sh ID: reads a request (docs/architecture.md, "In the guest") from its input and runs the job with the rest of it.
+# job.sh ID: reads a request (docs/architecture.md, "In the guest") from its input and runs the job with the rest of it; or with all of
+# it, where request.sh has taken the request.
 
 base=${0%/kit/*}
-run= script=$base/job/script command= args= cwd=${HOME:-/} wanted=
+run= script=$base/job/script command= args= cwd=${HOME:-/} wanted= login= lifeline=
+# shellcheck source=session.sh
+. "$base/kit/session.sh"
 
 # end STATUS: notes the status for status.sh and exits with it
 end() {
@@ -36,8 +39,14 @@ set -- ${LC_ALL+"LC_ALL=$LC_ALL"}
 LC_ALL=C
 
 case $id in '' | *[!0-9a-f]*) refuse 'bad run id' ;; esac
-mkdir -m 700 "$base/job/run.$id" || refuse "cannot make run $id"
-run=$base/job/run.$id
+exec 4<&0
+if [ -f "$base/job/run.$id/request" ]; then
+    run=$base/job/run.$id
+    exec <"$run/request" && rm -f "$run/request" || refuse "cannot read the request of run $id"
+else
+    mkdir -m 700 "$base/job/run.$id" || refuse "cannot make run $id"
+    run=$base/job/run.$id
+fi
 
 IFS= read -r line && [ "$line" = 'vmbatch 1' ] || refuse 'this is not a request of version 1'
 while :; do
@@ -63,10 +72,17 @@ while :; do
             ;;
         'args '*) decode "$rest" && args=$value ;;
         'command '*) decode "$rest" && command=$value ;;
+        login) login=yes ;;
+        lifeline) lifeline=yes ;;
         run) break ;;
         *) refuse 'unknown item in the request' ;;
     esac
 done
+if [ -n "$lifeline" ]; then
+    exec </dev/null
+else
+    exec <&4 4<&-
+fi
 
 # Whose shell: the one asked for if the guest has it; one that is none (-S /usr/bin/python3) can still run the script.
 shell=${SHELL:-/bin/sh}
@@ -75,7 +91,7 @@ case $wanted in [!/]* | *[!A-Za-z0-9/._+-]*) wanted= ;; esac
 [ -f "$wanted" ] && [ -x "$wanted" ] || wanted=$shell
 case $wanted in *sh) shell=$wanted ;; esac
 
-if [ -z "$command" ]; then
+if [ -z "$command" ] && [ -z "$login" ]; then
     [ -f "$script" ] || refuse 'there is no script to run'
     [ -x "$script" ] || chmod 700 "$script"
     line=
@@ -103,14 +119,37 @@ around() {
 
 # run ENVIRONMENT: the job's own shell gets the job's environment. A session of its own, unless that would cost it its terminal.
 run() {
-    case ${shell##*/} in
+    case $login${shell##*/} in
+        yes*) set -- "$@" "$shell" -l ;;
         csh | tcsh) set -- "$@" "$shell" -c "$command" ;; # their -l suffers no company
         *) set -- "$@" "$shell" -l -c "$command" ;;
     esac
     # shellcheck disable=SC2016 # for the inner shell
-    set -- /bin/sh -c 'echo "$$" >"$0"; exec 2>&3 3>&-; exec env "$@"' "$run/pid" "$@"
+    set -- /bin/sh -c 'echo "$$" >"$0/pid"; [ ! -e "$0/lost" ] || exit 255; exec 2>&3 3>&- 4<&-; exec env "$@"' "$run" "$@"
     [ -t 0 ] || ! command -v setsid >/dev/null || set -- setsid "$@"
     "$@"
+}
+
+# watch: when the host's side of the connection is gone, the job ends. With a lifeline our input tells, else our parent.
+watch() {
+    if [ -n "$lifeline" ]; then
+        while IFS= read -r _; do :; done
+    else
+        while [ -d "/proc/$PPID" ]; do sleep 5; done
+    fi
+    : >"$run/lost"
+    until end_job; do
+        [ ! -e "$run/status" ] || return
+        sleep 1
+    done
+}
+
+# end_job: kills what runs of the job; false if it has not begun
+end_job() {
+    find_job "$run" || return 1
+    # shellcheck disable=SC2086 # words wanted
+    [ -z "$members" ] || kill -9 $members
+    :
 }
 
 case $cwd in /*) ;; *) cwd=${HOME:-/} ;; esac
@@ -119,12 +158,23 @@ cd "$cwd" 2>/dev/null || cd "${HOME:-/}" 2>/dev/null || cd / || refuse 'no worki
 # Handlers, not `ignore`: a child gets the default back. What a shell says about a child's death is not the job's output.
 trap : HUP INT QUIT USR1 USR2 ALRM TERM
 exec 3>&2 2>/dev/null
+if [ -n "$lifeline" ]; then
+    watch <&4 >/dev/null 3>&- &
+    exec 4<&-
+else
+    watch >/dev/null 3>&- &
+fi
+watch=$!
+echo "$watch" >"$run/watcher"
 around before "$@" || {
     status=$?
     printf 'vmbatch: %s failed with status %s; the job was not run\n' "$hook" "$status" >&3
+    kill "$watch"
     end "$status"
 }
 run "$@"
 status=$?
+end_job # what it has left behind, as on a node
 around after "$@"
+kill "$watch"
 end "$status"

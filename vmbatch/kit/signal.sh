@@ -1,5 +1,5 @@
 #!/bin/sh
-# signal.sh ID NAME: sends the signal to the process group of run ID; exits 1 if that is not (or no longer) running.
+# signal.sh ID NAME: sends the signal to all processes of run ID; exits 1 if that is not (or no longer) running.
 
 case ${1-} in '' | *[!0123456789abcdef]*) exit 2 ;; esac
 case ${2-} in
@@ -7,9 +7,17 @@ case ${2-} in
     URG | XCPU | XFSZ | WINCH) ;;
     *) exit 2 ;;
 esac
+name=$2
 
 run=${0%/kit/*}/job/run.$1
 [ ! -e "$run/status" ] || exit 1
-{ read -r pid <"$run/pid"; } 2>/dev/null || exit 1
-# A job on a terminal, or in a guest without setsid, leads no group of its own.
-{ kill "-$2" "-$pid" || kill "-$2" "$pid"; } 2>/dev/null
+# shellcheck source=session.sh
+. "${0%/*}/session.sh"
+find_job "$run" || exit 1
+if [ -n "$members" ]; then
+    # shellcheck disable=SC2086 # words wanted
+    kill "-$name" $members 2>/dev/null
+    exit 0
+fi
+# In a guest without setsid the job has neither session nor group of its own.
+{ kill "-$name" "-$pid" || kill "-$name" "$pid"; } 2>/dev/null

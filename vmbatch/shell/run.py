@@ -1,0 +1,147 @@
+"""One run of a job in its guest over ssh: its streams, the signals that mom sends, and its exit status."""
+
+from __future__ import annotations
+
+import os
+
+from . import RefusedError, say
+from .connection import FAILURE, Connection
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..handover import Handover
+    from .call import Call
+
+_AGAIN_MS = 200
+_PIECE_BYTES = 64 << 10
+
+
+def without_terminal(place: str, handover: Handover, understand: Callable[[], Call]) -> int:
+    """The job's exit status, 255 with a message if the guest was lost. What is to be run is found out while ssh connects."""
+    source, sink = os.pipe()
+    connection = Connection(place, handover)
+    child = connection.start(source, close=(sink,))
+    os.close(source)
+    signals = Signals(connection)
+    call = understand()
+    request = call.request()
+    if call.uses_input or len(request) > _PIECE_BYTES:
+        import _thread
+
+        _thread.start_new_thread(_pump, (request, sink, call.uses_input))
+    else:
+        _write(sink, request)  # and the pipe stays open: in the guest its end is ours
+    return _result(connection, signals.wait(child))
+
+
+def on_terminal(place: str, handover: Handover, call: Call, environ: dict[str, str]) -> int:
+    """The same for an interactive job: ssh has the terminal, its size, and all that is typed."""
+    connection = Connection(place, handover)
+    signals = Signals(connection)
+    if not connection.give_request(call.request()):
+        raise RefusedError("its guest cannot be reached")
+    with signals.ignored():
+        child = connection.start_on_terminal(environ)
+    return _result(connection, signals.wait(child))
+
+
+def _result(connection: Connection, code: int) -> int:
+    """ssh says 255 for a lost connection as for a job that exits so: the guest knows which."""
+    if 0 <= code < FAILURE:
+        return code
+    status = connection.status()
+    if status is None:
+        say(f"the connection to the job's guest was lost (ssh: {code}); the job may not have ended")
+        return FAILURE
+    return status
+
+
+class Signals:
+    """What mom sends to the job's session, to be passed on: each counts once until that is done, as some come several times."""
+
+    def __init__(self, connection: Connection) -> None:
+        import signal
+
+        self._connection = connection
+        self._got: dict[int, None] = {}
+        self._watcher = 0
+        self._names = {number: number.name.removeprefix("SIG") for number in (
+            signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM,
+            signal.SIGCONT, signal.SIGTSTP)}
+        self._wake, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+        for number in self._names:
+            signal.signal(number, lambda number, _frame: self._got.update({number: None}))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._names)
+
+    def ignored(self) -> _Ignored:
+        """For a child in our session: it is to leave signals to us."""
+        return _Ignored(list(self._names))
+
+    def wait(self, child: int) -> int:
+        """Passes signals on until the child ends; its exit code, negative if it died of a signal."""
+        import select
+
+        handle = os.pidfd_open(child)
+        poll = select.poll()
+        poll.register(handle, select.POLLIN)
+        poll.register(self._wake, select.POLLIN)
+        while True:
+            ready = [descriptor for descriptor, _ in poll.poll(_AGAIN_MS if self._got else None)]
+            if handle in ready:
+                return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            if self._wake in ready:
+                os.read(self._wake, 4096)
+            for number in list(self._got):
+                if self._pass_on(number):
+                    self._got.pop(number, None)
+
+    def _pass_on(self, number: int) -> bool:
+        """Whether that is done; the job may only be being started. What follows a suspension waits for it."""
+        from . import suspension
+
+        name = self._names[number]  # type: ignore[index]
+        if self._watcher and not suspension.is_over(self._watcher):
+            return False
+        self._watcher = 0
+        if name == "TSTP":
+            self._watcher = suspension.begin(self._connection)
+            return True
+        return self._connection.signal(name)
+
+
+class _Ignored:
+    def __init__(self, numbers: list[int]) -> None:
+        self._numbers = numbers
+
+    def __enter__(self) -> None:
+        import signal
+
+        self._before = {number: signal.signal(number, signal.SIG_IGN) for number in self._numbers}
+
+    def __exit__(self, *_: object) -> None:
+        import signal
+
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def _pump(request: bytes, sink: int, uses_input: bool) -> None:
+    """The request, then all of our standard input if it is the job's."""
+    try:
+        _write(sink, request)
+        if not uses_input:
+            return
+        while data := os.read(0, _PIECE_BYTES):
+            _write(sink, data)
+    except OSError:
+        pass
+    os.close(sink)
+
+
+def _write(sink: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(sink, view) :]
