@@ -28,9 +28,22 @@ def files(guests: dict[str, Path]) -> dict[Path, tuple[int, bytes]]:
         if source.is_file():
             target = Path("/etc/vmbatch") / source.relative_to(CONFIGURATION)
             found[target] = (source.stat().st_mode & 0o755, fill(source.read_text(), guests).encode())
+    interpreter = f"{place.ENVIRONMENT}/bin/python3"
     for name in installation.HOOKS:  # for an interpreter that any user can reach: the clone may lie in root's home
-        found[place.MOM / "mom_priv" / name] = (0o755, installation.hook(name, f"{place.ENVIRONMENT}/bin/python3"))
+        found[place.MOM / "mom_priv" / name] = (0o755, installation.hook(name, interpreter))
+    found[place.MOM / "mom_priv/remoteshell"] = (0o755, _starter(interpreter))
     return found
+
+
+def _starter(interpreter: str) -> bytes:
+    """remoteshell's starter, compiled when its source is new."""
+    source = installation.starter_source(interpreter)
+    kept = place.CLONE / ".venv" / f"starter-{hashlib.sha256(source).hexdigest()[:16]}"
+    if not kept.exists():
+        fresh = kept.with_suffix(f".{os.getpid()}")
+        fresh.write_bytes(installation.compile_starter(interpreter))
+        os.rename(fresh, kept)
+    return kept.read_bytes()
 
 
 def install(running: int, guests: dict[str, Path]) -> None:

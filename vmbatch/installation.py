@@ -3,13 +3,18 @@
 import os
 import sys
 import sysconfig
+import tempfile
 
-from .errors import SiteError
-from .host import file
+from .errors import CommandError, SiteError
+from .host import file, process
+from .shell.environment import PREFIX
+from .units import Deadline
 
 HOOKS = ("prologue", "epilogue", "remoteshell")
 _SHEBANG_LIMIT = 127
 """What Linux reads of a `#!` line for sure (fs/binfmt_script.c)."""
+_COMPILER_SECONDS = 60.0
+_CHECK_SECONDS = 20.0
 
 
 def hook(name: str, interpreter: str) -> bytes:
@@ -22,10 +27,60 @@ def hook(name: str, interpreter: str) -> bytes:
         return line + source.read().split(b"\n", 1)[1]
 
 
-def write_hooks(directory: str) -> list[str]:
-    """Writes all hooks, executable for everybody and root's; their paths. SiteError."""
+def starter_code(interpreter: str) -> str:
+    """What the starter has Python do: our packages' directories are named, as Python's own search for them takes time."""
+    prefix = os.path.dirname(os.path.dirname(interpreter))
+    paths = [prefix + path[len(sys.prefix):] if path.startswith(f"{sys.prefix}/") else path
+             for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
+    return f"import sys; sys.path += {paths!r}; from vmbatch.remoteshell import main; main(True)"
+
+
+def starter_source(interpreter: str) -> bytes:
+    """remoteshell's starter in C, for that interpreter."""
+    with open(os.path.join(os.path.dirname(__file__), "shell/starter.c"), "rb") as template:
+        text = template.read()
+    words = {b"@PREFIX@": PREFIX, b"@INTERPRETER@": os.fsencode(interpreter), b"@CODE@": starter_code(interpreter).encode()}
+    for name, value in words.items():
+        text = text.replace(name, c_string(value))
+    return text
+
+
+def c_string(value: bytes) -> bytes:
+    """A string literal of C."""
+    plain = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 /._-:;,+=[]()'")
+    return b'"' + b"".join(bytes((byte,)) if byte in plain else b"\\%03o" % byte for byte in value) + b'"'
+
+
+def compile_starter(interpreter: str) -> bytes:
+    """remoteshell as a static program. SiteError without a C compiler or a static C library."""
+    compiler = process.find("cc") or process.find("gcc")
+    if compiler is None:
+        raise SiteError("there is no C compiler", "install gcc and the static C library (Debian: gcc libc6-dev)")
+    with tempfile.TemporaryDirectory(prefix="vmbatch-hooks-") as place:
+        source, made = os.path.join(place, "starter.c"), os.path.join(place, "starter")
+        with open(source, "wb") as text:
+            text.write(starter_source(interpreter))
+        try:
+            process.run([compiler, "-std=c99", "-O2", "-Wall", "-Wextra", "-static", "-s", "-o", made, source],
+                        Deadline(_COMPILER_SECONDS))
+        except CommandError as error:
+            raise SiteError(f"{error}", "install the static C library (Debian: libc6-dev; others: glibc-static)") from None
+        with open(made, "rb") as program:
+            return program.read()
+
+
+def write_hooks(directory: str) -> tuple[list[str], str]:
+    """Writes all hooks, executable for everybody and root's; (their paths, why remoteshell is only a script if so). SiteError."""
     interpreter = os.path.join(os.path.dirname(sys.executable), "python3")
     paths = [os.path.join(directory, name) for name in HOOKS]
+    texts = {name: hook(name, interpreter) for name in HOOKS}
+    why = ""
+    try:
+        process.run([interpreter, "-I", "-S", "-c", starter_code(interpreter).replace("main(True)", "main")],
+                    Deadline(_CHECK_SECONDS))
+        texts["remoteshell"] = compile_starter(interpreter)
+    except (SiteError, CommandError) as error:
+        why = "; ".join(error.lines())
     for name, path in zip(HOOKS, paths, strict=True):
-        file.replace(path, hook(name, interpreter), 0o755)
-    return paths
+        file.replace(path, texts[name], 0o755)
+    return paths, why

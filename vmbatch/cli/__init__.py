@@ -127,8 +127,11 @@ def hooks(directory: str) -> None:
     """
     from ..installation import write_hooks
 
-    for path in write_hooks(directory):
+    paths, why = write_hooks(directory)
+    for path in paths:
         click.echo(path)
+    if why:
+        click.echo(f"vmbatch: remoteshell is a script, into which users' jobs can bring LD_PRELOAD and the like: {why}", err=True)
 
 
 main.add_command(image)
