@@ -3,6 +3,7 @@
 `ssh` has the same key and pinned host key, and OpenSSH's own defaults for all else; `ssh, our options` has remoteshell's.
 """
 
+import os
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from lab import loopback
 from lab.mom import Job, Mom
-from vmbatch import sshargs
+from vmbatch import request, sshargs
 
 from .beside import Seconds, measure, table
 
@@ -44,6 +45,15 @@ def _run(argv: list[str]) -> Callable[[], None]:
     return run
 
 
+def _job(place: Path, job: Job) -> Callable[[], None]:
+    """What remoteshell has done in the guest, without its own start."""
+    def run() -> None:
+        argv = with_our_options(place, job, request.run_command(os.urandom(8).hex()))
+        subprocess.run(argv, input=request.Request(environment={}).encode(), stdout=NULL, check=True)
+
+    return run
+
+
 def _shell(mom: Mom, job: Job, way: str) -> Callable[[], None]:
     def run() -> None:
         if mom.start_shell(job, way=way).wait():
@@ -60,6 +70,7 @@ def start(mom: Mom, guest: loopback.Guest, rounds: int) -> str:
         return table("A job's start, `exit 0`, sshd on the loopback", measure({
             "ssh": _run(bare(place, job, "exit 0")),
             "ssh, our options": _run(with_our_options(place, job, "exit 0")),
+            "ssh, our options, the kit's job.sh": _job(place, job),
             "remoteshell": _shell(mom, job, "shell"),
             "remoteshell as job_starter": _shell(mom, job, "starter"),
         }, rounds), "ssh")

@@ -7,9 +7,9 @@ run= script=$base/job/script command= args= cwd=${HOME:-/} wanted= login= lifeli
 # shellcheck source=session.sh
 . "$base/kit/session.sh"
 
-# end STATUS: notes the status for status.sh and exits with it
+# end STATUS: notes the status for status.sh, which takes a whole line only, and exits with it
 end() {
-    [ -z "$run" ] || { printf '%s\n' "$1" >"$run/status.new" && mv -f "$run/status.new" "$run/status"; }
+    [ -z "$run" ] || printf '%s\n' "$1" >"$run/status"
     exit "$1"
 }
 

@@ -22,7 +22,7 @@ class Connection:
     def __init__(self, place: str, handover: Handover) -> None:
         self.id = os.urandom(8).hex()
         self._handover = handover
-        self._base = sshargs.client(place, handover.alias)
+        self._base = [*sshargs.client(place, handover.alias), "-p", "22"]  # or ssh looks the port up
         self._control = f"-oControlPath={place}/control/{self.id}"
         self._target = sshargs.target(handover.user, handover.address)
 
@@ -78,4 +78,4 @@ class Connection:
 
 def environment() -> dict[str, str]:
     """Of all programs that are started: nothing of the user's."""
-    return {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/"}
+    return {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "HOME": "/"}

@@ -7,8 +7,8 @@
 #include <unistd.h>
 
 static char prefix[] = @PREFIX@;
-static char *head[] = {@INTERPRETER@, "-I", "-S", "-c", @CODE@};
-static char *own[] = {"PATH=/usr/bin:/bin", "LC_ALL=C.UTF-8", "HOME=/"};
+static char *head[] = {@INTERPRETER@, "-I", "-S", "-X", "utf8", "-c", @CODE@};
+static char *own[] = {"PATH=/usr/bin:/bin", "LC_ALL=C", "HOME=/"};
 
 #define LENGTH(array) (sizeof(array) / sizeof((array)[0]))
 
