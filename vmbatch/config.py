@@ -81,8 +81,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     guest_scripts: str
     guest_appliance: str
     guest_console_lines: int
+    guest_display: bool
     log_directory: str
-    shell_x11: bool
 
     @property
     def reservations(self) -> str:
@@ -293,7 +293,7 @@ OPTIONS: dict[str, Option] = {
     "guest.appliance": Option(_path, "/var/lib/vmbatch/appliance",
                               "libguestfs' fixed appliance, for guests' disks with xfs, btrfs or scattered LVM"),
     "guest.console_lines": Option(_whole, 15, "lines of a failed guest's console shown to the user"),
-    "shell.x11": Option(_truth, False, "whether interactive jobs in guests may use their submitter's X display"),
+    "guest.display": Option(_truth, False, "whether interactive jobs in guests may use their submitter's X display"),
     "log.directory": Option(_path, "/var/log/vmbatch", "one log for each job"),
 }
 

@@ -57,7 +57,7 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
             _make(chosen, book, work, log, gathered)
             gathered.close()
             address, terminal = boot.bring_up(chosen, start, config, log, deadline)
-            _hand_over(chosen, book, address, terminal, call.environ, x11=config.shell_x11)
+            _hand_over(chosen, book, address, terminal, call.environ, x11=config.guest_display)
     except BaseException:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         _release(book, config, log, orphaned=False)

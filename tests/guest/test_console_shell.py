@@ -24,7 +24,7 @@ from vmbatch.context import content
 from vmbatch.context.medium import _Tree
 from vmbatch.context.tree import Entry
 from vmbatch.errors import DeadlineError
-from vmbatch.guest import Request
+from vmbatch.request import Request
 from vmbatch.units import Deadline
 
 from .conftest import in_node  # noqa: F401

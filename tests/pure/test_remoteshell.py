@@ -7,12 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-import msgspec
 import pytest
 
 from vmbatch import digest, native, remoteshell
-from vmbatch.guest import Handover, Request
-from vmbatch.job import Script
+from vmbatch import request as requests
+from vmbatch.handover import VERSION, Handover, Mark, ScriptMark, decode
+from vmbatch.request import Request
+from vmbatch.shell import RefusedError, proof
+from vmbatch.shell import call as calls
+from vmbatch.shell import environment as environ_module
 
 from .sample import TOKEN
 
@@ -42,12 +45,17 @@ def handover(script: Path) -> Handover:
         address="10.77.0.5",
         alias="vmbatch-0123",
         template="t.xml",
-        script=Script(str(script), status.st_dev, status.st_ino, status.st_mtime_ns),
+        script=ScriptMark(str(script), status.st_dev, status.st_ino, status.st_mtime_ns),
         node_file=True,
         environment={
             name: digest.of_text(value) for name, value in {"PATH": "/bin:/usr/bin", "LANG": "C.UTF-8", "TZ": "UTC"}.items()
         },
     )
+
+
+def changed(handover: Handover, **changes: object) -> Handover:
+    """The record with other fields."""
+    return Handover(**{name: getattr(handover, name) for name in Handover.__slots__} | changes)
 
 
 @pytest.fixture
@@ -59,12 +67,11 @@ def run(handover: Handover, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         stdin: bytes | None = None,
         environment: dict[str, str] | None = None,
         known: dict[str, str] | None = None,
-        **changed: object,
+        terminal: bool = False,
+        **changes: object,
     ) -> Request:
         if known is not None:
-            changed["environment"] = {name: digest.of_text(value) for name, value in known.items()}
-        monkeypatch.setattr(sys, "argv", ["-remoteshell", *words])
-        monkeypatch.setattr(os, "environ", environment or {})
+            changes["environment"] = {name: digest.of_text(value) for name, value in known.items()}
         monkeypatch.setattr(os, "getcwd", lambda: "/home/alice/work dir")
         chunks = [b"unread"] if stdin is None else [stdin[at : at + 7] for at in range(0, len(stdin), 7)]
 
@@ -73,20 +80,21 @@ def run(handover: Handover, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             assert stdin is not None, "this input is the job's own"
             return chunks.pop(0) if chunks else b""
 
-        requests: list[Request] = []
+        made_requests: list[Request] = []
 
         def keep(request: Request) -> bytes:
-            requests.append(request)
+            made_requests.append(request)
             return b""
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(os, "read", read)
-            patch.setattr(os, "isatty", lambda _fd: False)
-            patch.setattr(Request, "encode", keep)
-            made = remoteshell._Call(msgspec.structs.replace(handover, **changed))
+            patch.setattr(calls, "_is_null", lambda _fd: False)
+            patch.setattr(requests.Request, "encode", keep)
+            made = calls.Call(changed(handover, **changes), list(words), environment or {}, terminal=terminal)
             made.request()
         assert made.uses_input == (stdin is None), "what was read here is not passed on, and the reverse"
-        return requests[0]
+        assert made_requests[0].lifeline == (stdin is not None)
+        return made_requests[0]
 
     return call
 
@@ -126,7 +134,7 @@ def test_command(run: Run, words: list[str]) -> None:
 
 @pytest.mark.parametrize("words", [("-c",), ("/bin/bash", "-lc"), ("-c", "echo", "a")])
 def test_not_one_command(run: Run, words: tuple[str, ...]) -> None:
-    with pytest.raises(remoteshell._Refused, match="-c takes one command line"):
+    with pytest.raises(RefusedError, match="-c takes one command line"):
         run(*words)
 
 
@@ -142,7 +150,7 @@ def test_interpreter_of_the_jobs_script(run: Run, script: Path) -> None:
 def test_script_called_like_a_shell(run: Run, handover: Handover, script: Path) -> None:
     """The job's own script is that, whatever it is called."""
     path = script.rename(script.with_name("bash"))
-    named = Script(str(path), 1, 1, 1)
+    named = ScriptMark(str(path), 1, 1, 1)
     assert what(run(str(path), "x", script=named)) == (b"", None, b"'x'", None)
 
 
@@ -154,7 +162,7 @@ def test_another_script(run: Run, tmp_path: Path) -> None:
 
 def test_a_script_that_is_not_there(run: Run, tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none"):
-        with pytest.raises(remoteshell._Refused, match=str(path)):
+        with pytest.raises(RefusedError, match=str(path)):
             run(str(path))
 
 
@@ -195,11 +203,68 @@ def test_line_without_a_known_script(run: Run, script: Path) -> None:
     assert what(run(stdin=text, script=None)) == (b"", text, b"", None)
 
 
-def test_interactive(run: Run, handover: Handover, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["-remoteshell"])
-    monkeypatch.setattr(os, "isatty", lambda fd: fd == 0)
-    with pytest.raises(remoteshell._Refused, match="interactive jobs are not in this version"):
-        remoteshell._Call(handover)
+def test_interactive(run: Run) -> None:
+    """There is no script, and what is typed is the job's: a login shell, the user's own or the one that was asked for."""
+    for words, shell in ((), b""), (("/bin/zsh",), b"/bin/zsh"), (("remoteshell",), b""):
+        found = run(*words, terminal=True, script=None)
+        assert (*what(found), found.login, found.lifeline) == (shell, None, b"", None, True, False)
+
+
+@pytest.mark.parametrize(("words", "shell"), [(("-c",), b""), (("/bin/bash", "-c"), b"/bin/bash")])
+def test_interactive_with_a_command(run: Run, words: tuple[str, ...], shell: bytes) -> None:
+    """qsub -I -x."""
+    found = run(*words, "top -n 1", terminal=True, script=None)
+    assert (*what(found), found.login) == (shell, None, b"", b"top -n 1", False)
+
+
+def test_environment_of_a_terminal(run: Run) -> None:
+    """TERM goes with ssh; DISPLAY, too, where the site lets it, and stays a variable as any other where not."""
+    given = {"TERM": "xterm", "DISPLAY": "localhost:10.0", "XAUTHORITY": "/home/alice/.Xauthority", "MINE": "x"}
+    rest = {os.fsencode(name): os.fsencode(value) for name, value in given.items() if name != "TERM"}
+    assert run(terminal=True, script=None, environment=given).environment == rest
+    assert run(terminal=True, script=None, environment=given, x11=True).environment == {b"MINE": b"x"}
+    assert run("-c", "x", environment=given, x11=True).environment == rest | {b"TERM": b"xterm"}
+
+
+TASKS = [
+    (["/bin/hostname"], b"exec '/bin/hostname'"),
+    (["hostname", "-f"], b"exec 'hostname' '-f'"),
+    (["/bin/bash", "-c", "echo $HOME; it's"], b"exec '/bin/bash' '-c' 'echo $HOME; it'\\''s'"),
+    (["remoteshell"], b"exec 'remoteshell'"),
+]
+
+
+@pytest.mark.parametrize(("words", "command"), TASKS, ids=lambda value: ascii(value)[:30])
+def test_tasks(run: Run, words: list[str], command: bytes) -> None:
+    """pbsdsh and the like: a task's words come behind $job_starter; the first task is the job's shell."""
+    assert what(run(*words, environment={"PBS_TASKNUM": "2"})) == (b"", None, b"", command)
+
+
+def test_first_task(run: Run, script: Path) -> None:
+    found = run("/bin/bash", stdin=f"{script}\n".encode(), environment={"PBS_TASKNUM": "1"})
+    assert what(found) == (b"/bin/bash", None, b"", None)
+
+
+def test_a_shell_that_is_a_script(run: Run, script: Path, tmp_path: Path) -> None:
+    """qsub -S my-shell, with $job_starter: mom says in SHELL which it is."""
+    mine = tmp_path / "mine"
+    mine.write_bytes(b"#!/bin/sh\n")
+    found = run(str(mine), stdin=f"{script}\n".encode(), environment={"SHELL": str(mine)})
+    assert what(found) == (os.fsencode(mine), None, b"", None)
+
+
+@pytest.mark.parametrize("words", [[], ["/bin/bash"], ["-bash"]])
+def test_path_as_argument(run: Run, script: Path, words: list[str]) -> None:
+    """Torque built with --enable-shell-use-argv."""
+    assert what(run(*words, str(script))) == (b"".join(word.lstrip("-").encode() for word in words), None, b"", None)
+
+
+def test_null_input(tmp_path: Path) -> None:
+    for path, null in (("/dev/null", True), ("/dev/zero", False), (str(tmp_path), False)):
+        descriptor = os.open(path, os.O_RDONLY)
+        assert calls._is_null(descriptor) == null
+        os.close(descriptor)
+    assert calls._is_null(descriptor), "a closed one"
 
 
 ENVIRONMENT = {
@@ -251,9 +316,7 @@ def test_node_file(run: Run) -> None:
 
 
 def check(handover: Handover, job_id: str = "42.vm") -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PBS_JOBID", job_id)
-        remoteshell._check_proof(handover)
+    proof.check(handover, job_id)
 
 
 def test_proof(handover: Handover) -> None:
@@ -261,20 +324,55 @@ def test_proof(handover: Handover) -> None:
 
 
 def test_proof_of_another_user(handover: Handover) -> None:
-    with pytest.raises(remoteshell._Refused, match="belongs to another user"):
-        check(msgspec.structs.replace(handover, uid=os.getuid() + 1))
+    with pytest.raises(RefusedError, match="belongs to another user"):
+        check(changed(handover, uid=os.getuid() + 1))
 
 
 @pytest.mark.parametrize("job_id", ["43.vm", "42[1].vm", "", "42.vm\n"])
 def test_proof_of_another_job(handover: Handover, job_id: str) -> None:
-    with pytest.raises(remoteshell._Refused, match="belongs to another user"):
+    with pytest.raises(RefusedError, match="belongs to another user"):
         check(handover, job_id)
 
 
 def test_proof_without_the_script(handover: Handover, script: Path) -> None:
     script.unlink()
-    with pytest.raises(remoteshell._Refused, match="is not there any more"):
+    with pytest.raises(RefusedError, match="is not there any more"):
         check(handover)
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+@pytest.mark.parametrize("who", ["process", "session", "parent", "none"])
+def test_proof_by_the_leader(handover: Handover, who: str, shift: int) -> None:
+    """Where there is no script: this process, its session's leader or its parent must be that of the prologue."""
+    pid = {"process": os.getpid(), "session": os.getsid(0), "parent": os.getppid(), "none": 1}[who]
+    if pid == 1 and 1 in (os.getpid(), os.getsid(0), os.getppid()):
+        pid = 2
+    started = int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
+    proven = changed(handover, script=None, leader=Mark(pid, started + shift))
+    if who != "none" and not shift:
+        check(proven)
+    else:
+        with pytest.raises(RefusedError, match="earlier start of this job"):
+            check(proven)
+
+
+def test_record_read_back(handover: Handover) -> None:
+    mark = ScriptMark(os.fsdecode(b"/a b\n\xff"), 1, 2, 3)
+    strange = changed(handover, script=mark, leader=Mark(4, 5), x11=True, console="/dev/pts/3",
+                      environment={"A": "0" * 32, "B\n": "1" * 32, "": "2"})
+    for record in (handover, strange, changed(handover, script=None)):
+        found = decode(record.encode())
+        for name in Handover.__slots__:
+            one, other = getattr(found, name), getattr(record, name)
+            if isinstance(other, ScriptMark | Mark):
+                one, other = ({field: getattr(mark, field) for field in type(other).__slots__} for mark in (one, other))
+            assert one == other, name
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"vmbatch hand-over 2\n", VERSION, VERSION + b"uid x\n"])
+def test_what_is_no_record(data: bytes) -> None:
+    with pytest.raises(ValueError):
+        decode(data)
 
 
 @pytest.mark.parametrize(
@@ -289,7 +387,7 @@ def test_proof_without_the_script(handover: Handover, script: Path) -> None:
 )
 def test_proof_with_another_starts_script(handover: Handover, script: Path, change: Callable[[Path], object]) -> None:
     change(script)
-    with pytest.raises(remoteshell._Refused, match="earlier start of this job"):
+    with pytest.raises(RefusedError, match="earlier start of this job"):
         check(handover)
 
 
@@ -297,14 +395,14 @@ def test_record_must_be_roots(tmp_path: Path) -> None:
     record = tmp_path / "record"
     record.write_bytes(b"{}")
     record.chmod(0o444)
-    assert remoteshell._trusted_record(str(record)) == b"{}"
+    assert proof.trusted(str(record)) == b"{}"
     record.chmod(0o466)
-    with pytest.raises(remoteshell._Refused, match="is not root's"):
-        remoteshell._trusted_record(str(record))
+    with pytest.raises(RefusedError, match="is not root's"):
+        proof.trusted(str(record))
     record.chmod(0o444)
     os.chown(record, 1500, 1500)
-    with pytest.raises(remoteshell._Refused, match="is not root's"):
-        remoteshell._trusted_record(str(record))
+    with pytest.raises(RefusedError, match="is not root's"):
+        proof.trusted(str(record))
 
 
 @pytest.fixture
@@ -323,8 +421,8 @@ def main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple
     def call(*words: str, isolated: int = 1, **environment: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["-remoteshell", *words])
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "flags", types.SimpleNamespace(isolated=isolated))
-            patch.setattr(os, "environ", environment)
+            patch.setattr(sys, "flags", types.SimpleNamespace(isolated=isolated, verbose=0, optimize=0))
+            patch.setattr(environ_module, "read", lambda started: environment)
             patch.setattr(os, "_exit", leave)
             patch.setattr(os, "write", lambda fd, data: said.append(data.decode()) if fd == 2 else None)
             with pytest.raises(ExitError):
@@ -370,3 +468,14 @@ def test_wrong_configuration(main: Callable[..., tuple[int, str]], tmp_path: Pat
     status, said = main("/bin/bash", PBS_QUEUE="vm", PBS_JOBID="42.vm")
     assert status == 255
     assert "queues.vm" in said
+
+
+def test_environment_behind_the_starter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own variables are none of the job's, and without it a prefix means nothing."""
+    raw = {b"job:PATH": b"/home/alice/bin", b"job:A=": b"x", b"PATH": b"/usr/bin:/bin", b"LC_ALL": b"C", b"job:": b"",
+           b"job:B": b"\xff"}
+    monkeypatch.setattr(os, "environb", raw)
+    found = {"PATH": "/home/alice/bin", "A=": "x", "": "", "B": "\udcff"}
+    assert environ_module.read(True) == found
+    monkeypatch.setattr(os, "environ", {"job:PATH": "/x", "PATH": "/y"})
+    assert environ_module.read(False) == {"job:PATH": "/x", "PATH": "/y"}

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmbatch import guest
-from vmbatch.guest import Request, escape
+from vmbatch import request as commands
+from vmbatch.request import Request, escape
 
 PLAIN = rb"[A-Za-z0-9/._=:,+@% -]"
 NAMES = st.from_regex(rb"[A-Za-z_][A-Za-z0-9_]{0,10}", fullmatch=True)
@@ -19,6 +19,8 @@ REQUESTS = st.builds(
     script=st.none() | st.binary(max_size=200),
     arguments=st.binary(max_size=40),
     command=st.none() | st.binary(max_size=40),
+    login=st.booleans(),
+    lifeline=st.booleans(),
 )
 
 
@@ -45,7 +47,11 @@ def read(data: bytes) -> Request:
     environment: dict[bytes, bytes] = {}
     items: dict[bytes, bytes] = {}
     script = None
+    flags: set[bytes] = set()
     for line in lines[1:-2]:
+        if line in (b"login", b"lifeline"):
+            flags.add(line)
+            continue
         item, blank, rest = line.partition(b" ")
         assert blank
         if item == b"env":
@@ -66,7 +72,13 @@ def read(data: bytes) -> Request:
         script=script,
         arguments=items.get(b"args", b""),
         command=items.get(b"command"),
+        login=b"login" in flags,
+        lifeline=b"lifeline" in flags,
     )
+
+
+def fields(request: Request) -> dict[str, object]:
+    return {name: getattr(request, name) for name in Request.__slots__}
 
 
 @given(st.binary())
@@ -77,7 +89,7 @@ def test_escape(value: bytes) -> None:
 
 @given(REQUESTS)
 def test_read_back(request: Request) -> None:
-    assert read(request.encode()) == request
+    assert fields(read(request.encode())) == fields(request)
 
 
 @pytest.mark.parametrize("size", [0, 1, 8191, 8192, 8193, 100_000])
@@ -97,7 +109,7 @@ def test_all_bytes_stay_in_their_line() -> None:
 
 @pytest.mark.parametrize("run", ["", "x", "12 34", "1;id", "$(id)", "1\n2"])
 def test_hostile_run_ids(run: str) -> None:
-    for command in (guest.run_command, guest.status_command, lambda run: guest.signal_command(run, "TERM")):
+    for command in (commands.run_command, commands.status_command, lambda run: commands.signal_command(run, "TERM")):
         try:
             text = command(run)
         except ValueError:
@@ -108,11 +120,12 @@ def test_hostile_run_ids(run: str) -> None:
 @pytest.mark.parametrize("name", ["", "term", "SIGTERM", "9", "TERM;id", "TERM\n", "-9", "RTMIN"])
 def test_hostile_signals(name: str) -> None:
     with pytest.raises(ValueError):
-        guest.signal_command("1", name)
+        commands.signal_command("1", name)
 
 
 def test_commands() -> None:
-    assert guest.login_command() == "exec /bin/sh /var/lib/vmbatch/kit/login.sh"
-    assert guest.run_command("ab") == "exec /bin/sh /var/lib/vmbatch/kit/job.sh 00000000000000ab"
-    assert guest.status_command("ab") == "exec /bin/sh /var/lib/vmbatch/kit/status.sh 00000000000000ab"
-    assert guest.signal_command("ab", "USR1") == "exec /bin/sh /var/lib/vmbatch/kit/signal.sh 00000000000000ab USR1"
+    assert commands.login_command() == "exec /bin/sh /var/lib/vmbatch/kit/login.sh"
+    assert commands.request_command("ab") == "exec /bin/sh /var/lib/vmbatch/kit/request.sh 00000000000000ab"
+    assert commands.run_command("ab") == "exec /bin/sh /var/lib/vmbatch/kit/job.sh 00000000000000ab"
+    assert commands.status_command("ab") == "exec /bin/sh /var/lib/vmbatch/kit/status.sh 00000000000000ab"
+    assert commands.signal_command("ab", "USR1") == "exec /bin/sh /var/lib/vmbatch/kit/signal.sh 00000000000000ab USR1"

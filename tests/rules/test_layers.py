@@ -16,6 +16,9 @@ LAYERS: dict[str, int] = {
     "digest": 0,
     "format": 0,
     "sshargs": 0,
+    "handover": 0,
+    "request": 0,
+    "shell": 1,
     "job": 1,
     "template": 1,
     "resource": 1,
@@ -55,7 +58,7 @@ AT_HOME: dict[str, set[str]] = {
     "pycdlib": {"context"},
     "inotify_simple": {"host.watch"},
     "click": {"cli"},
-    "subprocess": {"host", "remoteshell", "hooked"},
+    "subprocess": {"host", "shell.connection", "hooked"},
     "socket": {"host"},
     "requests": {"host.http"},
     "zstandard": {"image.unpack"},
@@ -69,7 +72,12 @@ AT_HOME: dict[str, set[str]] = {
     "pickle": set(),
     "importlib": {"context", "guestdisk", "template"},
 }
-STARTERS = {"hooks": {"execv"}, "remoteshell": {"execvp", "posix_spawn"}}
+STARTERS = {
+    "hooks": {"execv"},
+    "remoteshell": {"execvpe"},
+    "shell.connection": {"posix_spawn"},
+    "shell.suspension": {"fork"},
+}
 """Who starts programs without `host.process`, and how."""
 
 MODULES = modules()
@@ -127,6 +135,9 @@ def test_remoteshell_imports_only_values() -> None:
     assert {LAYERS[name] for name in ours} <= {0, 1, 2}
     at_once = {name for _, name in imported(MODULES["remoteshell"], inner=False)}
     assert at_once == {"__future__", "os", "sys", "vmbatch.native"}
+    values = [MODULES["handover"], MODULES["request"], *(path for name, path in MODULES.items() if family(name) == "shell")]
+    at_once = {name for path in values for _, name in imported(path, inner=False) if not name.startswith("vmbatch")}
+    assert at_once == {"__future__", "os", "time"}
 
 
 def test_hooks_load_nothing_for_a_native_job() -> None:

@@ -165,7 +165,7 @@ else
     watch >/dev/null 3>&- &
 fi
 watch=$!
-echo "$watch" >"$run/watcher"
+[ ! -t 0 ] || echo "$watch" >"$run/watcher" # which is in the job's session then
 around before "$@" || {
     status=$?
     printf 'vmbatch: %s failed with status %s; the job was not run\n' "$hook" "$status" >&3
