@@ -6,13 +6,21 @@ happens in which order is the caller's: an epilogue may be early, doubled or lef
 """
 
 import contextlib
+import fcntl
 import grp
 import itertools
+import json
 import os
+import pty
 import pwd
 import re
+import select
 import signal
+import socket
+import struct
 import subprocess
+import sys
+import termios
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,11 +130,14 @@ class Mom:
             for fd in leaked:
                 os.close(fd)
 
+    def prologue_words(self, job: Job) -> list[str]:
+        """The prologue's arguments."""
+        group = grp.getgrgid(job.person.pw_gid).gr_name
+        return [job.id, job.user, group, job.name, job.resources, job.queue, job.account, str(job.script)]
+
     def start_prologue(self, job: Job, name: str = "prologue") -> "subprocess.Popen[bytes]":
         """Starts the prologue, leader of its own session."""
-        group = grp.getgrgid(job.person.pw_gid).gr_name
-        words = [job.id, job.user, group, job.name, job.resources, job.queue, job.account, str(job.script)]
-        return self._hook(job, name, words, 0o077)
+        return self._hook(job, name, self.prologue_words(job), 0o077)
 
     def finish_prologue(self, prologue: "subprocess.Popen[bytes]") -> str:
         """What mom makes of the prologue's end: `run`, `abort` or `requeue`. Overdue, its whole session is killed."""
@@ -149,37 +160,63 @@ class Mom:
 
     def start_shell(
         self, job: Job, *, way: str = "shell", stdin: int | None = None, arguments: str = "",
-        stdout: int | None = None, words: list[str] | None = None,
+        stdout: int | None = None, words: list[str] | None = None, build: str = "pipe", program: str = "",
     ) -> "subprocess.Popen[bytes]":
         """Starts the job's shell as the user.
 
         `way`: `shell` is `qsub -S remoteshell`; `starter` is `$job_starter`, with the user's shell as argument; `interpreter` is
-        a script with `#!`, given as `words`, that reads its own `stdin`.
+        a script with `#!`, given as `words`, that reads its own `stdin`; `task` is a task of TM by `$job_starter`. `build`: how this
+        Torque hands the script over: `pipe`, its path on a line; `argv`, its path as argument; `stdin`, itself. `program`: another
+        remoteshell.
         """
         person = job.person
-        shell = str(self.home / "mom_priv/remoteshell")
-        environment = {
-            **self.environment(job), "PBS_O_QUEUE": job.queue, "PBS_O_HOME": person.pw_dir, "PBS_O_LOGNAME": job.user,
-            "PBS_O_PATH": "/usr/bin:/bin", "PBS_O_SHELL": "/bin/bash", "PBS_O_HOST": "node1", "PBS_O_SERVER": "server",
-            "HOME": person.pw_dir, "LOGNAME": job.user, "PBS_JOBNAME": job.name, "PBS_JOBID": job.id, "PBS_QUEUE": job.queue,
-            "SHELL": shell, "USER": job.user, "PBS_TASKNUM": "1", "PBS_VNODENUM": "0", "HOSTNAME": "localhost",
-            "PBS_WALLTIME": "600", "PBS_VERSION": "TORQUE-6.1.3.h5", "PBS_ENVIRONMENT": "PBS_BATCH", "ENVIRONMENT": "BATCH",
-            "PBS_JOBCOOKIE": "C4B704DF946DF6B762628D619ED65370", "PBS_MOMPORT": "15003", **job.variables,
-        }
-        argv = {"shell": ["-remoteshell"], "starter": [shell, "/bin/bash"], "interpreter": [shell, *(words or [])]}[way]
+        shell = program or str(self.home / "mom_priv/remoteshell")
+        environment = self.shell_environment(job, shell if way == "shell" else "/bin/bash")
+        argv = {"shell": ["-" + os.path.basename(shell)], "starter": [shell, "/bin/bash"],
+                "interpreter": [shell, *(words or [])], "task": [shell, *(words or [])]}[way]
+        given = b""
+        if way in ("shell", "starter"):
+            if build == "pipe":
+                given = os.fsencode(job.script) + (f" {arguments}" if arguments else "").encode() + b"\n"
+            elif build == "argv":
+                argv.append(str(job.script))
+                stdin = subprocess.DEVNULL
+            else:
+                given = job.script.read_bytes()
+        if way == "task":
+            environment["PBS_TASKNUM"] = "2"
+        leaked = os.pipe()
         with (
             open(self.home / "spool" / f"{job.id}.OU", "ab") as out, open(self.home / "spool" / f"{job.id}.ER", "ab") as err,
         ):
             process = subprocess.Popen(
                 argv, executable=shell, stdin=subprocess.PIPE if stdin is None else stdin, stdout=stdout or out, stderr=err,
-                env=environment, cwd=person.pw_dir, start_new_session=True, umask=0o077, restore_signals=False,
+                env=environment, cwd=person.pw_dir, start_new_session=True, umask=0o077, restore_signals=False, pass_fds=leaked,
                 user=person.pw_uid, group=person.pw_gid, extra_groups=os.getgrouplist(job.user, person.pw_gid),
             )
+        for descriptor in leaked:
+            os.close(descriptor)
         if process.stdin is not None:
-            if way != "interpreter":
-                process.stdin.write(os.fsencode(job.script) + (f" {arguments}" if arguments else "").encode() + b"\n")
+            process.stdin.write(given)
             process.stdin.close()
         return process
+
+    def shell_environment(self, job: Job, shell: str) -> dict[str, str]:
+        """The environment of the job's shell: of all that mom sets, users can change only what comes before their own variables."""
+        person = job.person
+        return {
+            **self.environment(job), "PBS_O_HOME": person.pw_dir, **job.variables, "PBS_O_QUEUE": job.queue, "PBS_O_LOGNAME": job.user,
+            "PBS_O_PATH": "/usr/bin:/bin", "PBS_O_SHELL": "/bin/bash", "PBS_O_HOST": "node1", "PBS_O_SERVER": "server",
+            "HOME": person.pw_dir, "LOGNAME": job.user, "PBS_JOBNAME": job.name, "PBS_JOBID": job.id, "PBS_QUEUE": job.queue,
+            "SHELL": shell, "USER": job.user, "PBS_TASKNUM": "1", "PBS_VNODENUM": "0", "HOSTNAME": "localhost",
+            "PBS_WALLTIME": "600", "PBS_VERSION": "TORQUE-6.1.3.h5", "PBS_ENVIRONMENT": "PBS_BATCH", "ENVIRONMENT": "BATCH",
+            "PBS_JOBCOOKIE": "C4B704DF946DF6B762628D619ED65370", "PBS_MOMPORT": "15003",
+        }
+
+    def open_terminal(self, job: Job) -> "Terminal":
+        """An interactive job's terminal, and mom's process at it; the job has no script."""
+        job.script.unlink(missing_ok=True)
+        return Terminal(self, job)
 
     def run(self, script: bytes, **about: object) -> "Ended":
         """A job from start to end, as mom plays it."""
@@ -212,6 +249,76 @@ class Mom:
         """Removes the job's script, as mom does after the epilogue."""
         for path in (job.script, self.home / "aux" / job.id):
             path.unlink(missing_ok=True)
+
+
+class Terminal:
+    """The terminal of `qsub -I` as its user sees it, and mom's process on the node (lab/reader.py)."""
+
+    def __init__(self, mom: Mom, job: Job, rows: int = 24, columns: int = 80) -> None:
+        self.mom = mom
+        self.job = job
+        self.shown = b""
+        self.descriptor, slave = pty.openpty()
+        self.resize(rows, columns)
+        os.fchown(slave, job.person.pw_uid, 5)
+        self._channel, theirs = socket.socketpair()
+        self.reader = subprocess.Popen([sys.executable, str(Path(__file__).with_name("reader.py")), os.ttyname(slave),
+                                        str(theirs.fileno())], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+        theirs.close()
+        self._slave = slave
+        self._lines = self._channel.makefile("rw")
+
+    def start_prologue(self) -> int:
+        """Runs the prologue to its end; its exit code."""
+        home = self.mom.home
+        self._ask(hook=True, args=[str(home / "mom_priv/prologue"), *self.mom.prologue_words(self.job)], umask=0o077,
+                  env=self.mom.environment(self.job), cwd=str(home / "mom_priv"))
+        return int(self._lines.readline())
+
+    def start_shell(self, words: tuple[str, ...] = (), *, term: str = "xterm", program: str = "") -> None:
+        """Starts the job's shell: `qsub -I -S remoteshell`; `words` are what `-x` appends, or `$job_starter` has before them."""
+        person = self.job.person
+        shell = program or str(self.mom.home / "mom_priv/remoteshell")
+        environment = self.mom.shell_environment(self.job, shell) | {"PBS_ENVIRONMENT": "PBS_INTERACTIVE", "TERM": term}
+        environment.pop("ENVIRONMENT")
+        self._ask(hook=False, args=["-remoteshell", *words], executable=shell, env=environment, cwd=person.pw_dir,
+                  umask=0o077, user=person.pw_uid, group=person.pw_gid,
+                  extra_groups=os.getgrouplist(self.job.user, person.pw_gid))
+
+    def _ask(self, **request: object) -> None:
+        self._lines.write(json.dumps(request) + "\n")
+        self._lines.flush()
+
+    def resize(self, rows: int, columns: int) -> None:
+        """As a window that is dragged: the processes in the foreground get SIGWINCH."""
+        fcntl.ioctl(self.descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def type(self, text: bytes) -> None:
+        """Keys."""
+        os.write(self.descriptor, text)
+
+    def wait_for(self, text: bytes, seconds: float = 30.0) -> bytes:
+        """All that is shown up to and with the text; what comes behind it waits for the next look."""
+        over = time.monotonic() + seconds
+        while text not in self.shown:
+            if not select.select([self.descriptor], [], [], max(0.0, over - time.monotonic()))[0]:
+                raise TimeoutError(self.shown.decode(errors="replace"))
+            self.shown += os.read(self.descriptor, 65536)
+        before, _, self.shown = self.shown.partition(text)
+        return before + text
+
+    def wait(self) -> int:
+        """The exit code of the job's shell."""
+        return int(self._lines.readline())
+
+    def close(self) -> None:
+        """As when qsub goes away."""
+        self._lines.close()
+        self._channel.close()
+        os.close(self._slave)
+        os.close(self.descriptor)
+        self.reader.kill()
+        self.reader.wait()
 
 
 @dataclass

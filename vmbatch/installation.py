@@ -5,6 +5,7 @@ import sys
 import sysconfig
 import tempfile
 
+from . import native
 from .errors import CommandError, SiteError
 from .host import file, process
 from .shell.environment import PREFIX
@@ -39,7 +40,8 @@ def starter_source(interpreter: str) -> bytes:
     """remoteshell's starter in C, for that interpreter."""
     with open(os.path.join(os.path.dirname(__file__), "shell/starter.c"), "rb") as template:
         text = template.read()
-    words = {b"@PREFIX@": PREFIX, b"@INTERPRETER@": os.fsencode(interpreter), b"@CODE@": starter_code(interpreter).encode()}
+    words = {b"@PREFIX@": PREFIX, b"@CONFIG@": os.fsencode(native.CONFIG), b"@INTERPRETER@": os.fsencode(interpreter),
+             b"@CODE@": starter_code(interpreter).encode()}
     for name, value in words.items():
         text = text.replace(name, c_string(value))
     return text

@@ -61,6 +61,9 @@ def _native(queue: str, words: list[str], environ: dict[str, str]) -> None:
     if not words:
         _refuse(f"queue {queue or '(none)'} has no guests, and remoteshell is no shell for the node; "
                 "leave out -S, or submit to a queue with guests")
+    import signal
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it
     try:
         os.execvpe(words[0], words, environ)  # noqa: S606
     except OSError as error:

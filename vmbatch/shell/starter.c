@@ -1,7 +1,11 @@
 /* remoteshell's first steps: a static program, into which no loader brings what users name in their jobs' environment
  * (LD_PRELOAD, LD_LIBRARY_PATH, GCONV_PATH...). All variables get a prefix that nobody knows but vmbatch/shell/environment.py.
+ * A job of a queue that the configuration does not name gets its own shell at once, and nothing of it is changed.
  * `vmbatch hooks` fills in the strings and compiles it.
  */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -28,11 +32,66 @@ static void *room(size_t count, size_t size)
     return made;
 }
 
+/* The job's queue, which mom sets behind the user's own variables. */
+static const char *queue_in(char **variables)
+{
+    const char *queue = "";
+    size_t n;
+
+    for (n = 0; variables[n] != NULL; n++)
+        if (strncmp(variables[n], "PBS_QUEUE=", 10) == 0)
+            queue = variables[n] + 10;
+    return queue;
+}
+
+/* The configuration without whole-line comments may name the queue: the rule of vmbatch/native.py, names_queue. */
+static int names(const char *text, size_t size, const char *queue)
+{
+    const char *line, *next, *end = text + size;
+
+    if (memmem(text, size, "\"\"\"", 3) != NULL || memmem(text, size, "'''", 3) != NULL)
+        return 1;
+    for (line = text; line < end; line = next) {
+        size_t length;
+
+        next = memchr(line, '\n', (size_t)(end - line));
+        next = next == NULL ? end : next + 1;
+        while (line < next && strchr(" \t\n\r\f\v", *line) != NULL && *line != '\0')
+            line++;
+        length = (size_t)(next - line);
+        if (length == 0 || *line == '#')
+            continue;
+        if (memchr(line, '\\', length) != NULL || memmem(line, length, queue, strlen(queue)) != NULL)
+            return 1;
+    }
+    return *queue == '\0';
+}
+
+/* Whether the job may have a guest; what cannot be told here is left to Python. */
+static int may_be_ours(const char *queue)
+{
+    static char text[1 << 20];
+    size_t size = 0;
+    ssize_t got;
+    int file = open(@CONFIG@, O_RDONLY | O_CLOEXEC);
+
+    if (file < 0)
+        return errno != ENOENT;
+    while ((got = read(file, text + size, sizeof text - size)) > 0)
+        size += (size_t)got;
+    close(file);
+    return got < 0 || size == sizeof text || names(text, size, queue);
+}
+
 int main(int argc, char **argv, char **variables)
 {
     size_t count = 0, n;
     char **arguments, **environment;
 
+    if (argc > 1 && !may_be_ours(queue_in(variables))) {
+        execvp(argv[1], argv + 1);
+        fail("vmbatch: the shell of the job cannot be started on this node\n");
+    }
     while (variables[count] != NULL)
         count++;
     environment = room(LENGTH(own) + count + 1, sizeof(char *));

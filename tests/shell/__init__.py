@@ -1,0 +1,1 @@
+"""remoteshell against a real sshd, without a guest."""
