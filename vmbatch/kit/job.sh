@@ -132,6 +132,7 @@ run() {
 
 # watch: when the host's side of the connection is gone, the job ends. With a lifeline our input tells, else our parent.
 watch() {
+    trap '' HUP INT QUIT # of a terminal
     if [ -n "$lifeline" ]; then
         while IFS= read -r _; do :; done
     else
@@ -165,7 +166,7 @@ else
     watch >/dev/null 3>&- &
 fi
 watch=$!
-[ ! -t 0 ] || echo "$watch" >"$run/watcher" # which is in the job's session then
+[ ! -t 0 ] || ! look $$ || echo "$session $$ $watch" >"$run/terminal" # we are in the job's session then
 around before "$@" || {
     status=$?
     printf 'vmbatch: %s failed with status %s; the job was not run\n' "$hook" "$status" >&3
