@@ -165,9 +165,9 @@ class Mom:
         """Starts the job's shell as the user.
 
         `way`: `shell` is `qsub -S remoteshell`; `starter` is `$job_starter`, with the user's shell as argument; `interpreter` is
-        a script with `#!`, given as `words`, that reads its own `stdin`; `task` is a task of TM by `$job_starter`. `build`: how this
-        Torque hands the script over: `pipe`, its path on a line; `argv`, its path as argument; `stdin`, itself. `program`: another
-        remoteshell.
+        a script with `#!`, given as `words`, that reads its own `stdin`; `task` is a task of TM by `$job_starter`. `build`: how
+        this Torque hands the script over: `pipe`, its path on a line; `argv`, its path as argument; `stdin`, itself. `program`:
+        another remoteshell.
         """
         person = job.person
         shell = program or str(self.home / "mom_priv/remoteshell")
@@ -202,10 +202,11 @@ class Mom:
         return process
 
     def shell_environment(self, job: Job, shell: str) -> dict[str, str]:
-        """The environment of the job's shell: of all that mom sets, users can change only what comes before their own variables."""
+        """Of the job's shell: users can change only what mom sets before their own variables."""
         person = job.person
         return {
-            **self.environment(job), "PBS_O_HOME": person.pw_dir, **job.variables, "PBS_O_QUEUE": job.queue, "PBS_O_LOGNAME": job.user,
+            **self.environment(job), "PBS_O_HOME": person.pw_dir, **job.variables, "PBS_O_QUEUE": job.queue,
+            "PBS_O_LOGNAME": job.user,
             "PBS_O_PATH": "/usr/bin:/bin", "PBS_O_SHELL": "/bin/bash", "PBS_O_HOST": "node1", "PBS_O_SERVER": "server",
             "HOME": person.pw_dir, "LOGNAME": job.user, "PBS_JOBNAME": job.name, "PBS_JOBID": job.id, "PBS_QUEUE": job.queue,
             "SHELL": shell, "USER": job.user, "PBS_TASKNUM": "1", "PBS_VNODENUM": "0", "HOSTNAME": "localhost",

@@ -1,7 +1,7 @@
 """mom's process of an interactive job: runs the prologue, gives the terminal to the job's shell, and waits for it.
 
-A program: its arguments are the terminal's path and the descriptor of a socket, on which come requests, a JSON object a line, and go
-exit codes, a line each. TORQUE 6.1.3: the shell is a child of the process that read for qsub, and in its session.
+A program: its arguments are the terminal's path and the descriptor of a socket, on which come requests, a JSON object a line, and
+go exit codes, a line each. TORQUE 6.1.3: the shell is a child of the process that read for qsub, and in its session.
 """
 
 import fcntl

@@ -83,6 +83,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     guest_console_lines: int
     guest_display: bool
     log_directory: str
+    submit_shell: str
+    submit_default_queue: str
 
     @property
     def reservations(self) -> str:
@@ -295,6 +297,8 @@ OPTIONS: dict[str, Option] = {
     "guest.console_lines": Option(_whole, 15, "lines of a failed guest's console shown to the user"),
     "guest.display": Option(_truth, False, "whether interactive jobs in guests may use their submitter's X display"),
     "log.directory": Option(_path, "/var/log/vmbatch", "one log for each job"),
+    "submit.shell": Option(_path, "/opt/vmbatch/hooks/remoteshell", "remoteshell on the nodes, for qsub's filter"),
+    "submit.default_queue": Option(_text, "", "the queue of jobs that name none, for qsub's filter"),
 }
 
 

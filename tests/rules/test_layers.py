@@ -26,6 +26,7 @@ LAYERS: dict[str, int] = {
     "guest": 2,
     "host": 3,
     "remoteshell": 3,
+    "submitfilter": 3,
     "batch": 4,
     "hypervisor": 4,
     "disk": 4,

@@ -60,7 +60,8 @@ def said(terminal: Terminal, command: str) -> str:
 def test_login_shell_on_a_terminal(interactive: Open, words: tuple[str, ...]) -> None:
     """With qsub -S, or as $job_starter with the user's shell."""
     terminal = at_prompt(interactive(), *words, term="screen-256color")
-    assert said(terminal, "tty | sed s,[0-9].*,,; echo $TERM; shopt -q login_shell && echo login") == "/dev/pts/\nscreen-256color\nlogin"
+    look = "tty | sed s,[0-9].*,,; echo $TERM; shopt -q login_shell && echo login"
+    assert said(terminal, look) == "/dev/pts/\nscreen-256color\nlogin"
     assert said(terminal, "echo $PBS_JOBID $PBS_ENVIRONMENT") == f"{terminal.job.id} PBS_INTERACTIVE"
     assert said(terminal, "stty size") == "24 80"
     terminal.type(b"exit 7\r")
