@@ -138,7 +138,7 @@ def guest(user: str = "alice", *, sshd: str = "") -> Iterator[Guest]:
     Path("/var/lib/vmbatch").mkdir(mode=0o711, exist_ok=True)
     with open(place / "log", "wb") as log:
         outer = subprocess.Popen(
-            [*_UNSHARE, "bash", "-c", _INIT, "init", str(scratch),
+            [*sshargs.WITH_PARENT, *_UNSHARE, "bash", "-c", _INIT, "init", str(scratch),
              "/usr/sbin/sshd", "-D", "-E", "/run/sshd.log", "-f", str(config)],
             env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             start_new_session=True,

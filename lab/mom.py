@@ -319,6 +319,7 @@ class Terminal:
         os.close(self._slave)
         os.close(self.descriptor)
         self.reader.kill()
+        kill_session(self.reader.pid)
         self.reader.wait()
 
 

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from ..handover import Handover
     from .call import Call
 
-_AGAIN_MS = 200
+_AGAIN_SECONDS = 0.2
+_AGAIN_LIMIT = 5.0
+_HANGUP_SECONDS = 2.0
 _PIECE_BYTES = 64 << 10
 
 
@@ -44,7 +46,7 @@ def on_terminal(place: str, handover: Handover, call: Call, environ: dict[str, s
         raise RefusedError("its guest cannot be reached")
     with signals.ignored():
         child = connection.start_on_terminal(environ)
-    return _result(connection, signals.wait(child))
+    return _result(connection, signals.wait(child, hangs_up=True))
 
 
 def _result(connection: Connection, code: int) -> int:
@@ -80,23 +82,36 @@ class Signals:
         """For a child in our session: it is to leave signals to us."""
         return _Ignored(list(self._names))
 
-    def wait(self, child: int) -> int:
-        """Passes signals on until the child ends; its exit code, negative if it died of a signal."""
+    def wait(self, child: int, *, hangs_up: bool = False) -> int:
+        """Passes signals on until the child ends; its exit code, negative if it died of a signal.
+
+        `hangs_up`: SIGHUP means that the terminal is gone, and ends the connection if the job does not end by itself.
+        """
         import select
+        import signal
+        import time
 
         handle = os.pidfd_open(child)
         poll = select.poll()
         poll.register(handle, select.POLLIN)
         poll.register(self._wake, select.POLLIN)
+        pause, over = _AGAIN_SECONDS, None
         while True:
-            ready = [descriptor for descriptor, _ in poll.poll(_AGAIN_MS if self._got else None)]
+            wait = pause if self._got or over is not None else None
+            ready = [descriptor for descriptor, _ in poll.poll(None if wait is None else wait * 1000)]
             if handle in ready:
                 return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             if self._wake in ready:
                 os.read(self._wake, 4096)
+                pause = _AGAIN_SECONDS
+            if hangs_up and over is None and signal.SIGHUP in self._got:
+                over = time.monotonic() + _HANGUP_SECONDS
             for number in list(self._got):
                 if self._pass_on(number):
                     self._got.pop(number, None)
+            pause = min(2 * pause, _AGAIN_LIMIT)
+            if over is not None and time.monotonic() > over:
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
 
     def _pass_on(self, number: int) -> bool:
         """Whether that is done; the job may only be being started. What follows a suspension waits for it."""
