@@ -92,6 +92,10 @@ def _run(queue: str) -> int:
         from .consoleshell import Session
 
         return Session(handover.console).run(lambda: _Call(handover))
+    if os.path.exists(f"{place}/stage"):
+        from .staging import around
+
+        return around(place, handover, lambda: _Session(place, handover).run(lambda: _Call(handover)))
     return _Session(place, handover).run(lambda: _Call(handover))
 
 
