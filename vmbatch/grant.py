@@ -81,7 +81,7 @@ def _cores(job: Job, form: Template, notes: list[str]) -> int | None:
         if not re.fullmatch(r"[1-9][0-9]{0,3}", wish):
             raise JobError(f"vbcores={wish[:80]}: not a number of cores", "write for instance vbcores=4")
         asked = int(wish)
-        most = min(int(form.requests["vbcores"]), limits.max_cores or asked)
+        most = min(int(form.requests["vbcores"]), limits.max_cores or 9999)
         if not max(1, limits.min_cores) <= asked <= most:
             raise JobError(f"vbcores={wish}: guests of this template can have {max(1, limits.min_cores)} to {most} cores")
         if given is not None and asked > given:
@@ -109,7 +109,8 @@ def _memory(job: Job, form: Template, notes: list[str]) -> int | None:
     less = f", less {format_size(limits.overhead)} for the hypervisor" if limits.overhead else ""
     if wish is not None:
         asked = _size("vbmemory", wish)
-        least, most = max(limits.memory_step, limits.min_memory), min(int(form.requests["vbmemory"]), limits.max_memory or asked)
+        least, most = max(limits.memory_step, limits.min_memory), int(form.requests["vbmemory"])
+        most = min(most, limits.max_memory or most)
         if not least <= asked <= most:
             raise JobError(f"vbmemory={wish}: guests of this template can have {format_size(least)} to {format_size(most)}")
         if given is not None and asked > given:

@@ -96,7 +96,7 @@ def working_directory() -> str:
     for name in ("PBS_O_WORKDIR", "SLURM_SUBMIT_DIR", "HOME"):
         path = os.path.normpath(os.environ.get(name) or ".")
         if path.startswith("/") and path.isprintable() and os.path.isdir(path):
-            return path
+            return f"/{path.lstrip('/')}"
     return "/"
 
 

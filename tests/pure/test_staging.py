@@ -1,0 +1,168 @@
+"""What comes out of a guest is hostile: nothing beside what was asked for, nothing through a link, no more than may be."""
+
+import io
+import os
+import stat
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from vmbatch.errors import JobError
+from vmbatch.format import FormatError
+from vmbatch.staging import unpack, working_directory
+
+from .test_tar import info, made
+
+GIB = 1 << 30
+SECRET = "not to be changed"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    """A working directory, with a directory beside it to which its link leads."""
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/secret").write_text(SECRET)
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "away").symlink_to(tmp_path / "outside")
+    before = os.umask(0o027)
+    yield work
+    os.umask(before)
+    assert [path.name for path in (tmp_path / "outside").iterdir()] == ["secret"]
+    assert (tmp_path / "outside/secret").read_text() == SECRET
+    assert not list(tmp_path.rglob(".vmbatch-*"))
+
+
+def fetched(place: Path, *infos: tarfile.TarInfo, names: tuple[str, ...] = ("out", "away", "one"), limit: int = GIB) -> list[str]:
+    return unpack(io.BytesIO(made(tarfile.GNU_FORMAT, *infos)).read, str(place), names, limit)
+
+
+def tree(place: Path) -> list[str]:
+    return sorted(str(path.relative_to(place)) for path in place.rglob("*") if path.name != "away")
+
+
+def test_what_was_asked_for(place: Path) -> None:
+    (place / "out").mkdir()
+    (place / "out/old").write_text("old")
+    (place / "out/kept").write_text("kept")
+    problems = fetched(
+        place, info("./out", tarfile.DIRTYPE, mode=0o555), info("./out/old", size=5, mode=0o6777), info("out//./deep/new", size=1),
+        info("./out/again", tarfile.LNKTYPE, target="./out/deep/new"), info("./out/link", tarfile.SYMTYPE, target="deep/new"),
+        info("one", size=0, mode=0o400))
+    assert problems == []
+    assert tree(place) == ["one", "out", "out/again", "out/deep", "out/deep/new", "out/kept", "out/link", "out/old"]
+    assert (place / "out/old").read_text() == "xxxxx"
+    assert stat.S_IMODE((place / "out/old").stat().st_mode) == 0o750, "without setuid and setgid, and as the umask wants it"
+    assert stat.S_IMODE((place / "one").stat().st_mode) == 0o400
+    assert (place / "out/again").stat().st_ino == (place / "out/deep/new").stat().st_ino
+    assert (place / "out/old").stat().st_mtime == 1234567890
+    assert (place / "out/kept").read_text() == "kept"
+    assert os.readlink(place / "out/link") == "deep/new"
+
+
+@pytest.mark.parametrize(("name", "why"), [
+    ("/etc/passwd", "this name leads out of the directory"),
+    ("../outside/secret", "this name leads out of the directory"),
+    ("out/../../outside/secret", "this name leads out of the directory"),
+    ("out/..", "this name leads out of the directory"),
+    ("other", "nobody asked for this"),
+    ("outer", "nobody asked for this"),
+    (".ssh/authorized_keys", "nobody asked for this"),
+    (".", "nobody asked for this"),
+    ("away/secret", "away is there, and no directory (links are not followed)"),
+    ("away/new/deep", "away is there, and no directory (links are not followed)"),
+])
+def test_names(place: Path, name: str, why: str) -> None:
+    for kind in (tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE):
+        assert fetched(place, info(name, kind, target="out/x")) == [f"{name}: {why}"]
+    assert tree(place) == []
+
+
+def test_a_link_of_the_users_is_replaced_and_not_followed(place: Path) -> None:
+    assert fetched(place, info("away", size=3)) == []
+    assert (place / "away").read_bytes() == b"xxx"
+    assert not (place / "away").is_symlink()
+
+
+def test_a_directory_of_the_users_is_not_replaced(place: Path) -> None:
+    (place / "out").mkdir()
+    for kind in (tarfile.REGTYPE, tarfile.SYMTYPE):
+        assert fetched(place, info("out", kind, target="one")) == ["out: Is a directory"]
+
+
+def test_a_link_made_on_the_way_is_not_followed(place: Path) -> None:
+    assert fetched(place, info("out/a", tarfile.SYMTYPE, target="b"), info("out/b", tarfile.DIRTYPE), info("out/a/file", size=1)) == [
+        "out/a/file: a is there, and no directory (links are not followed)"]
+
+
+@pytest.mark.parametrize("target", ["/etc/passwd", "../away", "..", "a/../../x", "/"])
+def test_links_that_lead_elsewhere(place: Path, target: str) -> None:
+    assert fetched(place, info("out/link", tarfile.SYMTYPE, target=target)) == ["out/link: a link that leads elsewhere"]
+    assert tree(place) == ["out"]
+
+
+@pytest.mark.parametrize("target", [".ssh", "other", "."])
+def test_a_top_name_is_no_link_to_what_nobody_asked_for(place: Path, target: str) -> None:
+    assert fetched(place, info("one", tarfile.SYMTYPE, target=target)) == ["one: a link that leads elsewhere"]
+
+
+def test_hard_links(place: Path) -> None:
+    (place / "away2").symlink_to("away/secret")
+    (place / "out").mkdir()
+    (place / "out/link").symlink_to("../away/secret")
+    assert fetched(place, info("out/a", tarfile.LNKTYPE, target="out/link"), info("out/b", tarfile.LNKTYPE, target="away/secret"),
+                   info("out/c", tarfile.LNKTYPE, target="away2"), info("out/d", tarfile.LNKTYPE, target="out/none"),
+                   info("out/e", size=1), info("out/e", tarfile.LNKTYPE, target="out/e")) == [
+        "out/a: a link to what is no file", "out/b: away is there, and no directory (links are not followed)",
+        "out/c: nobody asked for this", "out/d: No such file or directory"]
+    assert tree(place) == ["away2", "out", "out/e", "out/link"]
+
+
+@pytest.mark.parametrize("kind", [tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, b"Z"])
+def test_nothing_but_files_directories_and_links(place: Path, kind: bytes) -> None:
+    assert fetched(place, info("out/x", kind)) == ["out/x: only files, directories and links are fetched"]
+
+
+def test_names_are_shown_as_text(place: Path) -> None:
+    assert fetched(place, info("out\x1b[2J\n" + "y" * 300)) == [f"out?[2J?{'y' * 192}: nobody asked for this"]
+
+
+def test_too_much(place: Path) -> None:
+    with pytest.raises(JobError, match="the files are larger than 1M, which is the most that may be fetched"):
+        fetched(place, info("out/a", size=600 << 10), info("out/b", size=600 << 10), limit=1 << 20)
+    assert tree(place) == ["out", "out/a"]
+    with pytest.raises(JobError, match="larger than 1M"):
+        fetched(place, *(info(f"out/{number}") for number in range(300)), limit=1 << 20)
+    with pytest.raises(JobError, match=r"too much goes wrong; the last: no: nobody asked for this"):
+        fetched(place, *(info("no") for _ in range(1100)))
+
+
+def test_an_archive_that_is_cut(place: Path) -> None:
+    data = made(tarfile.GNU_FORMAT, info("out/a", size=600), info("out/b", size=9000))
+    with pytest.raises(FormatError, match="ends too early"):
+        unpack(io.BytesIO(data[:5000]).read, str(place), ("out",), GIB)
+    assert tree(place) == ["out", "out/a"]
+
+
+def test_times_that_cannot_be(place: Path) -> None:
+    strange = info("out/a")
+    strange.mtime = (1 << 61)
+    assert fetched(place, strange) == []
+    assert tree(place) == ["out", "out/a"]
+
+
+def test_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("PBS_O_WORKDIR", "SLURM_SUBMIT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    assert working_directory() == str(tmp_path)
+    (tmp_path / "run").mkdir()
+    for value, expected in ((f"{tmp_path}/run/", f"{tmp_path}/run"), (f"{tmp_path}/none", str(tmp_path)), ("run", str(tmp_path)),
+                            ("", str(tmp_path)), ("//", "/")):
+        monkeypatch.setenv("PBS_O_WORKDIR", value)
+        assert working_directory() == expected
+    monkeypatch.setenv("PBS_O_WORKDIR", "none")
+    monkeypatch.setenv("HOME", "")
+    assert working_directory() == "/"
