@@ -91,7 +91,8 @@ def files() -> Iterator[Path]:
 
 STAGED = b"""#!/bin/sh
 cd "$PBS_O_WORKDIR" && pwd && cat in/first in/link && ./second
-mkdir -p out/deep && echo result >out/deep/file && chmod 4755 out/deep/file && ln -s deep/file out/link && ln -s /etc/passwd out/bad
+mkdir -p out/deep && echo result >out/deep/file && chmod 4755 out/deep/file
+ln -s deep/file out/link && ln -s /etc/passwd out/bad
 mkfifo out/pipe
 exit ${STATUS:-0}
 """

@@ -29,7 +29,8 @@ def test_only_if_the_site_wants_it() -> None:
 
 def test_the_server_knows_better(tmp_path: Path) -> None:
     """What the resource list seemed to say counts no more; a slot of two is here."""
-    found = asked(tmp_path, f"[ \"$*\" = '-x 42.vm' ] || exit 9\necho warning >&2\ncat <<'END'\n{ANSWER.format('A=1,VB_KEEP=1h')}\nEND")
+    check = "[ \"$*\" = '-x 42.vm' ] || exit 9\necho warning >&2"
+    found = asked(tmp_path, f"{check}\ncat <<'END'\n{ANSWER.format('A=1,VB_KEEP=1h')}\nEND")
     assert (found.memory, found.wishes) == (256 << 20, {"vbmemory": "8G", "vbkeep": "1h"})
 
 
@@ -52,7 +53,7 @@ def test_other_failures(tmp_path: Path) -> None:
         asked(tmp_path, "echo 'qstat: Unknown Job Id 42.vm' >&2; exit 153")
     with pytest.raises(NodeError, match="cannot be understood"):
         asked(tmp_path, "echo '<Data>'")
-    with pytest.raises(NodeError, match="asked about job 42.vm, the server tells about job '43.vm'"):
+    with pytest.raises(NodeError, match=r"asked about job 42\.vm, the server tells about job '43.vm'"):
         asked(tmp_path, f"cat <<'END'\n{ANSWER.replace('42', '43')}\nEND")
     with pytest.raises(DeadlineError, match="qstat did not end in time"):
         asked(tmp_path, "exec sleep 60", 0.3)

@@ -84,7 +84,8 @@ def test_out_with_nothing(runs: Runs) -> None:
 @pytest.mark.parametrize(("input", "said"), [
     (b"", "this is not a request of version 1"), (b"vmbatch 2\n", "this is not a request of version 1"),
     (b"vmbatch 1\n", "the request has no end"), (b"vmbatch 1\nrun\n", "no directory in the request"),
-    (b"vmbatch 1\ndir x\nrun\n", "unknown item in the request"), (b"vmbatch 1\ndir /\nname \nrun\n", "unknown item in the request"),
+    (b"vmbatch 1\ndir x\nrun\n", "unknown item in the request"),
+    (b"vmbatch 1\ndir /\nname \nrun\n", "unknown item in the request"),
     (b"vmbatch 1\ndir /\nexec x\nrun\n", "unknown item in the request"),
 ])
 def test_bad_requests(runs: Runs, input: bytes, said: str) -> None:

@@ -15,8 +15,8 @@ from .sample import TEMPLATE, form, job, settings
 MIB = 1 << 20
 GIB = 1 << 30
 OF_JOB = "<vbresources cores='job' mincores='2' maxcores='8' memory='job' minmemory='512M' maxmemory='16G' overhead='256M'/>"
-OFFERS = """<vbrequests><vbrequest name='vbcores' max='6'/><vbrequest name='vbmemory' max='12G'/><vbrequest name='vbkeep' max='4h'/>
-<vbrequest name='vbstagein' max='1G'/><vbrequest name='vbstageout' max='2G'/></vbrequests>"""
+OFFERS = """<vbrequests><vbrequest name='vbcores' max='6'/><vbrequest name='vbmemory' max='12G'/>
+<vbrequest name='vbkeep' max='4h'/><vbrequest name='vbstagein' max='1G'/><vbrequest name='vbstageout' max='2G'/></vbrequests>"""
 KEEPING = settings(requests_keep=3, requests_keep_longest=7200.0)
 
 
@@ -173,7 +173,8 @@ def test_paths_stay_below(text: str) -> None:
 
 @pytest.mark.parametrize(("name", "said"), [
     ("vbmemory", "vbmemory: jobs of this queue cannot ask for that (they can ask for nothing by -l other=)"),
-    ("vbmemroy", "vbmemroy: jobs of this queue cannot ask for that (did you mean vbmemory? they can ask for nothing by -l other=)"),
+    ("vbmemroy", "vbmemroy: jobs of this queue cannot ask for that (did you mean vbmemory? they can ask for nothing by -l "
+                 "other=)"),
     ("vb", "vb: jobs of this queue cannot ask for that (they can ask for nothing by -l other=)"),
 ])
 def test_what_the_template_does_not_offer(name: str, said: str) -> None:

@@ -68,8 +68,8 @@ MEMORY = "<vbrequests><vbrequest name='vbmemory' max='4G'/></vbrequests>"
     (MEMORY, "<memtune><hard_limit>1</hard_limit></memtune>", "hard_limit", "memory"),
 ])
 def test_what_fixes_a_second_time(config: str, more: str, element: str, what: str) -> None:
-    assert mistakes(config, more) == [f"<{element}> fixes what <vbresources {what}='job'> or a <vbrequest name='vb{what}'> changes; "
-                                      "take one of both out"]
+    assert mistakes(config, more) == [f"<{element}> fixes what <vbresources {what}='job'> or a <vbrequest name='vb{what}'> "
+                                      "changes; take one of both out"]
 
 
 def test_what_is_fixed_may_be_fixed_twice() -> None:
@@ -84,7 +84,8 @@ def test_what_is_fixed_may_be_fixed_twice() -> None:
     (MEMORY, "<memoryBacking><hugepages><page size='x'/></hugepages></memoryBacking>",
      "<page size='x' unit='KiB'>: expected such as size='1' unit='GiB'"),
     ("<vbresources cores='job'/>", "", "<vbresources cores='job'> needs maxcores=, beyond which no job of these guests may go"),
-    ("<vbresources memory='job'/>", "", "<vbresources memory='job'> needs maxmemory=, beyond which no job of these guests may go"),
+    ("<vbresources memory='job'/>", "",
+     "<vbresources memory='job'> needs maxmemory=, beyond which no job of these guests may go"),
     ("<vbresources overhead='1M'/>", "", "<vbresources> overhead= goes with memory='job'"),
     ("<vbresources mincores='4' maxcores='2'/>", "", "<vbresources>: mincores= is more than maxcores="),
     ("<vbresources minmemory='4G' maxmemory='4095M'/>", "", "<vbresources>: minmemory= is more than maxmemory="),

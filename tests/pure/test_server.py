@@ -1,5 +1,7 @@
 """The answer of Torque's server about a job: exact, or refused."""
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,8 +10,8 @@ from vmbatch.batch.server import read
 from vmbatch.batch.wishes import parse_variables
 from vmbatch.errors import JobError, NodeError
 
-ANSWER = ("<Data><Job><Job_Id>42.vm</Job_Id><Job_Name>a&lt;b&gt;&amp;</Job_Name><Resource_List><mem>512mb</mem><nodes>1:ppn=2</nodes>"
-          "<other>vbmemory=8G;x,mem=100gb</other></Resource_List><Variable_List>PBS_O_HOME=/home/alice,VB_CORES=2,A=&quot;x&quot;"
+ANSWER = ("<Data><Job><Job_Id>42.vm</Job_Id><Job_Name>a&lt;b&gt;&amp;</Job_Name><Resource_List><mem>512mb</mem>"
+          "<nodes>1:ppn=2</nodes><other>vbmemory=8G;x,mem=100gb</other></Resource_List><Variable_List>PBS_O_HOME=/home/alice,VB_CORES=2,A=&quot;x&quot;"
           "</Variable_List><x></x><y/></Job></Data>")
 
 
@@ -20,8 +22,8 @@ def test_answer(text: str) -> None:
 
 
 @pytest.mark.parametrize("injected", [
-    "</Job_Name><Resource_List><mem>100gb</mem></Resource_List><Job_Name>", "<!--", "<![CDATA[", "<?x ?>", "</Job></Data>", "<", ">",
-    "<a b='c'>", "</Job_Name><x></x><Job_Name>",
+    "</Job_Name><Resource_List><mem>100gb</mem></Resource_List><Job_Name>", "<!--", "<![CDATA[", "<?x ?>", "</Job></Data>", "<",
+    ">", "<a b='c'>", "</Job_Name><x></x><Job_Name>",
 ])
 def test_what_a_user_wrote_changes_nothing(injected: str) -> None:
     """Even if the server did not escape it."""
@@ -41,10 +43,8 @@ def test_nothing() -> None:
 
 @given(st.text("<>/ab&;\"=! ?-", max_size=40))
 def test_only_node_errors(text: str) -> None:
-    try:
+    with contextlib.suppress(NodeError):
         read(text)
-    except NodeError:
-        pass
 
 
 @pytest.mark.parametrize(("text", "wishes"), [

@@ -16,14 +16,14 @@ from vmbatch.staging import unpack, working_directory
 from .test_tar import info, made
 
 GIB = 1 << 30
-SECRET = "not to be changed"
+KEPT = "not to be changed"
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Path]:
     """A working directory, with a directory beside it to which its link leads."""
     (tmp_path / "outside").mkdir()
-    (tmp_path / "outside/secret").write_text(SECRET)
+    (tmp_path / "outside/secret").write_text(KEPT)
     work = tmp_path / "work"
     work.mkdir()
     (work / "away").symlink_to(tmp_path / "outside")
@@ -31,7 +31,7 @@ def place(tmp_path: Path) -> Iterator[Path]:
     yield work
     os.umask(before)
     assert [path.name for path in (tmp_path / "outside").iterdir()] == ["secret"]
-    assert (tmp_path / "outside/secret").read_text() == SECRET
+    assert (tmp_path / "outside/secret").read_text() == KEPT
     assert not list(tmp_path.rglob(".vmbatch-*"))
 
 
@@ -48,8 +48,9 @@ def test_what_was_asked_for(place: Path) -> None:
     (place / "out/old").write_text("old")
     (place / "out/kept").write_text("kept")
     problems = fetched(
-        place, info("./out", tarfile.DIRTYPE, mode=0o555), info("./out/old", size=5, mode=0o6777), info("out//./deep/new", size=1),
-        info("./out/again", tarfile.LNKTYPE, target="./out/deep/new"), info("./out/link", tarfile.SYMTYPE, target="deep/new"),
+        place, info("./out", tarfile.DIRTYPE, mode=0o555), info("./out/old", size=5, mode=0o6777),
+        info("out//./deep/new", size=1), info("./out/again", tarfile.LNKTYPE, target="./out/deep/new"),
+        info("./out/link", tarfile.SYMTYPE, target="deep/new"),
         info("one", size=0, mode=0o400))
     assert problems == []
     assert tree(place) == ["one", "out", "out/again", "out/deep", "out/deep/new", "out/kept", "out/link", "out/old"]
@@ -93,7 +94,8 @@ def test_a_directory_of_the_users_is_not_replaced(place: Path) -> None:
 
 
 def test_a_link_made_on_the_way_is_not_followed(place: Path) -> None:
-    assert fetched(place, info("out/a", tarfile.SYMTYPE, target="b"), info("out/b", tarfile.DIRTYPE), info("out/a/file", size=1)) == [
+    link = info("out/a", tarfile.SYMTYPE, target="b")
+    assert fetched(place, link, info("out/b", tarfile.DIRTYPE), info("out/a/file", size=1)) == [
         "out/a/file: a is there, and no directory (links are not followed)"]
 
 

@@ -1,5 +1,6 @@
 """Tar archives that a stranger wrote: as GNU and pax have them, and damaged in any way."""
 
+import contextlib
 import io
 import tarfile
 
@@ -35,8 +36,9 @@ def members(data: bytes) -> list[tuple[Member, bytes]]:
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_all_kinds(form: int) -> None:
     name = LONG if form != tarfile.USTAR_FORMAT else "d/" * 60 + "file"
-    found = members(made(form, info("./dir", tarfile.DIRTYPE), info(name, size=1000), info("link", tarfile.SYMTYPE, target=name[:90]),
-                         info("hard", tarfile.LNKTYPE, target="x"), info("pipe", tarfile.FIFOTYPE), info("null", tarfile.CHRTYPE),
+    found = members(made(form, info("./dir", tarfile.DIRTYPE), info(name, size=1000),
+                         info("link", tarfile.SYMTYPE, target=name[:90]), info("hard", tarfile.LNKTYPE, target="x"),
+                         info("pipe", tarfile.FIFOTYPE), info("null", tarfile.CHRTYPE),
                          info("empty"), info("last", size=512)))
     assert [(member.name.decode(), member.kind, member.size, member.target.decode()) for member, _ in found] == [
         ("./dir/", "directory", 0, ""), (name, "file", 1000, ""), ("link", "link", 0, name[:90]), ("hard", "hard link", 0, "x"),
@@ -120,7 +122,5 @@ def test_sparse_files_and_parts(kind: bytes) -> None:
 
 @given(st.integers(0, len(WHOLE) - 1), st.binary(min_size=1, max_size=20))
 def test_damaged(at: int, junk: bytes) -> None:
-    try:
+    with contextlib.suppress(FormatError):
         members(WHOLE[:at] + junk + WHOLE[at + len(junk):])
-    except FormatError:
-        pass
