@@ -143,7 +143,7 @@ def plan(job: Job, template: Template, config: Config, facts: Facts) -> Plan:
             *shared,
             Directory(handover, job.token, 0o711),
             HandoverKeys(keys, handover, alias, template.method != "ROOTSSH", job.user.uid, job.user.group.gid),
-            *(() if granted.stage is None else (StageFile(handover, granted.stage, job.user.group.gid),)),
+            *((StageFile(handover, granted.stage, job.user.group.gid),) if granted.stage and not job.rank else ()),
             DomainFile(domain.xml, xml),
         )),
         Phase("start", (domain,)),

@@ -95,7 +95,7 @@ def _run(queue: str) -> int:
     if os.path.exists(f"{place}/stage"):
         from .staging import around
 
-        return around(place, handover, lambda: _Session(place, handover).run(lambda: _Call(handover)))
+        return around(place, handover, os.environ, lambda: _Session(place, handover).run(lambda: _Call(handover)))
     return _Session(place, handover).run(lambda: _Call(handover))
 
 

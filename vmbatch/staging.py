@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import stat
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import IO, Any, Protocol
 
 import msgspec
@@ -66,11 +67,16 @@ class Guest(Protocol):
         """The name of its host key."""
 
 
-def around(place: str, guest: Guest, run: Callable[[], int]) -> int:
-    """Runs the job with its files sent before, and fetched after; the exit status. `place` is the hand-over directory."""
+def around(place: str, guest: Guest, environ: Mapping[str, str], run: Callable[[], int]) -> int:
+    """Runs the job with its files sent before, and fetched after; the exit status. `place` is the hand-over directory.
+
+    A job's tasks on a node (`pbsdsh`, `srun`) find the files there.
+    """
+    if environ.get("PBS_TASKNUM", "1") != "1" or re.fullmatch("[0-9]{1,9}", environ.get("SLURM_STEP_ID", "")):
+        return run()
     with open(os.path.join(place, RECORD), "rb") as file:
         stage = msgspec.json.decode(file.read(), type=Stage)
-    directory = working_directory()
+    directory = working_directory(environ)
     if any(f"{directory}/".startswith(f"{shared}/") for shared in stage.shared):
         _say(f"{directory} is shared with the guest: no files are copied")
         return run()
@@ -91,10 +97,10 @@ def around(place: str, guest: Guest, run: Callable[[], int]) -> int:
     return status
 
 
-def working_directory() -> str:
+def working_directory(environ: Mapping[str, str]) -> str:
     """Where the job was submitted, or the user's home; on the node and in the guest."""
     for name in ("PBS_O_WORKDIR", "SLURM_SUBMIT_DIR", "HOME"):
-        path = os.path.normpath(os.environ.get(name) or ".")
+        path = os.path.normpath(environ.get(name) or ".")
         if path.startswith("/") and path.isprintable() and os.path.isdir(path):
             return f"/{path.lstrip('/')}"
     return "/"

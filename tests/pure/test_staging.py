@@ -4,14 +4,17 @@ import io
 import os
 import stat
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
+import msgspec
 import pytest
 
+from vmbatch import staging
 from vmbatch.errors import JobError
 from vmbatch.format import FormatError
-from vmbatch.staging import unpack, working_directory
+from vmbatch.staging import Stage, unpack, working_directory
 
 from .test_tar import info, made
 
@@ -155,16 +158,73 @@ def test_times_that_cannot_be(place: Path) -> None:
     assert tree(place) == ["out", "out/a"]
 
 
-def test_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("PBS_O_WORKDIR", "SLURM_SUBMIT_DIR"):
-        monkeypatch.delenv(name, raising=False)
-    assert working_directory() == str(tmp_path)
+def test_working_directory(tmp_path: Path) -> None:
+    home, run = str(tmp_path), str(tmp_path / "run")
     (tmp_path / "run").mkdir()
-    for value, expected in ((f"{tmp_path}/run/", f"{tmp_path}/run"), (f"{tmp_path}/none", str(tmp_path)), ("run", str(tmp_path)),
-                            ("", str(tmp_path)), ("//", "/")):
-        monkeypatch.setenv("PBS_O_WORKDIR", value)
-        assert working_directory() == expected
-    monkeypatch.setenv("PBS_O_WORKDIR", "none")
-    monkeypatch.setenv("HOME", "")
-    assert working_directory() == "/"
+    for value, expected in ((f"{run}/", run), (f"{home}/none", home), ("run", home), ("", home), ("//", "/")):
+        assert working_directory({"HOME": home, "PBS_O_WORKDIR": value}) == expected
+    assert working_directory({"HOME": home}) == home
+    assert working_directory({"HOME": "", "SLURM_SUBMIT_DIR": run}) == run
+    assert working_directory({"HOME": "", "PBS_O_WORKDIR": "none"}) == "/"
+
+
+class Guest(NamedTuple):
+    user: str = "alice"
+    address: str = "192.0.2.1"
+    alias: str = "vmbatch-1"
+
+
+def around_job(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], status: int = 0, *, environ: dict[str, str],
+    fails: str = "", **stage: object,
+) -> tuple[int, list[str], str]:
+    """(exit status, what was done, what was said); `fails` is the step that fails."""
+    done: list[str] = []
+    wanted = Stage(**{"send": ("a",), "fetch": ("b",), "send_limit": 1, "fetch_limit": 2, **stage})  # type: ignore[arg-type]
+    (place / "stage").write_bytes(msgspec.json.encode(wanted))
+
+    def step(name: str) -> Callable[..., None]:
+        def act(session: list[str], directory: str, names: tuple[str, ...], limit: int) -> None:
+            done.append(f"{name} {directory} {names} {limit} {session[-1]}")
+            if name == fails:
+                raise JobError("it fails")
+
+        return act
+
+    def run() -> int:
+        done.append("run")
+        return status
+
+    monkeypatch.setattr(staging, "send", step("send"))
+    monkeypatch.setattr(staging, "fetch", step("fetch"))
+    return staging.around(str(place), Guest(), environ, run), done, capfd.readouterr().err
+
+
+def test_around_a_job(place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    here = {"PBS_O_WORKDIR": str(place), "PBS_TASKNUM": "1"}
+    sent, fetched = f"send {place} ('a',) 1 192.0.2.1", f"fetch {place} ('b',) 2 192.0.2.1"
+    lost = "vmbatch: not all results have come back: vbstageout: it fails\n"
+    assert around_job(place, monkeypatch, capfd, environ=here) == (0, [sent, "run", fetched], "")
+    assert around_job(place, monkeypatch, capfd, 5, environ=here) == (5, [sent, "run", fetched], "")
+    assert around_job(place, monkeypatch, capfd, environ=here, fails="fetch") == (74, [sent, "run", fetched], lost)
+    assert around_job(place, monkeypatch, capfd, 5, environ=here, fails="fetch") == (5, [sent, "run", fetched], lost)
+    assert around_job(place, monkeypatch, capfd, environ=here, fails="send") == (
+        255, [sent], "vmbatch: the job does not run: vbstagein: it fails\n")
+    assert around_job(place, monkeypatch, capfd, environ=here, send=(), fetch=()) == (0, ["run"], "")
+
+
+def test_around_what_needs_no_files(place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """Tasks of a job, and directories that the guest has."""
+    here = {"PBS_O_WORKDIR": str(place)}
+    for task in ({"PBS_TASKNUM": "2"}, {"SLURM_STEP_ID": "0"}):
+        assert around_job(place, monkeypatch, capfd, 3, environ=here | task) == (3, ["run"], "")
+    for shared in (str(place), str(place.parent)):
+        assert around_job(place, monkeypatch, capfd, 3, environ=here, shared=("/x", shared)) == (
+            3, ["run"], f"vmbatch: {place} is shared with the guest: no files are copied\n")
+    assert around_job(place, monkeypatch, capfd, environ=here, shared=(f"{place}x",))[1][0].startswith("send")
+
+
+@pytest.mark.parametrize("name", ["none", "in/none"])
+def test_what_is_not_there_is_not_sent(place: Path, name: str) -> None:
+    with pytest.raises(JobError, match=rf"there is no {name} in {place}$"):
+        staging.send([], str(place), (name,), GIB)
