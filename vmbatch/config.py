@@ -29,7 +29,9 @@ class Option(msgspec.Struct, frozen=True):
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """All settings, by section and name: `share_directory` is `directory` in `[share]`. Bytes and seconds."""
 
-    queues: dict[str, str]
+    queues: dict[str, tuple[str, ...]]
+    types: dict[str, str]
+    features: dict[str, str]
     templates_directory: str
     libvirt_uri: str
     share_directory: str
@@ -74,6 +76,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     timeouts_boot: float
     timeouts_release: float
     timeouts_margin: float
+    requests_qstat: str
+    requests_patience: float
+    requests_keep: int
+    requests_keep_longest: float
     users_minimum_uid: int
     users_allow: tuple[str, ...]
     users_deny: tuple[str, ...]
@@ -91,10 +97,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         """The directory of the guests' addresses."""
         return self.network_reservations or os.path.join(self.share_directory, ".addresses")
 
-    def template_path(self, queue: str) -> str | None:
-        """The template of a queue, or None for a native queue."""
-        name = self.queues.get(queue)
-        return None if name is None else os.path.join(self.templates_directory, name)
+    def template_path(self, queue: str, name: str = "") -> str | None:
+        """The template `name` of a queue, or its first; None for a native queue."""
+        names = self.queues.get(queue)
+        return None if names is None else os.path.join(self.templates_directory, name or names[0])
 
 
 def _text(value: object) -> str:
@@ -230,6 +236,16 @@ def _template(value: object) -> str:
     return str(value)
 
 
+def _templates(value: object) -> tuple[str, ...]:
+    """The templates of a queue: one, or a list of which the first is the queue's own."""
+    if not isinstance(value, list):
+        return (_template(value),)
+    found = tuple(_template(item) for item in value)
+    if not found or len(set(found)) != len(found):
+        raise ValueError("a list of templates must not be empty, and name each once")
+    return found
+
+
 def _hostname(value: object) -> str:
     text = _text(value)
     if not re.fullmatch(r"(?=.{1,60}$)([a-z0-9]|\{job\})([a-z0-9-]|\{job\})*", text):
@@ -238,7 +254,10 @@ def _hostname(value: object) -> str:
 
 
 OPTIONS: dict[str, Option] = {
-    "queues.*": Option(_template, None, "QUEUE = TEMPLATE: jobs of this queue run in guests made from this template"),
+    "queues.*": Option(_templates, None, "QUEUE = TEMPLATE: jobs of this queue run in guests made from this template"),
+    "types.*": Option(_template, None, "TYPE = TEMPLATE: jobs of this type (qsub -T) get this one of their queue's templates"),
+    "features.*": Option(_template, None,
+                         "FEATURE = TEMPLATE: jobs that ask for this feature get this one of their queue's templates"),
     "templates.directory": Option(_path, "/etc/vmbatch/domains", "where the domain templates are"),
     "libvirt.uri": Option(_filled, "qemu:///system", "libvirt's hypervisor on this node"),
     "share.directory": Option(_path, "/srv/vmbatch/share", "the share as this node sees it"),
@@ -287,6 +306,11 @@ OPTIONS: dict[str, Option] = {
     "timeouts.boot": Option(_duration, 240.0, "from the guest's start to its ready file"),
     "timeouts.release": Option(_duration, 30.0, "for one step of taking a job's things away"),
     "timeouts.margin": Option(_duration, 15.0, "left of $prologalarm for undoing a start that failed"),
+    "requests.qstat": Option(_optional_path, "",
+                             "Torque's qstat, to ask the server for what a job requests; empty for not asking it"),
+    "requests.patience": Option(_duration, 5.0, "how long the server may take for its answer"),
+    "requests.keep": Option(_whole, 0, "how many failed jobs' disks and consoles are kept at once, if their users ask for it"),
+    "requests.keep_longest": Option(_duration, 86400.0, "how long they are kept at most"),
     "users.minimum_uid": Option(_whole, 1000, "jobs of users below this uid are refused"),
     "users.allow": Option(_names, (), "if not empty, only these users' jobs run"),
     "users.deny": Option(_names, (), "these users' jobs are refused"),
@@ -315,14 +339,14 @@ def parse(text: bytes, path: str) -> Config:
         raise InputError(path, [(line, message)], "strings need quotes: name = \"value\"") from None
     lines = _lines(text.decode())
     values: dict[str, Any] = {name.replace(".", "_"): option.default for name, option in OPTIONS.items()}
-    queues: dict[str, str] = {}
+    named: dict[str, dict[str, Any]] = {"queues": {}, "types": {}, "features": {}}
     problems: list[tuple[int, str]] = []
     for section, name, value in _settings(tables):
         full = f"{section}.{name}" if section else name
         try:
-            if section == "queues":
-                _check_name(name, "queue")
-                queues[name] = _template(value)
+            if section in named:
+                _check_name(name, {"queues": "queue", "types": "job type", "features": "feature"}[section])
+                named[section][name] = OPTIONS[f"{section}.*"].read(value)
             elif full in OPTIONS:
                 values[f"{section}_{name}"] = OPTIONS[full].read(value)
             else:
@@ -331,8 +355,8 @@ def parse(text: bytes, path: str) -> Config:
             problems.append((lines.get(full, lines.get(section or name, 0)), f"{full}: {error}"))
     if problems:
         raise InputError(path, problems)
-    del values["queues_*"]
-    return Config(queues=queues, **values)
+    plain = {name: value for name, value in values.items() if not name.endswith("_*")}
+    return Config(queues=named["queues"], types=named["types"], features=named["features"], **plain)
 
 
 def _settings(tables: dict[str, Any]) -> list[tuple[str, str, object]]:

@@ -20,6 +20,7 @@ from .errors import NodeError, SiteError
 from .exchange.address import taken
 from .format import FormatError
 from .format.name import TOOLS, parse_form
+from .grant import unknown
 from .host import file, process
 from .image.store import Held, Store, make_directories, make_room
 from .image.terms import Terms, terms
@@ -336,8 +337,10 @@ def choose(form: Template, asked: dict[str, str], config: Config) -> dict[int, I
     found = {}
     for name, wish in asked.items():
         tag = offers.get(name)
+        if tag is None and (name in form.requests or name == "vbtemplate"):
+            continue
         if tag is None or tag.user is None or not isinstance(tag.source, ImageSource):
-            raise own.unknown(name, tuple(offers))
+            raise unknown(name, (*offers, *form.requests))
         method = "copy" if tag.source.method in ("copy", "download") else tag.source.method
         found[tag.index] = own.source(wish, tag.user, method, config.userimages_sources)
     return found

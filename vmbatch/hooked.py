@@ -18,7 +18,7 @@ from .job import check_job_id
 from .lifecycle import end_lines
 from .lifecycle import epilogue as end
 from .lifecycle import prologue as start
-from .registry import BATCH
+from .registry import BATCH, EXIT_STATUS
 
 
 def load_config() -> Config:
@@ -77,7 +77,8 @@ def epilogue(batch: str, site: str | None, as_from_mom: State) -> int:
             syslog.syslog(syslog.LOG_ERR, f"{job_id} epilogue: {error}; using the defaults")
             config = parse(b"", "defaults")
         log = Log(config.log_directory, job_id, "epilogue")
-        end(job_id, config, log)
+        status_of = EXIT_STATUS.get(batch)
+        end(job_id, config, log, None if status_of is None else status_of(_call()))
     except VmBatchError as error:
         _report(error, log)
         status = 1

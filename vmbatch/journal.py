@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import time
+from collections.abc import Container
 
 import msgspec
 
@@ -18,10 +19,12 @@ from .units import Deadline
 
 STATE = "/var/lib/vmbatch"
 RUN = "/run/vmbatch"
+_KEPT = ".kept"
+_KEPT_LINE = b'{"kind":"kept"'
 
 
 class Start(msgspec.Struct, frozen=True, tag="start", tag_field="kind"):
-    """The first line: which start of which job this is, and who made it."""
+    """The first line: which start of which job this is, and who made it; seconds to keep what is left of it if it fails."""
 
     job: str
     token: str
@@ -31,12 +34,20 @@ class Start(msgspec.Struct, frozen=True, tag="start", tag_field="kind"):
     owner: clock.ProcessIdentity
     time: float
     batch: str = "torque"
+    keep: float = 0.0
 
 
 class HandedOver(msgspec.Struct, frozen=True, tag="handed-over", tag_field="kind"):
     """The line that says that the job may now run in its guest, and needs what is listed even without its prologue."""
 
     time: float
+
+
+class Kept(msgspec.Struct, frozen=True, tag="kept", tag_field="kind"):
+    """The line that says that the job failed, and that what is left of it is kept until a time; why, in words."""
+
+    until: float
+    why: str
 
 
 def directory() -> str:
@@ -76,6 +87,7 @@ class Journal:
         self.start = start
         self.resources = resources
         self.handed_over = handed_over
+        self.kept: Kept | None = None
         self._fd = fd
 
     @classmethod
@@ -120,9 +132,11 @@ class Journal:
                         raise DeadlineError(f"{path} is still in use")
                     time.sleep(min(0.02, deadline.left()))
                 if os.fstat(fd).st_nlink:
-                    start, resources, handed_over = _parse(path, _read(fd))
+                    data = _read(fd)
+                    book = cls(path, fd, *_parse(path, data))
+                    book.kept = _kept(data)
                     process.hold(fd)
-                    return cls(path, fd, start, resources, handed_over)
+                    return book
             except BaseException:
                 os.close(fd)
                 raise
@@ -138,17 +152,37 @@ class Journal:
         _append(self._fd, msgspec.json.encode(HandedOver(time.time())))
         self.handed_over = True
 
-    def release(self, seconds: float, *, orphaned: bool = True) -> None:
+    def release(self, seconds: float, *, orphaned: bool = True, spared: Container[Resource] = ()) -> None:
         """Releases everything, backwards, each step within `seconds`; then owns nothing. NodeError at the first failure.
 
-        `orphaned`: whoever wrote the last line may have died in its act.
+        `orphaned`: whoever wrote the last line may have died in its act. What is `spared` is left, and the journal then, too.
         """
         for index in range(len(self.resources) - 1, -1, -1):
             last = orphaned and index == len(self.resources) - 1 and not self.handed_over
-            self.resources[index].release(Deadline(seconds), last=last)
+            if self.resources[index] not in spared:
+                self.resources[index].release(Deadline(seconds), last=last)
+        if spared:
+            return
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path)
         file.sync_directory(directory())
+
+    def keep(self, until: float, why: str, most: int) -> bool:
+        """Puts the journal aside until then, so that the job's id is free; False, and nothing done, if `most` are kept by now."""
+        parent = os.open(directory(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(parent, fcntl.LOCK_EX)
+            if sum(name.endswith(_KEPT) for name in os.listdir(parent)) >= most:
+                return False
+            self.kept = Kept(until, why)
+            _append(self._fd, msgspec.json.encode(self.kept))
+            name = f"{slug(self.start.job)}.{self.start.token}{_KEPT}"
+            os.rename(os.path.basename(self.path), name, src_dir_fd=parent, dst_dir_fd=parent)
+            self.path = os.path.join(directory(), name)
+            os.fsync(parent)
+        finally:
+            os.close(parent)
+        return True
 
     def close(self) -> None:
         """Lets go of the lock."""
@@ -196,12 +230,31 @@ def _parse(path: str, data: bytes) -> tuple[Start, list[Resource], bool]:
         for line in lines[1:]:
             if line.startswith(b'{"kind":"handed-over"'):
                 handed_over = True
-            else:
+            elif not line.startswith(_KEPT_LINE):
                 resources.append(registry.resource(line))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise NodeError(f"{path} cannot be understood: {error}",
                         "see what it lists, remove that by hand, then remove the file") from None
     return start, resources, handed_over
+
+
+def _kept(data: bytes) -> Kept | None:
+    """Whether the journal is of a job that has ended, of which something is kept."""
+    lines = [line for line in data.split(b"\n")[:-1] if line.startswith(_KEPT_LINE)]
+    try:
+        return msgspec.json.decode(lines[-1], type=Kept) if lines else None
+    except msgspec.DecodeError:
+        return None
+
+
+def kept() -> list[tuple[str, Start, list[Resource], Kept]]:
+    """Every journal that was put aside: its path, and what it says. NodeError."""
+    found = []
+    for path in paths():
+        if path.endswith(_KEPT) and (known := peek(path)) is not None:
+            with open(path, "rb") as opened:
+                found.append((path, known[0], known[1], _kept(opened.read()) or Kept(0.0, "not known")))
+    return found
 
 
 class EndMarker(msgspec.Struct, frozen=True):

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+import msgspec
+
 from . import boot, digest, facts, journal, sshargs, template
 from .batch.system import Call, System
 from .config import Config
@@ -13,16 +15,19 @@ from .errors import DeadlineError, EndedError, NodeError, SiteError, VmBatchErro
 from .exchange.address import look as reservations
 from .exchange.address import stale
 from .format import FormatError
+from .grant import grant, template_name
 from .handover import Handover, Mark, ScriptMark
 from .host import clock, console, file, process, virt
-from .host.log import Log
+from .host.log import Log, tell_user
+from .hypervisor.domain import Domain
 from .image import store
 from .job import Job, slug
 from .journal import Journal, Start
 from .plan import Plan, check_user, plan
-from .registry import BATCH
+from .registry import ASK, BATCH
 from .resource import Piece, Resource, Work
 from .spool import directory
+from .spool.directory import Directory
 from .units import Deadline
 
 _END_PATIENCE_SECONDS = 10.0
@@ -35,11 +40,13 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
     deadline = _deadline(system.alarm(call, config), config)
     job, form = read(system, call, clock.new_token(), config)
     check_user(job, config)
+    granted = grant(job, form, config)
     wishes = facts.choose(form, job.wishes, config)
     make_places(config, form)
     if any(interface.pools for interface in form.interfaces):
         file.make_state_directory(config.reservations, 0o700)
-    start = Start(job.id, job.token, job.user.name, job.queue, job.script, clock.this_process(), time.time(), system.name)
+    start = Start(job.id, job.token, job.user.name, job.queue, job.script, clock.this_process(), time.time(), system.name,
+                  granted.keep)
     sweep_journals(config, log, dry_run=False)
     book = _take(start, deadline, config, log)
     gathered = facts.Gathered()
@@ -58,9 +65,12 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
             gathered.close()
             address, terminal = boot.bring_up(chosen, start, config, log, deadline)
             _hand_over(chosen, book, address, terminal, call.environ, x11=config.guest_display)
-    except BaseException:
+    except BaseException as error:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-        _release(book, config, log, orphaned=False)
+        booted = any(isinstance(owned, Domain) for owned in book.resources)
+        if not (booted and isinstance(error, VmBatchError) and not isinstance(error, EndedError)
+                and _keep(book, f"it could not start: {error}", config, log, orphaned=False)):
+            _release(book, config, log, orphaned=False)
         raise
     finally:
         gathered.close()
@@ -80,12 +90,19 @@ def _deadline(alarm: float, config: Config) -> Deadline:
 
 def read(system: System, call: Call, token: str, config: Config) -> tuple[Job, template.Template]:
     """The job and its template. VmBatchError."""
-    queue = system.queue(call, "prologue")
-    path = config.template_path(queue)
+    job = _asked(system, call, system.parse(call, token, None), config)
+    path = config.template_path(job.queue, template_name(job, config))
     if path is None:
-        raise SiteError(f"queue {queue} has no template", "see [queues] in vmbatch.conf")
+        raise SiteError(f"queue {job.queue} has no template", "see [queues] in vmbatch.conf")
     form = template.parse(file.read_trusted(path), path)
-    return system.parse(call, token, form.job_directory), form
+    if job.script is None and form.job_directory is not None:
+        job = msgspec.structs.replace(job, script=system.parse(call, token, form.job_directory).script)
+    return job, form
+
+
+def _asked(system: System, call: Call, job: Job, config: Config) -> Job:
+    ask = ASK.get(system.name)
+    return job if ask is None else ask(call, job, config)
 
 
 def make_places(config: Config, form: template.Template) -> None:
@@ -196,8 +213,52 @@ def _release(book: Journal, config: Config, log: Log, *, orphaned: bool) -> bool
         return False
 
 
-def epilogue(job_id: str, config: Config, log: Log) -> None:
-    """Ends every start of the job that began before now, and releases what they own. VmBatchError."""
+def _keep(book: Journal, why: str, config: Config, log: Log, *, orphaned: bool) -> bool:
+    """Whether disks and console of a failed job are kept, as it asked; guest, keys and all else are released then."""
+    unique = f"{slug(book.start.job)}.{book.start.token}"
+    spool = os.path.join(config.spool_directory, unique)
+    spared = [owned for owned in book.resources if isinstance(owned, Directory)
+              and owned.path in (spool, os.path.join(config.images_directory, "uses", unique))]
+    if not book.start.keep or not config.requests_keep or not spared:
+        return False
+    until = time.time() + book.start.keep
+    try:
+        book.release(config.timeouts_release * config.timeouts_scale, orphaned=orphaned, spared=spared)
+        file.remove_tree(os.path.join(spool, "keys"))
+        kept = book.keep(until, why, config.requests_keep)
+    except (VmBatchError, OSError) as error:
+        log.line(f"nothing of the job is kept: {error}")
+        return False
+    if kept:
+        log.line(f"kept until {clock.for_people(until)}: {spool}; {why}")
+        tell_user([f"the guest's disks and console are kept until {clock.for_people(until)}; ask the admins for {spool}"])
+    else:
+        few = f"{config.requests_keep} other jobs' disks are kept on this node, and no more may be"
+        log.line(f"nothing of the job is kept: {few}")
+        tell_user([f"vbkeep: nothing is kept: {few}"])
+    return kept
+
+
+def release_kept(job_id: str, config: Config, log: Log) -> list[str]:
+    """Releases what is kept of a job; a line for each."""
+    said = []
+    for path, start, _, _ in journal.kept():
+        if start.job != job_id or (book := Journal.open(path, Deadline(_END_PATIENCE_SECONDS))) is None:
+            continue
+        try:
+            done = _release(book, config, log, orphaned=True)
+            said.append(f"released what was kept of job {job_id} of {start.user}" if done else
+                        f"could not release what is kept of job {job_id}; see {log.path}")
+        finally:
+            book.close()
+    return said
+
+
+def epilogue(job_id: str, config: Config, log: Log, status: int | None = None) -> None:
+    """Ends every start of the job that began before now, and releases what they own. VmBatchError.
+
+    `status`: how the job ended, if the batch system says it; of one that failed something may be kept.
+    """
     me = clock.this_process()
     path = journal.path_of(job_id)
     patience = _END_PATIENCE_SECONDS * config.timeouts_scale
@@ -214,6 +275,8 @@ def epilogue(job_id: str, config: Config, log: Log) -> None:
         owner = book.start.owner
         if owner.boot == me.boot and owner.started > me.started:
             log.line("a later start of this job is left alone")
+        elif status and book.handed_over and _keep(book, f"it ended with status {status}", config, log, orphaned=True):
+            pass
         elif not _release(book, config, log, orphaned=True):
             raise NodeError(f"not everything of job {job_id} could be removed", f"see {log.path}; vmbatch sweep tries again")
     finally:
@@ -239,8 +302,6 @@ def sweep(config: Config, log: Log, *, dry_run: bool) -> list[str]:
         for found in directory.ours(parent)
     ]
     reserved = list(reservations(config.reservations))
-    from .hypervisor.domain import Domain
-
     said = []
     try:
         things[:0] = [Domain(config.libvirt_uri, name, uuid, token, "") for name, uuid, token in virt.ours(config.libvirt_uri)]
@@ -304,6 +365,8 @@ def sweep_journals(config: Config, log: Log, *, dry_run: bool) -> tuple[set[str]
 
 def _judge(book: Journal) -> str:
     """Of an unlocked journal: `dead, ...` if its job cannot run any more, a reason if that is not known, else nothing."""
+    if book.kept is not None:
+        return "dead, and kept until now" if book.kept.until <= time.time() else ""
     if not book.handed_over:
         return "dead, its prologue ended before the guest was ready"
     if book.start.owner.boot != clock.boot_id():

@@ -16,11 +16,14 @@ from .errors import JobError, SiteError
 from .exchange.address import Address
 from .exchange.place import GuestPlace
 from .facts import Facts
+from .grant import grant
+from .host import file
 from .hypervisor.domain import Domain
 from .job import Job
 from .registry import HYPERVISORS
 from .resource import Piece, Resource
 from .spool.directory import Directory
+from .staging import RECORD, Stage
 from .template import DomainChange, Template, domain_xml
 
 
@@ -37,6 +40,21 @@ class DomainFile(Piece, frozen=True, tag="domain-file"):
 
     def __str__(self) -> str:
         return f"domain XML {self.path} ({len(self.xml)} bytes)"
+
+
+class StageFile(Piece, frozen=True, tag="stage-file"):
+    """What the job's shell is to send and to fetch, in the hand-over `directory`, for the group `gid`."""
+
+    directory: str
+    stage: Stage
+    gid: int
+
+    def make(self, work: object) -> None:
+        """Writes the file."""
+        file.write_new(os.path.join(self.directory, RECORD), msgspec.json.encode(self.stage), 0o440, (0, self.gid))
+
+    def __str__(self) -> str:
+        return str(self.stage)
 
 
 class Phase(msgspec.Struct, frozen=True):
@@ -87,6 +105,7 @@ def plan(job: Job, template: Template, config: Config, facts: Facts) -> Plan:
     if profile is None:
         raise SiteError(f"{template.path}: no hypervisor {template.hypervisor or '(none)'}",
                         f"write one of {', '.join(HYPERVISORS)} in <vbhypervisor>")
+    granted = grant(job, template, config)
     spool, share, handover = names(job, config)
     disks = Disks(job, template, profile, spool, config, facts)
     macs = _macs(template, job.token)
@@ -109,6 +128,7 @@ def plan(job: Job, template: Template, config: Config, facts: Facts) -> Plan:
         oem_strings=tuple(oem_strings(facts.credentials)),
         macs=macs,
         disks=(*disks.changes, *context.changes),
+        cores=granted.cores, memory=granted.memory,
     ))
     shared: tuple[Resource | Piece, ...] = ()
     if template.messages == "SHARE":
@@ -123,12 +143,13 @@ def plan(job: Job, template: Template, config: Config, facts: Facts) -> Plan:
             *shared,
             Directory(handover, job.token, 0o711),
             HandoverKeys(keys, handover, alias, template.method != "ROOTSSH", job.user.uid, job.user.group.gid),
+            *((StageFile(handover, granted.stage, job.user.group.gid),) if granted.stage and not job.rank else ()),
             DomainFile(domain.xml, xml),
         )),
         Phase("start", (domain,)),
     )
     return Plan(job=job, template=template.path, phases=tuple(phase for phase in phases if phase.steps), domain=domain, xml=xml,
-                inbox=place, console=console, handover=handover, alias=alias, notes=tuple(disks.notes), macs=macs,
+                inbox=place, console=console, handover=handover, alias=alias, notes=(*granted.notes, *disks.notes), macs=macs,
                 delivery=context.delivery, console_shell=template.console_shell, messages=template.messages)
 
 

@@ -1,13 +1,18 @@
 """The members of each family, in plain sight: adding one is a module and a line here."""
 
+from collections.abc import Callable
+
 import msgspec
 
-from .batch.system import System
-from .batch.torque import Torque
+from .batch import server
+from .batch.system import Call, System
+from .batch.torque import Torque, exit_status
+from .config import Config
 from .exchange.address import Address
 from .hypervisor import profile
 from .hypervisor.domain import Domain
 from .hypervisor.profile import Profile
+from .job import Job
 from .resource import Resource
 from .spool.directory import Directory
 from .spool.first import FirstFill
@@ -15,6 +20,12 @@ from .spool.first import FirstFill
 HYPERVISORS: dict[str, Profile] = {"QEMU": profile.QEMU, "KVM": profile.KVM, "TEST": profile.TEST}
 
 BATCH: dict[str, System] = {"torque": Torque()}
+
+ASK: dict[str, Callable[[Call, Job, Config], Job]] = {"torque": server.ask}
+"""Of batch systems whose server knows more of a job than its hooks are told."""
+
+EXIT_STATUS: dict[str, Callable[[Call], int | None]] = {"torque": exit_status}
+"""Of batch systems whose epilogue is told how the job ended."""
 
 KINDS: tuple[type[Resource], ...] = (Directory, Domain, FirstFill, Address)
 

@@ -91,6 +91,10 @@ def _run(queue: str, job_id: str, words: list[str], environ: dict[str, str]) -> 
         return _run_through_console(handover, understand, terminal=terminal)
     if terminal:
         return run.on_terminal(place, handover, understand(), environ)
+    if os.path.exists(f"{place}/stage"):
+        from .staging import around
+
+        return around(place, handover, environ, lambda: run.without_terminal(place, handover, understand))
     return run.without_terminal(place, handover, understand)
 
 

@@ -102,13 +102,6 @@ def test_no_sources() -> None:
         source("https://images.example.org/a", sources=("/",))
 
 
-def test_unknown() -> None:
-    assert own.unknown("vbx" + "y" * 100, ("a", "b")).lines() == [
-        f"vbx{'y' * 77}: jobs of this queue cannot ask for that (they can ask for a, b)"]
-    assert own.unknown("vbx", ()).lines() == [
-        "vbx: jobs of this queue cannot ask for that (they can ask for nothing by -l other=)"]
-
-
 @pytest.fixture
 def store(images: Path) -> Store:
     """Alice's part."""

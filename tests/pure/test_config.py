@@ -109,7 +109,7 @@ def test_defaults_are_values_that_may_be_written() -> None:
     """What the table calls a default is read back as itself."""
     for name, option in OPTIONS.items():
         written: object = option.default
-        if name == "queues.*":
+        if name.endswith(".*"):
             continue
         if option.read is OPTIONS["spool.keep_free"].read:
             written = str(option.default)
@@ -122,7 +122,7 @@ def test_defaults_are_values_that_may_be_written() -> None:
 
 def test_every_option_is_a_field() -> None:
     fields = {field.name for field in msgspec.structs.fields(Config)}
-    assert fields == {name.replace(".", "_") for name in OPTIONS if name != "queues.*"} | {"queues"}
+    assert fields == {name.replace(".", "_").removesuffix("_*") for name in OPTIONS}
 
 
 def test_empty() -> None:
@@ -136,6 +136,31 @@ def test_template_path() -> None:
     config = parse(b"[queues]\nvm = 'debian.xml'\n[templates]\ndirectory = '/t'\n", "c")
     assert config.template_path("vm") == "/t/debian.xml"
     assert config.template_path("VM") is None
+
+
+def test_templates_of_a_queue() -> None:
+    config = parse(b"[queues]\nvm = ['debian.xml', 'el7.xml']\n[types]\nold = 'el7.xml'\n[features]\nel7 = 'el7.xml'\n"
+                   b"[templates]\ndirectory = '/t'\n", "c")
+    assert config.queues == {"vm": ("debian.xml", "el7.xml")}
+    assert (config.types, config.features) == ({"old": "el7.xml"}, {"el7": "el7.xml"})
+    assert (config.template_path("vm"), config.template_path("vm", "el7.xml")) == ("/t/debian.xml", "/t/el7.xml")
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("[queues]\nvm = []", "queues.vm: a list of templates must not be empty, and name each once"),
+    ("[queues]\nvm = ['a.xml', 'a.xml']", "queues.vm: a list of templates must not be empty, and name each once"),
+    ("[queues]\nvm = ['a.xml', '../b.xml']",
+     "queues.vm: '../b.xml' is not the file name of a template; write for instance \"debian.xml\""),
+    ("[types]\nkvm = ['a.xml']", "types.kvm: must be a string such as \"text\", not ['a.xml']"),
+    ("[types]\n'k v' = 'a.xml'", "types.k v: 'k v' is not the name of a job type"),
+    ("[features]\n'k&v' = 'a.xml'", "features.k&v: 'k&v' is not the name of a feature"),
+    ("[requests]\nqstat = 'qstat'",
+     "requests.qstat: must be an absolute path without '..' and without '/' at its end, not 'qstat'"),
+])
+def test_mistakes_in_requests(text: str, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse(text.encode(), "c")
+    assert caught.value.what == f"c:2: {said}"
 
 
 @pytest.mark.parametrize(

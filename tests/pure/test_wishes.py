@@ -240,10 +240,13 @@ def test_local_images_are_not_unpacked(packed: str) -> None:
     assert refused(f"{IMAGE}.{packed}") == [f"vbuserimage={IMAGE}.{packed}: local images are not unpacked (unpack it)"]
 
 
-@pytest.mark.parametrize("name", ["vbother", "vb", "vbUserimage", "vbuserimage "])
-def test_unknown_name(name: str) -> None:
+@pytest.mark.parametrize(("name", "meant"), [
+    ("vbother", ""), ("vb", ""), ("vbUserimage", "did you mean vbuserimage? "), ("vbuserimage ", "did you mean vbuserimage? "),
+    ("vbmemry", "did you mean vbmemory? "), ("vbmemory", ""), ("vbx" * 100, ""),
+])
+def test_unknown_name(name: str, meant: str) -> None:
     assert refused(IMAGE, name) == [
-        f"{name}: jobs of this queue cannot ask for that (they can ask for vbuserimage, vbdata)"
+        f"{name[:80]}: jobs of this queue cannot ask for that ({meant}they can ask for vbuserimage, vbdata)"
     ]
 
 

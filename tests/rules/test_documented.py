@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MAN = ROOT / "docs/man"
 EXAMPLES = sorted((ROOT / "examples/domains").glob("*.xml"))
 SITE_FILE = (ROOT / "etc/vmbatch.conf").read_text()
-PLAIN = [name for name in config.OPTIONS if name != "queues.*"]
+PLAIN = [name for name in config.OPTIONS if not name.endswith(".*")]
 
 _RNG = "{http://relaxng.org/ns/structure/1.0}"
 _SETTING = re.compile(r"^#(?P<setting>[a-z_]+ = .*)$", re.MULTILINE)
@@ -210,6 +210,7 @@ def test_targets_are_there(name: str) -> None:
 
 @pytest.mark.parametrize("name", [
     "README.md", "CONTRIBUTING.md", "examples/guest/README.md", "docs/decisions.md", "docs/disks.md", "docs/context.md",
+    "docs/requests.md",
 ])
 def test_files_are_there(name: str) -> None:
     text = (ROOT / name).read_text()
@@ -233,6 +234,19 @@ def test_the_table_of_disks() -> None:
             assert attribute == "hashvalue" or any(f"{attribute}=" in row for row in rows), attribute
     for method in ("cow", "copy", "shared", "download"):
         assert any(f"copy_method='{method}'" in row for row in rows)
+
+
+def test_the_table_of_requests() -> None:
+    """docs/requests.md: every name that a template can allow, and tests that are there."""
+    text = (ROOT / "docs/requests.md").read_text()
+    tests = "".join(path.read_text() for path in (ROOT / "tests").glob("*/test_*.py"))
+    named = set(re.findall(r"`(test_[a-z_]+)`", text))
+    assert len(named) >= 8
+    for name in named:
+        assert f"def {name}(" in tests, name
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    for value in schema.tags()["vbrequest"].iter(f"{_RNG}value"):
+        assert any(f"{value.text}=" in row for row in rows), value.text
 
 
 def test_the_table_of_contexts() -> None:

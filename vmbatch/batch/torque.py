@@ -9,6 +9,7 @@ from ..errors import Fault, NodeError, SiteError, VmBatchError
 from ..host.log import Log
 from ..job import Job, Script, check_job_id, check_name
 from .account import parse_user
+from .amount import memory, slots, unambiguous
 from .leader import parent
 from .script import identify, is_gone
 from .system import Call, Outcome
@@ -46,10 +47,13 @@ class Torque:
             script = os.path.join(job_directory, identifier.replace("[", "-").replace("]", "") + _SCRIPT_SUFFIX)
         person = parse_user(user, group)
         found = None if script is None else identify(script, person)
+        node_file = _node_file(call.environ.get("PBS_NODEFILE", ""))
+        share = slots(call.environ, node_file)
         return Job(
             batch=self.name, id=identifier, token=token, user=person, name=name, queue=queue, account=account,
             resources=resources, script=found, leader=parent() if found is None else None,
-            node_file=_node_file(call.environ.get("PBS_NODEFILE", "")), wishes=parse_wishes(resources),
+            node_file=node_file, wishes=parse_wishes(resources), type=_type(argv[0]), cores=None if share is None else share[0],
+            memory=memory(unambiguous(resources, call.environ.get("PBS_RESOURCE_NODES", "")), share),
         )
 
     def alarm(self, call: Call, config: Config) -> float:
@@ -69,6 +73,18 @@ class Torque:
 
 def _argument(call: Call, number: int) -> str:
     return call.argv[number] if len(call.argv) > number else ""
+
+
+def _type(path: str) -> str:
+    """The job type, `qsub -T NAME`, for which mom runs `prologue.NAME` where there is one."""
+    name = os.path.basename(path).partition(".")[2].removeprefix("parallel").removeprefix(".")
+    return "" if name == "user" else name
+
+
+def exit_status(call: Call) -> int | None:
+    """Of the job that an epilogue is about: its tenth argument; negative where mom ended it."""
+    text = _argument(call, 10)
+    return int(text) if re.fullmatch("-?[0-9]{1,4}", text) else None
 
 
 def _node_file(path: str) -> str | None:

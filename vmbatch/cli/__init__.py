@@ -67,8 +67,12 @@ def check(template: str) -> None:
 @click.option("--job", "job_id", default="1.example", show_default=True, help="the job's id")
 @click.option("--user", required=True, help="the submitting user")
 @click.option("--group", help="the submitting group  [default: the user's own]")
+@click.option("--cores", type=click.IntRange(1), help="the cores that the job has on this node")
+@click.option("--memory", help="the memory that the job has on this node, such as 8G")
+@click.option("--wish", "wishes", multiple=True, help="what the submitter asks for, such as vbmemory=8G; may be repeated")
 @click.option("--xml/--no-xml", default=True, help="show the domain's XML")
-def plan(template: str, job_id: str, user: str, group: str | None, xml: bool) -> None:
+def plan(template: str, job_id: str, user: str, group: str | None, cores: int | None, memory: str | None,
+         wishes: tuple[str, ...], xml: bool) -> None:
     """Show what a job with TEMPLATE would do: every step and the exact libvirt XML. Does nothing.
 
     \b
@@ -78,22 +82,33 @@ def plan(template: str, job_id: str, user: str, group: str | None, xml: bool) ->
     import os
     import pwd
 
+    from msgspec import structs
+
     from .. import facts
     from .. import plan as plans
     from .. import template as templates
     from ..batch.system import Call
     from ..batch.torque import Torque
+    from ..batch.wishes import parse_other
     from ..host import clock
+    from ..units import parse_size
 
     config = _config()
     with open(template, "rb") as file:
         form = templates.parse(file.read(), os.path.abspath(template))
+    try:
+        size = None if memory is None else parse_size(memory)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--memory") from None
     try:
         own_group = grp.getgrgid(pwd.getpwnam(user).pw_gid).gr_name
     except KeyError:
         raise click.BadParameter(f"this node knows no user {user}", param_hint="--user") from None
     argv = ["prologue", job_id, user, group or own_group, "plan", "", "plan", ""]
     job = Torque().parse(Call(argv, {}, ""), clock.new_token(), form.job_directory)
+    job = structs.replace(job, cores=cores, memory=size, wishes=parse_other(";".join(wishes)))
+    for image in facts.choose(form, job.wishes, config).values():
+        click.echo(f"note: shown with the template's image, not {' '.join(image.places)}, which is judged when the job starts")
     chosen = plans.plan(job, form, config, facts.look(form, job.token, config))
     click.echo("\n".join(plans.preview(chosen)))
     if xml:
@@ -102,7 +117,8 @@ def plan(template: str, job_id: str, user: str, group: str | None, xml: bool) ->
 
 @main.command()
 @click.option("--dry-run", is_flag=True, help="only say what would be removed")
-def sweep(dry_run: bool) -> None:
+@click.option("--release", metavar="JOB", help="remove what is kept of this failed job, and nothing else")
+def sweep(dry_run: bool, release: str | None) -> None:
     """Remove what dead jobs left on this node. Prints a line for each thing, and nothing if there is nothing.
 
     \b
@@ -112,9 +128,33 @@ def sweep(dry_run: bool) -> None:
     from ..host.log import Log
 
     config = _config()
+    if release is not None:
+        if dry_run:
+            raise click.UsageError("--release does what it says; leave out --dry-run")
+        found = lifecycle.release_kept(release, config, Log(config.log_directory, "0", "sweep"))
+        click.echo("\n".join(found) or f"nothing is kept of job {release}; see vmbatch kept")
+        return
     log = Log(None if dry_run else config.log_directory, "0", "sweep")
     for line in lifecycle.sweep(config, log, dry_run=dry_run):
         click.echo(line)
+
+
+@main.command()
+def kept() -> None:
+    """Show what is kept of failed jobs on this node: job, user, until when, where, and why.
+
+    \b
+    Example: vmbatch kept
+    """
+    import os
+
+    from .. import journal
+    from ..host import clock
+    from ..spool.directory import Directory
+
+    for _, start, resources, left in journal.kept():
+        places = [owned.path for owned in resources if isinstance(owned, Directory) and os.path.isdir(owned.path)]
+        click.echo(f"{start.job} of {start.user} until {clock.for_people(left.until)} in {' '.join(places)}: {left.why}")
 
 
 @main.command()

@@ -73,11 +73,11 @@ def fetch(templates: tuple[str, ...], everything: bool) -> None:
     config = _config()
     if everything == bool(templates):
         raise click.UsageError("name templates, or give --all")
-    paths = [path for queue in config.queues if (path := config.template_path(queue))] if everything else templates
+    named = [os.path.join(config.templates_directory, name) for names in config.queues.values() for name in names]
     agreed = structs.replace(terms(config), recheck=0.0)
     failed = done = False
     work = _unhurried()
-    for path in dict.fromkeys(os.path.abspath(path) for path in paths):
+    for path in dict.fromkeys(os.path.abspath(path) for path in (named if everything else templates)):
         try:
             form = forms.parse(file.read_trusted(path), path)
             for tag in form.disks:

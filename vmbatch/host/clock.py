@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import time
 
 import msgspec
 
@@ -20,6 +21,11 @@ def boot_id() -> str:
     """This boot of the node."""
     with open(_BOOT_ID, encoding="ascii") as file:
         return file.read().strip()
+
+
+def for_people(seconds: float) -> str:
+    """A time since the epoch as the node's people write it: `2024-02-29 13:00:00 CET`."""
+    return time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(seconds))
 
 
 def started(pid: int) -> int | None:

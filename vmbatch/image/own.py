@@ -48,12 +48,6 @@ def source(wish: str, offer: UserImage, method: str, sources: tuple[str, ...]) -
     return ImageSource((wish,), method, form, packed, None, "qcow2")
 
 
-def unknown(name: str, offers: tuple[str, ...]) -> JobError:
-    """For a name that the template does not offer."""
-    return JobError(f"{name[:80]}: jobs of this queue cannot ask for that",
-                    f"they can ask for {', '.join(offers)}" if offers else "they can ask for nothing by -l other=")
-
-
 def _unpacked(name: str) -> tuple[str, str]:
     match = re.fullmatch(r"(.*)\.(gz|bz2|xz|zst)", name)
     return (match[1], match[2]) if match else (name, "")

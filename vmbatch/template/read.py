@@ -11,6 +11,7 @@ from .context import GuestDisk, RootSsh, read_guest_disks, read_rootssh
 from .credentials import check_firmware
 from .disk import BlankSource, DiskTag, beside, read_disk
 from .network import InterfaceTag, read_networks
+from .resources import Resources, read_requests, read_resources
 from .share import Share, read_shares
 
 
@@ -35,6 +36,7 @@ class Template(msgspec.Struct, frozen=True):
     """A checked template; `root` is the parsed document, not to be changed.
 
     `guest_disks` by `rootdisk` and `jobdisk`; `console_shell` is the guest's name of the console for the job, '' for ssh.
+    `requests` are what submitters may ask for beside images, with the maximum: cores, bytes or seconds.
     """
 
     path: str
@@ -53,6 +55,8 @@ class Template(msgspec.Struct, frozen=True):
     kernel_line: bool
     archives: tuple[TarFile, ...]
     job_directory: str | None
+    resources: Resources = Resources()
+    requests: dict[str, float] = {}
 
 
 _LATER = {
@@ -81,6 +85,8 @@ def parse(text: bytes, path: str) -> Template:
     shares = read_shares(root, found)
     credentials = tuple(_credential(tag, path, found) for tag in root.findall("vbconfig/vbcredentials/vbcredential"))
     console_shell = _console_shell(root, found)
+    requests = read_requests(root, found)
+    resources = read_resources(root, requests, found)
     if credentials or (rootssh is not None and rootssh.give == "credential"):
         check_firmware(root, found)
     found.extend([*_names_taken_twice(disks), *_context_problems(root, disks)])
@@ -103,6 +109,8 @@ def parse(text: bytes, path: str) -> Template:
         kernel_line=_text(root, "vbconfig/vbkernelline") == "yes",
         archives=tuple(_archive(tag, path) for tag in root.findall("vbconfig/vbtarfiles/vbtarfile")),
         job_directory=_text(root, "vbconfig/vbjobpath") or None,
+        resources=resources,
+        requests=requests,
     )
 
 

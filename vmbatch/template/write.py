@@ -8,6 +8,7 @@ from lxml import etree
 from .credentials import add_oem_strings
 from .devices import NodeDirectory, add_channel, add_console, add_directory
 from .read import Template
+from .resources import set_cores, set_memory
 
 OWNER = "urn:vmbatch:job:1"
 _LIFECYCLE = ("on_poweroff", "on_reboot", "on_crash")
@@ -33,6 +34,7 @@ class DomainChange(msgspec.Struct, frozen=True, kw_only=True):
     """All that is this job's own in its domain.
 
     `console` is the path of the log, `shell_console` the guest's name of a console for the job, `hvc0` or `ttyS1`, or ''.
+    `cores` and `memory` (bytes) replace the template's own; None for these.
     """
 
     name: str
@@ -48,6 +50,8 @@ class DomainChange(msgspec.Struct, frozen=True, kw_only=True):
     directories: tuple[NodeDirectory, ...]
     macs: tuple[str, ...]
     disks: tuple[DiskChange, ...]
+    cores: int | None = None
+    memory: int | None = None
 
 
 def domain_xml(template: Template, change: DomainChange) -> bytes:
@@ -60,6 +64,10 @@ def domain_xml(template: Template, change: DomainChange) -> bytes:
     for element in list(root.iter()):
         if isinstance(element.tag, str) and element.tag.startswith("vb"):
             _take_out(element)
+    if change.cores is not None:
+        set_cores(root, change.cores, template.resources.core_step)
+    if change.memory is not None:
+        set_memory(root, change.memory)
     for name in _LIFECYCLE:
         _set(root, name).text = "destroy"
     line = root.find("os/cmdline")
