@@ -107,8 +107,8 @@ def plan(template: str, job_id: str, user: str, group: str | None, cores: int | 
     argv = ["prologue", job_id, user, group or own_group, "plan", "", "plan", ""]
     job = Torque().parse(Call(argv, {}, ""), clock.new_token(), form.job_directory)
     job = structs.replace(job, cores=cores, memory=size, wishes=parse_other(";".join(wishes)))
-    for image in facts.choose(form, job.wishes, config).values():
-        click.echo(f"note: shown with the template's image, not {' '.join(image.places)}, which is judged when the job starts")
+    for own in facts.choose(form, job.wishes, config).values():
+        click.echo(f"note: shown with the template's image, not {' '.join(own.places)}, which is judged when the job starts")
     chosen = plans.plan(job, form, config, facts.look(form, job.token, config))
     click.echo("\n".join(plans.preview(chosen)))
     if xml:
