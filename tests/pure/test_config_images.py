@@ -179,6 +179,7 @@ def test_a_pattern_that_is_too_much(pattern: str) -> None:
 
 
 def test_all_mistakes_at_once() -> None:
+    sections = ", ".join(sorted({name.partition(".")[0] for name in OPTIONS}))
     text = "\n".join(["[images]", "limit = 1", "proxy = 'x'", "recheck = 1", "", "[userimages]", "sources = ['/home']",
                       "digest = []", "[image]", "limit = '1G'", "[spool]", "reserve = 'no'"])
     with pytest.raises(InputError) as caught:
@@ -189,7 +190,7 @@ def test_all_mistakes_at_once() -> None:
         (4, f"images.recheck: {DURATION.format('1')}"),
         (7, f"userimages.sources: {SOURCE.format('/home')}"),
         (8, "userimages.digest: unknown setting; did you mean userimages.digests?"),
-        (10, f"image.limit: unknown section [image]; there are {', '.join(sorted({name.partition('.')[0] for name in OPTIONS}))}"),
+        (10, f"image.limit: unknown section [image]; there are {sections}"),
         (12, f"spool.reserve: {TRUTH.format(repr('no'))}"),
     ]
 
