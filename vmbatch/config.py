@@ -14,6 +14,7 @@ from .job import check_name
 from .units import parse_duration, parse_size
 
 _KEY = r"""(?:"[^"]*"|'[^']*'|[A-Za-z0-9_-]+)"""
+SLURM_FAULTS = ("drain", "hold", "requeue")
 SHARE_TYPES = ("nfs4", "nfs", "virtiofs", "9p")
 _KEYS = rf"{_KEY}(?:\s*\.\s*{_KEY})*"
 
@@ -88,6 +89,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     guest_appliance: str
     guest_console_lines: int
     guest_display: bool
+    slurm_node_fault: str
+    slurm_ask: float
     log_directory: str
     submit_shell: str
     submit_default_queue: str
@@ -246,6 +249,12 @@ def _templates(value: object) -> tuple[str, ...]:
     return found
 
 
+def _node_fault(value: object) -> str:
+    if _text(value) not in SLURM_FAULTS:
+        raise ValueError(f"must be one of {', '.join(SLURM_FAULTS)}, not {value!r}")
+    return str(value)
+
+
 def _hostname(value: object) -> str:
     text = _text(value)
     if not re.fullmatch(r"(?=.{1,60}$)([a-z0-9]|\{job\})([a-z0-9-]|\{job\})*", text):
@@ -320,6 +329,9 @@ OPTIONS: dict[str, Option] = {
                               "libguestfs' fixed appliance, for guests' disks with xfs, btrfs or scattered LVM"),
     "guest.console_lines": Option(_whole, 15, "lines of a failed guest's console shown to the user"),
     "guest.display": Option(_truth, False, "whether interactive jobs in guests may use their submitter's X display"),
+    "slurm.node_fault": Option(_node_fault, "drain", "what becomes of a job whose guest the node cannot make: "
+                               "drain (the node, and requeue the job), hold (requeue the job, and hold it) or requeue"),
+    "slurm.ask": Option(_duration, 20.0, "how often a Prolog asks slurmctld whether its job is still wanted"),
     "log.directory": Option(_path, "/var/log/vmbatch", "one log for each job"),
     "submit.shell": Option(_path, "/opt/vmbatch/hooks/remoteshell", "remoteshell on the nodes, for qsub's filter"),
     "submit.default_queue": Option(_text, "", "the queue of jobs that name none, for qsub's filter"),

@@ -11,11 +11,11 @@ from typing import Any
 from . import native
 from .batch.system import Call, System
 from .config import Config, parse
-from .errors import InputError, NodeError, VmBatchError
+from .errors import EndedError, InputError, NodeError, VmBatchError
 from .host import file
 from .host.log import Log, tell_user
 from .job import check_job_id
-from .lifecycle import end_lines
+from .lifecycle import end_lines, refuse
 from .lifecycle import epilogue as end
 from .lifecycle import prologue as start
 from .registry import BATCH, EXIT_STATUS
@@ -60,7 +60,17 @@ def _failed(system: System, error: VmBatchError, call: Call, config: Config, log
     """The exit status of a prologue whose job could not start; the user and the admin are told why."""
     _report(error, log)
     outcome = system.failed(error, call, config, log)
-    tell_user(end_lines(error, system.job_id(call), outcome.text))
+    lines = end_lines(error, system.job_id(call), outcome.text)
+    tell_user(lines)
+    if outcome.reader is None or log is None:
+        return outcome.status
+    try:
+        refuse(system, call, outcome.reader, lines, config, log)
+    except EndedError:
+        return outcome.status
+    except VmBatchError as trouble:
+        _report(trouble, log)
+        return outcome.status or 1
     return outcome.status
 
 

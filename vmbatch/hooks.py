@@ -80,6 +80,16 @@ def prologue() -> None:
     _run("torque", "prologue", sys.argv[6] if len(sys.argv) > 6 else "", sys.argv[1] if len(sys.argv) > 1 else "")
 
 
+def slurm_prolog() -> None:
+    """`slurm-prolog`, Slurm's Prolog."""
+    _run("slurm", "prologue", os.environ.get("SLURM_JOB_PARTITION", ""), os.environ.get("SLURM_JOB_ID", ""))
+
+
+def slurm_epilog() -> None:
+    """`slurm-epilog`, Slurm's Epilog."""
+    _run("slurm", "epilogue", os.environ.get("SLURM_JOB_PARTITION", ""), os.environ.get("SLURM_JOB_ID", ""))
+
+
 def epilogue() -> None:
     """`epilogue` in mom_priv. A journal counts for more than the configuration, which may have changed."""
     _run("torque", "epilogue", sys.argv[8] if len(sys.argv) > 8 else "", sys.argv[1] if len(sys.argv) > 1 else "")

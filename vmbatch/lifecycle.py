@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import msgspec
 
-from . import boot, digest, facts, journal, sshargs, template
+from . import boot, digest, facts, journal, sshargs, template, wanted
 from .batch.system import Call, System
 from .config import Config
 from .errors import DeadlineError, EndedError, NodeError, SiteError, VmBatchError
@@ -49,6 +49,7 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
                   granted.keep)
     sweep_journals(config, log, dry_run=False)
     book = _take(start, deadline, config, log)
+    over = wanted.ask(system, call, start, config, log)
     gathered = facts.Gathered()
     work = Work(deadline, lambda: journal.check_not_ended(start), log.detail)
     try:
@@ -73,6 +74,7 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
             _release(book, config, log, orphaned=False)
         raise
     finally:
+        over.set()
         gathered.close()
         book.close()
     seconds = time.monotonic() - begin
@@ -254,6 +256,24 @@ def release_kept(job_id: str, config: Config, log: Log) -> list[str]:
     return said
 
 
+def refuse(system: System, call: Call, reader: tuple[int, int], lines: list[str], config: Config, log: Log) -> None:
+    """Leaves for the job's shell what the user is to be told; the epilogue takes it away. VmBatchError."""
+    job_id, token = system.job_id(call), clock.new_token()
+    journal.make_directories()
+    file.make_state_directory(sshargs.HANDOVER, 0o711)
+    place = os.path.join(sshargs.HANDOVER, slug(job_id))
+    queue = system.queue(call, "prologue")
+    start = Start(job_id, token, str(reader[0]), queue, None, clock.this_process(), time.time(), system.name)
+    book = _take(start, Deadline(_END_PATIENCE_SECONDS), config, log)
+    try:
+        _act(Directory(place, token, 0o711), book, Work(Deadline(0), lambda: None, log.detail))
+        book.hand_over()
+        text = "".join(f"{line}\n" for line in lines).encode(errors="replace")
+        file.replace(os.path.join(place, "refusal"), text, 0o440, reader[1])
+    finally:
+        book.close()
+
+
 def epilogue(job_id: str, config: Config, log: Log, status: int | None = None) -> None:
     """Ends every start of the job that began before now, and releases what they own. VmBatchError.
 
@@ -377,7 +397,9 @@ def _judge(book: Journal) -> str:
     gone = system.is_gone(book.start.job, book.start.script)
     if gone is None:
         return "only the batch system knows whether it runs"
-    return "dead, the batch system has taken its script away" if gone else ""
+    if not gone:
+        return ""
+    return "dead, the batch system " + ("does not run it" if book.start.script is None else "has taken its script away")
 
 
 def end_lines(error: VmBatchError, job_id: str, outcome: str) -> list[str]:

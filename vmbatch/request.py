@@ -87,8 +87,8 @@ def status_command(run: str) -> str:
     return _kit("status", run)
 
 
-def signal_command(run: str, name: str) -> str:
-    """Sends a signal, `TERM`, to all processes of a run's session."""
+def signal_command(run: str, name: str, *, alone: bool = False) -> str:
+    """Sends a signal, `TERM`, to all processes of a run's session, or to the first one `alone`."""
     if name not in _SIGNALS:
         raise ValueError(name)
-    return _kit("signal", run, name)
+    return _kit("signal", run, name, *(("alone",) if alone else ()))

@@ -35,6 +35,20 @@ def test_whole_job_gets_it(runs: Runs) -> None:
     assert runs.call("signal.sh", ID, "TERM").returncode == 1
 
 
+def test_the_first_process_alone(runs: Runs) -> None:
+    there = Path(runs.environment["HOME"]) / "there"
+    process = runs.start(request(file=GRANDCHILDREN))
+    for name in "012":
+        wait_for(there / name)
+    assert runs.call("signal.sh", ID, "TERM", "alone").returncode == 0
+    wait_for(there / "handler")
+    assert not (there / "deep").exists()
+    assert not (there / "deeper").exists()
+    assert runs.call("signal.sh", ID, "TERM").returncode == 0
+    assert process.wait(30) == 7
+    assert runs.call("signal.sh", ID, "TERM", "alone").returncode == 1
+
+
 @pytest.mark.parametrize("name", ["HUP", "INT", "QUIT", "KILL", "USR1", "USR2", "ALRM", "TERM"])
 def test_deaths(runs: Runs, name: str) -> None:
     """Also: the job has the default for each of them."""

@@ -120,6 +120,15 @@ def test_defaults_are_values_that_may_be_written() -> None:
         assert option.read(written) == option.default, name
 
 
+def test_what_slurms_settings_cannot_be() -> None:
+    with pytest.raises(InputError) as caught:
+        parse(b"[slurm]\nnode_fault = 'resume'\nask = 5", "c")
+    assert caught.value.problems == [
+        (2, "slurm.node_fault: must be one of drain, hold, requeue, not 'resume'"),
+        (3, "slurm.ask: must be a duration such as \"90s\", not 5"),
+    ]
+
+
 def test_every_option_is_a_field() -> None:
     fields = {field.name for field in msgspec.structs.fields(Config)}
     assert fields == {name.replace(".", "_").removesuffix("_*") for name in OPTIONS}

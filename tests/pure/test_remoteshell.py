@@ -88,7 +88,7 @@ def run(handover: Handover, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(os, "read", read)
-            patch.setattr(calls, "_is_null", lambda _fd: False)
+            patch.setattr(calls, "is_null", lambda _fd: False)
             patch.setattr(requests.Request, "encode", keep)
             made = calls.Call(changed(handover, **changes), list(words), environment or {}, terminal=terminal)
             made.request()
@@ -262,9 +262,9 @@ def test_path_as_argument(run: Run, script: Path, words: list[str]) -> None:
 def test_null_input(tmp_path: Path) -> None:
     for path, null in (("/dev/null", True), ("/dev/zero", False), (str(tmp_path), False)):
         descriptor = os.open(path, os.O_RDONLY)
-        assert calls._is_null(descriptor) == null
+        assert calls.is_null(descriptor) == null
         os.close(descriptor)
-    assert calls._is_null(descriptor), "a closed one"
+    assert calls.is_null(descriptor), "a closed one"
 
 
 ENVIRONMENT = {

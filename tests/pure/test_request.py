@@ -129,3 +129,5 @@ def test_commands() -> None:
     assert commands.run_command("ab") == "exec /bin/sh /var/lib/vmbatch/kit/job.sh 00000000000000ab"
     assert commands.status_command("ab") == "exec /bin/sh /var/lib/vmbatch/kit/status.sh 00000000000000ab"
     assert commands.signal_command("ab", "USR1") == "exec /bin/sh /var/lib/vmbatch/kit/signal.sh 00000000000000ab USR1"
+    assert commands.signal_command("ab", "USR1", alone=True) == (
+        "exec /bin/sh /var/lib/vmbatch/kit/signal.sh 00000000000000ab USR1 alone")

@@ -62,7 +62,7 @@ def test_configuration_file_changes_nothing() -> None:
 
 
 def test_configuration_file_has_every_option_once() -> None:
-    named = [option for option, _ in _settings(SITE_FILE) if not option.startswith("queues.")]
+    named = [option for option, _ in _settings(SITE_FILE) if not option.startswith(("queues.", "features."))]
     assert sorted(named) == sorted(PLAIN)
 
 
@@ -211,6 +211,7 @@ def test_targets_are_there(name: str) -> None:
 @pytest.mark.parametrize("name", [
     "README.md", "CONTRIBUTING.md", "examples/guest/README.md", "docs/decisions.md", "docs/disks.md", "docs/context.md",
     "docs/requests.md",
+    "docs/slurm.md",
 ])
 def test_files_are_there(name: str) -> None:
     text = (ROOT / name).read_text()
@@ -257,3 +258,17 @@ def test_the_table_of_contexts() -> None:
     assert len(named) >= 8
     for name in named:
         assert f"def {name}(" in guests, name
+
+
+def test_the_table_of_slurms_events() -> None:
+    """docs/slurm.md: every event has a test that is there, and every test of an event stands in the table."""
+    text = (ROOT / "docs/slurm.md").read_text()
+    sources = "".join(path.read_text() for path in (ROOT / "tests/slurm").glob("test_*.py"))
+    tests = set(re.findall(r"^def (test_\w+)", sources, re.MULTILINE))
+    rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| event")]
+    assert len(rows) >= 30
+    for row in rows:
+        assert re.search(r"`test_\w+`[^|]*\|$", row), row
+    named = set(re.findall(r"`(test_\w+)`", text))
+    assert named - tests == set()
+    assert tests - named == set()

@@ -19,6 +19,21 @@ def parse_user(name: str, group: str) -> User:
         gid = grp.getgrnam(group).gr_gid
     except (KeyError, ValueError):
         raise NodeError(f"this node knows no group {group[:80]!r}") from None
+    return _user(entry, gid)
+
+
+def user_of(uid: int, gid: int) -> User:
+    """The submitting user, by the numbers that the batch system knows. NodeError."""
+    try:
+        entry = pwd.getpwuid(uid)
+    except KeyError:
+        raise NodeError(f"this node knows no user with uid {uid}") from None
+    check_name(entry.pw_name, "user")
+    return _user(entry, gid)
+
+
+def _user(entry: pwd.struct_passwd, gid: int) -> User:
+    name = entry.pw_name
     others = sorted(set(os.getgrouplist(name, gid)) - {gid})
     primary, *groups = (_group(number) for number in (gid, *others))
     return User(name, entry.pw_uid, primary, tuple(groups), entry.pw_dir or "/", entry.pw_shell or "/bin/sh")

@@ -22,10 +22,14 @@ class Call(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What becomes of a job that could not start: the hook's exit status, and the same in words for the user."""
+    """What becomes of a job that could not start: the hook's exit status, and the same in words for the user.
+
+    `reader` is (uid, gid) of the user where the job's shell is to say it, as the hook's stderr is not the job's.
+    """
 
     status: int
     text: str
+    reader: tuple[int, int] | None = None
 
 
 class System(Protocol):
@@ -34,6 +38,10 @@ class System(Protocol):
     @property
     def name(self) -> str:
         """Its name in the registry and in journals."""
+
+    @property
+    def silent(self) -> bool:
+        """Whether it leaves a prologue alone when the job is cancelled, so that `unwanted` must be asked."""
 
     def job_id(self, call: Call) -> str:
         """The job's id, not checked yet; empty where the call has none."""
@@ -49,6 +57,9 @@ class System(Protocol):
 
     def failed(self, error: VmBatchError, call: Call, config: Config, log: Log | None) -> Outcome:
         """Does with a job that could not start what the site wants done; raises nothing."""
+
+    def unwanted(self, call: Call, config: Config) -> str:
+        """Why this start is in vain by now, or ''. Asked every second if the system is `silent`."""
 
     def is_gone(self, job_id: str, script: Script | None) -> bool | None:
         """Whether the job cannot run any more; None if that cannot be told from this node."""

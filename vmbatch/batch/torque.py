@@ -25,6 +25,7 @@ class Torque:
     """Torque, as far as a job's own hooks on its first node go."""
 
     name = "torque"
+    silent = False
 
     def job_id(self, call: Call) -> str:
         """The first argument of every hook."""
@@ -65,6 +66,10 @@ class Torque:
         if error.fault is Fault.JOB:
             return Outcome(ABORT, "the job is aborted")
         return Outcome(REQUEUE, "the job goes back into its queue")
+
+    def unwanted(self, call: Call, config: Config) -> str:
+        """Never: mom starts an epilogue beside the prologue."""
+        return ""
 
     def is_gone(self, job_id: str, script: Script | None) -> bool | None:
         """Mom keeps a job's script file until the epilogue has ended; an interactive job has none."""

@@ -35,11 +35,11 @@ class Call:
         self.script: bytes | None = None
         self.arguments = b""
         self.command: bytes | None = None
-        self.uses_input = not _is_null(0)
+        self.uses_input = not is_null(0)
         self._environ = environ
         words = list(words)
         if environ.get("PBS_TASKNUM", "1") != "1" and words:  # a task that another one has started by TM, such as pbsdsh's
-            self.command = b"exec " + b" ".join([_quote(os.fsencode(word)) for word in words])
+            self.command = b"exec " + b" ".join([quote(os.fsencode(word)) for word in words])
             return
         known = handover.script.path if handover.script else None
         if words and os.path.basename(words[0]).lstrip("-") == _NAME:  # $job_starter and qsub -S at once
@@ -55,7 +55,7 @@ class Call:
             self.command = os.fsencode(words[0])
         elif words:
             self._take_script(words[0], known)
-            self.arguments = b" ".join([_quote(os.fsencode(word)) for word in words[1:]])
+            self.arguments = b" ".join([quote(os.fsencode(word)) for word in words[1:]])
         elif not terminal:
             self._read_input(known)
 
@@ -99,7 +99,7 @@ class Call:
         for name, value in self._environ.items():
             if name in _OF_NODE or not (name.isascii() and name.isidentifier()):
                 continue
-            if self.handover.environment.get(name) == of_text(value) and not name.startswith("PBS_"):
+            if self.handover.environment.get(name) == of_text(value) and not name.startswith(("PBS_", "SLURM_")):
                 continue
             if name == "PBS_NODEFILE" and not self.handover.node_file:
                 continue
@@ -124,7 +124,7 @@ def _is_program(path: str) -> bool:
         return False
 
 
-def _is_null(descriptor: int) -> bool:
+def is_null(descriptor: int) -> bool:
     """Whether there is nothing to be read, now or later: closed, or /dev/null."""
     try:
         status = os.fstat(descriptor)
@@ -133,7 +133,7 @@ def _is_null(descriptor: int) -> bool:
     return status.st_mode & 0o170000 == 0o020000 and status.st_rdev == os.makedev(1, 3)
 
 
-def _quote(word: bytes) -> bytes:
+def quote(word: bytes) -> bytes:
     return b"'" + word.replace(b"'", b"'\\''") + b"'"
 
 

@@ -8,6 +8,8 @@ from .. import request, sshargs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ..handover import Handover
 
 FAILURE = 255
@@ -23,18 +25,24 @@ class Connection:
         self.id = os.urandom(8).hex()
         self._handover = handover
         self._base = [*sshargs.client(place, handover.alias), "-p", "22"]  # or ssh looks the port up
-        self._control = f"-oControlPath={place}/control/{self.id}"
+        self._socket = f"{place}/control/{self.id}"
+        self._control = f"-oControlPath={self._socket}"
         self._target = sshargs.target(handover.user, handover.address)
 
-    def start(self, stdin: int, *, close: tuple[int, ...] = ()) -> int:
+    @property
+    def up(self) -> bool:
+        """Whether the guest has let us in."""
+        return os.path.exists(self._socket)
+
+    def start(self, stdin: int, *, close: tuple[int, ...] = (), blocked: Iterable[int] = ()) -> int:
         """Starts the run without a terminal, in a session of its own so that mom's signals pass the connection by; its process.
 
-        It dies with the caller. `close`: descriptors that it must not have.
+        It dies with the caller. `close`: descriptors that it must not have; `blocked`: signals that stay pending with it.
         """
         argv = [*sshargs.WITH_PARENT, *self._base, "-T", "-oControlMaster=yes", self._control, *self._target,
                 request.run_command(self.id)]
         actions = [(os.POSIX_SPAWN_DUP2, stdin, 0), *((os.POSIX_SPAWN_CLOSE, descriptor) for descriptor in close)]
-        return os.posix_spawn(argv[0], argv, environment(), setsigmask=(), setsid=True, file_actions=actions)
+        return os.posix_spawn(argv[0], argv, environment(), setsigmask=blocked, setsid=True, file_actions=actions)
 
     def start_on_terminal(self, environ: dict[str, str]) -> int:
         """Starts the run on the terminal of our standard input, in our session; its process."""
@@ -53,9 +61,9 @@ class Connection:
         """Sends a request ahead of a run on a terminal; whether the guest took it. ssh's complaints go to our stderr."""
         return self._run(request.request_command(self.id), data, "-oControlPath=none", quiet=False)[0] == 0
 
-    def signal(self, name: str) -> bool:
-        """Whether the signal, `TERM`, reached the job; not so while the job is only being started."""
-        return self._run(request.signal_command(self.id, name))[0] == 0
+    def signal(self, name: str, *, alone: bool = False) -> bool:
+        """Whether the signal, `TERM`, reached the job, or its first process `alone`; not so while the job is being started."""
+        return self._run(request.signal_command(self.id, name, alone=alone))[0] == 0
 
     def status(self) -> int | None:
         """The exit status of a run that has ended."""

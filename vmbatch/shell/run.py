@@ -18,15 +18,23 @@ _AGAIN_SECONDS = 0.2
 _AGAIN_LIMIT = 5.0
 _HANGUP_SECONDS = 2.0
 _PIECE_BYTES = 64 << 10
+_TURN_SECONDS = 30.0
+_TURN_LOOK_SECONDS = 0.02
+_WITNESS_SECONDS = 0.05
 
 
-def without_terminal(place: str, handover: Handover, understand: Callable[[], Call]) -> int:
-    """The job's exit status, 255 with a message if the guest was lost. What is to be run is found out while ssh connects."""
+def without_terminal(place: str, handover: Handover, understand: Callable[[], Call], *, of_many: bool = False) -> int:
+    """The job's exit status, 255 with a message if the guest was lost. What is to be run is found out while ssh connects.
+
+    `of_many`: one of many runs at once, as Slurm's tasks are, and what Slurm signals is found by its descent.
+    """
     source, sink = os.pipe()
     connection = Connection(place, handover)
-    child = connection.start(source, close=(sink,))
+    if of_many:
+        _take_turn(place, connection)
+    child = connection.start(source, close=(sink,), blocked=forwarded() if of_many else ())
     os.close(source)
-    signals = Signals(connection)
+    signals = Signals(connection, witnessed=of_many)
     call = understand()
     request = call.request()
     if call.uses_input or len(request) > _PIECE_BYTES:
@@ -38,15 +46,44 @@ def without_terminal(place: str, handover: Handover, understand: Callable[[], Ca
     return _result(connection, signals.wait(child))
 
 
-def on_terminal(place: str, handover: Handover, call: Call, environ: dict[str, str]) -> int:
+def on_terminal(place: str, handover: Handover, call: Call, environ: dict[str, str], *, of_many: bool = False) -> int:
     """The same for an interactive job: ssh has the terminal, its size, and all that is typed."""
     connection = Connection(place, handover)
+    if of_many:
+        _take_turn(place, connection)
     signals = Signals(connection)
     if not connection.give_request(call.request()):
         raise RefusedError("its guest cannot be reached")
     with signals.ignored():
         child = connection.start_on_terminal(environ)
     return _result(connection, signals.wait(child, hangs_up=True))
+
+
+def _take_turn(place: str, connection: Connection) -> None:
+    """Waits until it is ours to connect, and lets the next one when we are connected."""
+    import _thread
+    import time
+
+    from ..turn import Turn
+
+    turn = Turn(f"{place}/control")
+
+    def give_back() -> None:
+        limit = time.monotonic() + _TURN_SECONDS
+        while not connection.up and time.monotonic() < limit:
+            time.sleep(_TURN_LOOK_SECONDS)
+        turn.over()
+
+    _thread.start_new_thread(give_back, ())
+
+
+def forwarded() -> dict[int, str]:
+    """The signals that are passed on to the job, and their names."""
+    import signal
+
+    return {number: number.name.removeprefix("SIG") for number in (
+        signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM,
+        signal.SIGCONT, signal.SIGTSTP)}
 
 
 def _result(connection: Connection, code: int) -> int:
@@ -63,15 +100,15 @@ def _result(connection: Connection, code: int) -> int:
 class Signals:
     """What mom sends to the job's session, to be passed on: each counts once until that is done, as some come several times."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, *, witnessed: bool = False) -> None:
+        """`witnessed`: a signal that the connection, which blocks all, was not sent is for the job's first process alone."""
         import signal
 
         self._connection = connection
+        self._witnessed = witnessed
         self._got: dict[int, None] = {}
         self._watcher = 0
-        self._names = {number: number.name.removeprefix("SIG") for number in (
-            signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM,
-            signal.SIGCONT, signal.SIGTSTP)}
+        self._names = forwarded()
         self._wake, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
         for number in self._names:
@@ -107,24 +144,34 @@ class Signals:
             if hangs_up and over is None and signal.SIGHUP in self._got:
                 over = time.monotonic() + _HANGUP_SECONDS
             for number in list(self._got):
-                if self._pass_on(number):
+                if self._pass_on(number, child):
                     self._got.pop(number, None)
             pause = min(2 * pause, _AGAIN_LIMIT)
             if over is not None and time.monotonic() > over:
                 signal.pidfd_send_signal(handle, signal.SIGKILL)
 
-    def _pass_on(self, number: int) -> bool:
+    def _pass_on(self, number: int, child: int) -> bool:
         """Whether that is done; the job may only be being started. What follows a suspension waits for it."""
         from . import suspension
 
-        name = self._names[number]  # type: ignore[index]
+        name = self._names[number]
         if self._watcher and not suspension.is_over(self._watcher):
             return False
         self._watcher = 0
         if name == "TSTP":
             self._watcher = suspension.begin(self._connection)
             return True
-        return self._connection.signal(name)
+        return self._connection.signal(name, alone=self._witnessed and not _was_sent(child, number))
+
+
+def _was_sent(child: int, number: int) -> bool:
+    """Whether a process that blocks the signal was sent it, too, some moments behind us (proc(5), ShdPnd)."""
+    import time
+
+    time.sleep(_WITNESS_SECONDS)
+    with open(f"/proc/{child}/status", "rb") as status:
+        fields = dict(line.split(b":", 1) for line in status)
+    return bool(int(fields[b"ShdPnd"], 16) >> (number - 1) & 1)
 
 
 class _Ignored:
