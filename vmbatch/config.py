@@ -15,6 +15,7 @@ from .units import parse_duration, parse_size
 
 _KEY = r"""(?:"[^"]*"|'[^']*'|[A-Za-z0-9_-]+)"""
 SLURM_FAULTS = ("drain", "hold", "requeue")
+PBS_REMEDIES = ("requeue", "hold", "offline")
 SHARE_TYPES = ("nfs4", "nfs", "virtiofs", "9p")
 _KEYS = rf"{_KEY}(?:\s*\.\s*{_KEY})*"
 
@@ -91,6 +92,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     guest_display: bool
     slurm_node_fault: str
     slurm_ask: float
+    openpbs_node_fault: str
+    openpbs_site_fault: str
     log_directory: str
     submit_shell: str
     submit_default_queue: str
@@ -158,6 +161,12 @@ def _duration(value: object) -> float:
 def _share_type(value: object) -> str:
     if _text(value) not in SHARE_TYPES:
         raise ValueError(f"must be one of {', '.join(SHARE_TYPES)}, not {value!r}")
+    return str(value)
+
+
+def _pbs_remedy(value: object) -> str:
+    if _text(value) not in PBS_REMEDIES:
+        raise ValueError(f"must be one of {', '.join(PBS_REMEDIES)}, not {value!r}")
     return str(value)
 
 
@@ -332,6 +341,9 @@ OPTIONS: dict[str, Option] = {
     "slurm.node_fault": Option(_node_fault, "drain", "what becomes of a job whose guest the node cannot make: "
                                "drain (the node, and requeue the job), hold (requeue the job, and hold it) or requeue"),
     "slurm.ask": Option(_duration, 20.0, "how often a Prolog asks slurmctld whether its job is still wanted"),
+    "openpbs.node_fault": Option(_pbs_remedy, "requeue",
+                                 "what OpenPBS's hook does with a job that this node cannot start: requeue, hold or offline"),
+    "openpbs.site_fault": Option(_pbs_remedy, "hold", "the same where configuration or templates are at fault"),
     "log.directory": Option(_path, "/var/log/vmbatch", "one log for each job"),
     "submit.shell": Option(_path, "/opt/vmbatch/hooks/remoteshell", "remoteshell on the nodes, for qsub's filter"),
     "submit.default_queue": Option(_text, "", "the queue of jobs that name none, for qsub's filter"),

@@ -274,6 +274,12 @@ def refuse(system: System, call: Call, reader: tuple[int, int], lines: list[str]
         book.close()
 
 
+def stop(job_id: str) -> None:
+    """Ends every start of the job that began before now, and leaves it to them to release what they own. NodeError."""
+    journal.make_directories()
+    journal.mark_end(job_id, clock.this_process())
+
+
 def epilogue(job_id: str, config: Config, log: Log, status: int | None = None) -> None:
     """Ends every start of the job that began before now, and releases what they own. VmBatchError.
 

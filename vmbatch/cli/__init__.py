@@ -159,15 +159,16 @@ def kept() -> None:
 
 @main.command()
 @click.argument("directory", type=click.Path(exists=True, file_okay=False))
-def hooks(directory: str) -> None:
-    """Write the hooks of all batch systems, and remoteshell, into DIRECTORY, for this installation's Python.
+@click.option("--openpbs", is_flag=True, help="those for OpenPBS, with openpbs and vmbatch_hook.py")
+def hooks(directory: str, openpbs: bool) -> None:
+    """Write the hooks of Torque and Slurm, or OpenPBS, and remoteshell, into DIRECTORY, for this installation's Python.
 
     \b
     Example: vmbatch hooks /var/spool/torque/mom_priv
     """
     from ..installation import write_hooks
 
-    paths, why = write_hooks(directory)
+    paths, why = write_hooks(directory, openpbs=openpbs)
     for path in paths:
         click.echo(path)
     if why:

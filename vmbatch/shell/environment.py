@@ -5,13 +5,14 @@ import os
 PREFIX = b"job:"
 """Of the names of all variables when the starter has run before us: no loader and no library knows them so."""
 
+OPENPBS_PREFIX = "VMBATCH_JOB_"
+"""Of the names that OpenPBS's hook (scripts/openpbs/vmbatch_hook.py) gives the user's variables, to the same end."""
+
 
 def read(started: bool) -> dict[str, str]:
     """All variables; `started`: by the starter (shell/starter.c), whose own variables are none of the job's."""
-    if not started:
-        return dict(os.environ)
-    found = {}
-    for name, value in os.environb.items():
-        if name.startswith(PREFIX):
-            found[os.fsdecode(name[len(PREFIX):])] = os.fsdecode(value)
-    return found
+    own = dict(os.environ)
+    if started:
+        own = {os.fsdecode(name[len(PREFIX):]): os.fsdecode(value) for name, value in os.environb.items() if name.startswith(PREFIX)}
+    hidden = {name[len(OPENPBS_PREFIX):]: value for name, value in own.items() if name.startswith(OPENPBS_PREFIX)}
+    return {name: value for name, value in own.items() if not name.startswith(OPENPBS_PREFIX)} | hidden

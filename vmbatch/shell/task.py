@@ -24,6 +24,7 @@ class Task(Call):
     ) -> None:
         self.handover = handover
         self.terminal = terminal
+        self.directory = b""
         self.shell = ""
         self.script = None
         self.arguments = b""
