@@ -3,6 +3,7 @@
 Source of the layout: Microsoft's "FAT: General Overview of On-Disk Format" 1.03, and the kernel's fs/fat (namei_vfat.c, dir.c).
 """
 
+import codecs
 import struct
 from collections.abc import Iterator
 
@@ -26,6 +27,8 @@ _FAT12, _FAT16 = 4085, 65525
 _TOP = 0
 """The number of the top directory, which has no cluster in FAT12 and FAT16."""
 _CACHE = 4096
+_DOS, _UNICODE = codecs.lookup("cp437"), codecs.lookup("utf-16-le")
+"""Looked up here: who reads cannot load modules any more."""
 
 
 class Fat:
@@ -54,7 +57,7 @@ class Fat:
         serial = boot[67:71] if self._bits == 32 else boot[39:43]
         label = boot[71:82] if self._bits == 32 else boot[43:54]
         self.uuid = f"{int.from_bytes(serial[2:], 'little'):04X}-{int.from_bytes(serial[:2], 'little'):04X}"
-        self.label = label.decode("cp437").rstrip()
+        self.label = _DOS.decode(label)[0].rstrip()
         self._block, self._block_at = b"", -1
 
     def root(self) -> Node:
@@ -178,15 +181,15 @@ class Fat:
 
 
 def _short(record: bytes) -> str:
-    stem = record[0:8].decode("cp437").rstrip(" ")
+    stem = _DOS.decode(record[0:8])[0].rstrip(" ")
     if record[0] == _KANJI:
         stem = "\xe5" + stem[1:]
-    extension = record[8:11].decode("cp437").rstrip(" ")
+    extension = _DOS.decode(record[8:11])[0].rstrip(" ")
     return f"{stem}.{extension}" if extension else stem
 
 
 def _long(parts: list[bytes]) -> str:
-    text = b"".join(parts).decode("utf-16-le", "replace")
+    text = _UNICODE.decode(b"".join(parts), "replace")[0]
     return text.partition("\0")[0]
 
 

@@ -8,13 +8,13 @@ import msgspec
 
 from ..format import FormatError
 
-OWN = -1
-"""The place where the configuration itself lies."""
+OWN = 0
+"""Where the configuration itself lies: also what a configuration calls the whole disk, whose own file system may be an old one."""
 _SHOWN = 10
 
 
 class File(msgspec.Struct, frozen=True):
-    """A file in the partition `number` as Linux numbers them, 0 for the whole disk, or OWN."""
+    """A file in the partition `number` as Linux numbers them, or OWN."""
 
     number: int
     path: str
