@@ -43,7 +43,7 @@ FLAGS = {"-q": "quiet", "--quiet": "quiet", "-n": "not-really", "--not-really": 
 _FORMATS = ("sxp", "simple", "simple0")
 _DIRECTORIES = ("/var/run/xend/boot", "/run/xen/pygrub")
 """Where xend and libxl expect the files if nothing is said."""
-_FIFO_SECONDS = 0.05
+_FIFO_SECONDS, _RELEASE_SECONDS = 0.05, 10.0
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -66,7 +66,12 @@ def main() -> None:
         sys.stdout.write(USAGE)
         sys.exit(0)
     try:
-        run(arguments(sys.argv[1:]))
+        try:
+            call = arguments(sys.argv[1:])
+        except SiteError:
+            _release(sys.argv[1:])
+            raise
+        run(call)
     except VmBatchError as error:
         for line in error.lines():
             sys.stderr.write(f"pygrub-vmbatch: {line}\n")
@@ -115,6 +120,13 @@ def arguments(words: Sequence[str]) -> Call:
     output = values.get("output", "-")
     return Call(disks[0], wish, "" if output == "-" else output, values.get("output-format", "sxp"),
                 values.get("output-directory", ""), int(uid) if uid else None, "not-really" in flags)
+
+
+def _release(words: Sequence[str]) -> None:
+    """Of words that are wrong: xend waits at the FIFO that they name, and is not to wait for ever."""
+    path = next((word.partition("=")[2] for word in words if word.startswith("--output=")), "")
+    with contextlib.suppress(VmBatchError, OSError), _output("" if path == "-" else path, Deadline(_RELEASE_SECONDS)):
+        pass
 
 
 def _parted(word: str) -> list[str]:
