@@ -70,14 +70,13 @@ else
   if [ x$feature_timeout_style = xy ] ; then
     set timeout_style=menu
     set timeout=5
-  # Fallback normal timeout code in case the timeout_style feature is
-  # unavailable.
+  # A comment.
   else
     set timeout=5
   fi
 fi
 function gfxmode {
-	set gfxpayload="${1}"
+  set gfxpayload="${1}"
 }
 set linux_gfx_mode=
 export linux_gfx_mode
@@ -98,9 +97,9 @@ submenu 'Advanced options for Debian GNU/Linux' $menuentry_id_option 'gnulinux-a
 	menuentry 'Debian GNU/Linux, with Linux 6.1.0-18' --class debian $menuentry_id_option 'gnulinux-6.1.0-18-advanced-UUID' {
 		set root='hd0,gpt1'
 		if [ x$feature_platform_search_hint = xy ]; then
-		  search --no-floppy --fs-uuid --set=root --hint-bios=hd0,gpt1 --hint='hd0,gpt1'  UUID
+			search --no-floppy --fs-uuid --set=root --hint-bios=hd0,gpt1 --hint='hd0,gpt1'  UUID
 		else
-		  search --no-floppy --fs-uuid --set=root UUID
+			search --no-floppy --fs-uuid --set=root UUID
 		fi
 		linux	/boot/vmlinuz-6.1.0-18-cloud-amd64 root=UUID=UUID ro
 		initrd	/boot/initrd.img-6.1.0-18-cloud-amd64
@@ -290,17 +289,18 @@ MENU SEPARATOR
 
 
 @pytest.mark.parametrize(("text", "path", "wanted", "expected"), [
-    (ALPINE, "/extlinux.conf", "", ("Linux virt", "/vmlinuz-virt", ("/initramfs-virt",), "root=UUID=1 modules=ext4 console=hvc0")),
+    (ALPINE, "/extlinux.conf", "",
+     ("Linux virt", "/vmlinuz-virt", ("/initramfs-virt",), "root=UUID=1 modules=ext4 console=hvc0")),
     (ALPINE, "/boot/extlinux.conf", "lts",
      ("Linux lts", "/boot/vmlinuz-lts", ("/boot/intel-ucode.img", "/boot/initramfs-lts"),
       "root=UUID=1 modules=ext4 quiet rootfstype=ext4")),
-    ("default linux\nappend root=/dev/xvda\nlabel a\nkernel /a\nlabel linux\n kernel ../k\n initrd /i", "/syslinux/syslinux.cfg", "",
-     ("linux", "/k", ("/i",), "root=/dev/xvda")),
+    ("default linux\nappend root=/dev/xvda\nlabel a\nkernel /a\nlabel linux\n kernel ../k\n initrd /i",
+     "/syslinux/syslinux.cfg", "", ("linux", "/k", ("/i",), "root=/dev/xvda")),
     ("default linux\nappend x\nlabel linux\nkernel /k\nappend -\n", "/syslinux.cfg", "", ("linux", "/k", (), "")),
     ("DEFAULT vmlinuz initrd=initrd.gz root=/dev/ram0\n", "/isolinux/isolinux.cfg", "",
      ("default", "/isolinux/vmlinuz", ("/isolinux/initrd.gz",), "root=/dev/ram0")),
-    ("default xen\nlabel xen\n kernel mboot.c32\n append xen.gz dom0_mem=1G --- vmlinuz root=/dev/sda1 --- initrd\n", "/syslinux.cfg",
-     "", ("xen", "/vmlinuz", ("/initrd",), "root=/dev/sda1")),
+    ("default xen\nlabel xen\n kernel mboot.c32\n append xen.gz dom0_mem=1G --- vmlinuz root=/dev/sda1 --- initrd\n",
+     "/syslinux.cfg", "", ("xen", "/vmlinuz", ("/initrd",), "root=/dev/sda1")),
     ("include linux.cfg\n", "/boot/syslinux/syslinux.cfg", "", ("vm", "/boot/syslinux/vm", (), "a b")),
 ])
 def test_syslinux(text: str, path: str, wanted: str, expected: object) -> None:
@@ -309,7 +309,8 @@ def test_syslinux(text: str, path: str, wanted: str, expected: object) -> None:
 
 
 @pytest.mark.parametrize(("loader", "version"), [
-    ("", "6.6.10"), ("timeout 3\ndefault arch-lts.conf\n", "6.1.9"), ("default @saved\n", "6.6.10"), ("default *-lts*\n", "6.1.9"),
+    ("", "6.6.10"), ("timeout 3\ndefault arch-lts.conf\n", "6.1.9"), ("default @saved\n", "6.6.10"),
+    ("default *-lts*\n", "6.1.9"),
 ])
 def test_systemd_boot(loader: str, version: str) -> None:
     files = {
@@ -358,7 +359,8 @@ def test_a_stub_that_leads_to_the_configuration() -> None:
 
 
 MISTAKES = {
-    "if true; then": "has a mistake in line 1", "}": "has a mistake in line 1", "menuentry a {\nlinux /k": "has a mistake in line 2",
+    "if true; then": "has a mistake in line 1", "}": "has a mistake in line 1",
+    "menuentry a {\nlinux /k": "has a mistake in line 2",
     "set a='b\n": "has a quote in line 1 that does not end", 'a\n"b': "has a quote in line 2 that does not end",
     "a | b": "has '|' in line 1, which is not understood here", "for 1 in a; do b; done": "has a mistake in line 1",
     "": "has no menu entry", "menuentry a { true; }": "has a menu entry without a kernel",
@@ -374,7 +376,8 @@ def test_mistakes(text: str, what: str) -> None:
 
 
 @pytest.mark.parametrize(("parse", "text", "what"), [
-    (legacy.parse, "default 0\n", "has no menu entry"), (legacy.parse, "title a\nroot (hd0)\n", "has a menu entry without a kernel"),
+    (legacy.parse, "default 0\n", "has no menu entry"),
+    (legacy.parse, "title a\nroot (hd0)\n", "has a menu entry without a kernel"),
     (legacy.parse, "title a\nchainloader +1\n", "has a menu entry without a kernel"),
     (syslinux.parse, "prompt 0\n", "has no menu entry"),
     (syslinux.parse, "label a\nkernel chain.c32\n", "has a default menu entry that boots no Linux"),

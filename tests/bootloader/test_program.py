@@ -122,7 +122,8 @@ def test_without_initrd(out: Path, tmp_path: Path) -> None:
 def test_several_initrds(out: Path, tmp_path: Path) -> None:
     """Each begins at a multiple of four, as the kernel asks."""
     files = tree(tmp_path / "files", {
-        "boot/grub/grub.cfg": b"menuentry a {\n linux /k\n initrd /ucode /i /ucode\n}\n", "k": KERNEL, "i": INITRD, "ucode": b"12345"})
+        "boot/grub/grub.cfg": b"menuentry a {\n linux /k\n initrd /ucode /i /ucode\n}\n", "k": KERNEL, "i": INITRD,
+        "ucode": b"12345"})
     fd = os.open(ext(tmp_path / "disk", files, 8 * MIB), os.O_RDONLY)
     boot = boot_of(fd, str(out), Wish(args="z"), account="nobody", deadline=Deadline(60))
     os.close(fd)
@@ -134,8 +135,8 @@ def test_nothing_to_boot(out: Path, tmp_path: Path) -> None:
     empty = tmp_path / "disk"
     empty.write_bytes(bytes(MIB))
     assert said(program(f"--output-directory={out}", empty)) == [
-        "pygrub-vmbatch: the disk has nothing that can be booted (a file system ext2, ext3, ext4 or FAT with the configuration of "
-        "GRUB, SYSLINUX or systemd-boot is needed)",
+        "pygrub-vmbatch: the disk has nothing that can be booted (a file system ext2, ext3, ext4 or FAT with the configuration "
+        "of GRUB, SYSLINUX or systemd-boot is needed)",
         "pygrub-vmbatch: the disk has no partition table in its MBR",
     ]
     assert not list(out.iterdir())
@@ -217,7 +218,8 @@ def test_arguments(words: list[str], call: Call) -> None:
 @pytest.mark.parametrize(("words", "what"), [
     ([], "one disk is needed"), (["/a", "/b"], "one disk is needed, and not /a /b"), (["--entry"], "--entry needs a value"),
     (["-x", "/d"], "-x is no option of pygrub-vmbatch"), (["--offset=1", "/d"], "--offset=1 is no option of pygrub-vmbatch"),
-    (["--output-format=xml", "/d"], "'xml' is no format for the output"), (["--runas=0", "/d"], "--runas=0 is no uid without rights"),
+    (["--output-format=xml", "/d"], "'xml' is no format for the output"),
+    (["--runas=0", "/d"], "--runas=0 is no uid without rights"),
     (["--ramdisk=/i", "/d"], "--ramdisk needs --kernel"), (["--args=a\nb", "/d"], "--args has characters that cannot be printed"),
     (["-q '", "/d"], "\"-q '\" cannot be read as options"),
 ])
@@ -241,7 +243,8 @@ def test_the_reader_can_open_nothing(tmp_path: Path) -> None:
         "socket": "socket.socket(socket.AF_INET)", "pipe": "os.pipe()", "process": "os.fork()", "copy": "os.dup(1)",
         "root": "os.setuid(0)",
     }
-    code = ["import json, os, socket", "from vmbatch.bootloader import reader", "reader._confine()", "said = {'uid': os.getuid()}"]
+    code = ["import json, os, socket", "from vmbatch.bootloader import reader", "reader._confine()",
+            "said = {'uid': os.getuid()}"]
     for name, call in tries.items():
         code += ["try:", f" {call}", f" said[{name!r}] = 'done'", "except OSError as error:", f" said[{name!r}] = error.strerror"]
     code.append("os.write(1, json.dumps(said).encode())")

@@ -16,7 +16,8 @@ class World:
 
     def exists(self, file: File, kind: str = "") -> bool:
         files = self.partitions.get(file.number, {})
-        return file.path in files if kind == "file" else any(name == file.path or name.startswith(file.path + "/") for name in files)
+        below = any(name.startswith(f"{file.path}/") for name in files)
+        return (file.path in files and kind != "directory") or (below and kind != "file")
 
     def names(self, directory: File) -> list[str]:
         start = directory.path + "/"

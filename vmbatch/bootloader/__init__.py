@@ -7,6 +7,8 @@ INITRD_LIMIT = 512 << 20
 """Bytes of all initrds together."""
 LINE_LIMIT = 1023
 """Bytes of a kernel line: Xen cuts off what is longer without a word (xen/include/public/xen.h, MAX_GUEST_CMDLINE)."""
+DAMAGED = 3
+"""Exit status of the reader if it must stop while it copies."""
 TEXT_LIMIT = 1 << 20
 """Bytes of a file of the boot configuration."""
 

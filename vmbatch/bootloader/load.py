@@ -17,7 +17,7 @@ from ..errors import CommandError, JobError, NodeError, SiteError
 from ..host import process
 from ..job import Group, User
 from ..units import Deadline
-from . import INITRD_LIMIT, KERNEL_LIMIT, LINE_LIMIT, Found, Refusal, Wish
+from . import DAMAGED, INITRD_LIMIT, KERNEL_LIMIT, LINE_LIMIT, Found, Refusal, Wish
 
 SECONDS = 60.0
 """For all of it; the toolstack itself would wait without end."""
@@ -162,6 +162,8 @@ class _Pieces:
 
     def _failed(self, error: CommandError) -> JobError | NodeError:
         said = self._process.stderr.read(_HEADER_LIMIT).decode("utf-8", "replace") if self._process.stderr else ""
+        if error.status == DAMAGED:
+            return JobError(f"the disk {_plain(said)}", "check the image")
         if error.status < 0 or re.search(r"^(MemoryError|RecursionError)", said, re.MULTILINE):
             return JobError("the guest's disk cannot be read within the limits on time and memory", "it may be hostile")
         return NodeError(f"the reader of the guest's disk failed: {_plain((said.strip().splitlines() or [error.what])[-1])}",
@@ -182,7 +184,7 @@ class _Pieces:
         while size:
             piece = self._left or self._more()
             if not piece:
-                raise JobError("the guest's disk ends before its kernel does, or is damaged", "check the image")
+                raise JobError("the guest's disk has led its reader astray", "it may be hostile")
             self._left = piece[size:]
             size -= len(piece) - len(self._left)
             yield piece[:len(piece) - len(self._left)]

@@ -9,7 +9,7 @@ import msgspec
 from ..format import FormatError
 
 OWN = 0
-"""Where the configuration itself lies: also what a configuration calls the whole disk, whose own file system may be an old one."""
+"""Where the configuration itself lies. Also for what it calls the whole disk, where an old file system may begin."""
 _SHOWN = 10
 
 

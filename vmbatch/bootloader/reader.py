@@ -2,7 +2,8 @@
 
     python -I -m vmbatch.bootloader.reader DISK-DESCRIPTOR SIZE WISH
 
-writes a line of JSON (a Found or a Refusal, with its type in `type`), and behind a Found the kernel's and the initrd's bytes.
+writes a line of JSON, {"found": Found} and behind it the kernel's and the initrd's bytes, or {"refusal": Refusal}. What is
+found to be damaged when it is copied is said on stderr, with the exit status DAMAGED.
 Several initrds follow each other at multiples of four bytes, as the kernel's early user space asks
 (Documentation/driver-api/early-userspace/buffer-format.rst).
 """
@@ -15,7 +16,7 @@ import msgspec
 
 from ..format import FormatError
 from ..format.foreign import signature
-from . import Found, Refusal, Wish
+from . import DAMAGED, Found, Refusal, Wish
 from .choice import Choice, NothingError, Source, choose
 
 _ALIGNMENT = 4
@@ -35,12 +36,6 @@ def main() -> None:
         if kind:
             raise FormatError(f"is not a raw disk but {kind}", "state its format in the domain's XML, and Xen shows it raw")
         choice = choose(read, size, wish)
-        _say(encode({"found": _found(choice)}))
-        _copy(choice.kernel)
-        for source in choice.initrds:
-            _copy(source)
-            if source is not choice.initrds[-1]:
-                _put(bytes(-source.node.size % _ALIGNMENT))
     except FormatError as error:
         detail = error.detail if isinstance(error, NothingError) else ()
         _say(encode({"refusal": Refusal(_plain(error.what), _plain(error.hint), tuple(map(_plain, detail)))}))
@@ -48,6 +43,22 @@ def main() -> None:
         _say(encode({"refusal": Refusal(f"cannot be read: {error.strerror}", "", ())}))
     except (RecursionError, MemoryError):
         _say(encode({"refusal": Refusal("has a boot configuration or a file system that is too deep or too large", "", ())}))
+    else:
+        _say(encode({"found": _found(choice)}))
+        _hand_over(choice)
+
+
+def _hand_over(choice: Choice) -> None:
+    try:
+        _copy(choice.kernel)
+        for number, source in enumerate(choice.initrds, 1):
+            _copy(source)
+            if number < len(choice.initrds):
+                _put(bytes(-source.node.size % _ALIGNMENT))
+    except (FormatError, OSError) as error:
+        text = error.what if isinstance(error, FormatError) else f"cannot be read: {error.strerror}"
+        os.write(2, _plain(text).encode())
+        sys.exit(DAMAGED)
 
 
 def _confine() -> None:

@@ -51,8 +51,8 @@ class _Reader:
         elif word in ("default", "ontimeout"):
             self.default = rest if word == "default" or not self.default else self.default
         elif word == "include" or (word == "menu" and rest.lower().startswith("include")):
-            name = rest.split()[-1] if word == "include" else rest.split()[1] if len(rest.split()) > 1 else ""
-            included = self.world.read(File(OWN, self.path(name)))
+            name = rest if word == "include" else rest.partition(" ")[2]
+            included = self.world.read(File(OWN, self.path(name.strip())))
             if included is not None:
                 self.read(included)
         elif word == "append":
