@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.pure.lvm_sample import SAMPLE
 from vmbatch.bootloader import Wish
 from vmbatch.bootloader.choice import NothingError
 from vmbatch.bootloader.place import places
@@ -162,6 +163,17 @@ def test_whole_disk_if_nothing_known_is_in_a_partition(tmp_path: Path, fat16: Pa
     found = places(lambda at, length: (fd.seek(at), fd.read(length))[1], 20 * MIB).found
     assert [(place.number, place.kind) for place in found] == [(0, "vfat"), (1, "")]
     fd.close()
+
+
+@pytest.mark.parametrize("start", [0, 2048])
+def test_logical_volume(tmp_path: Path, top: Path, start: int) -> None:
+    """In two segments, on the whole disk or in a partition; other volumes of the group are on another disk, or striped."""
+    root = ext(tmp_path / "root", top, 12 * MIB, "-t", "ext4").read_bytes()
+    physical = tmp_path / "physical"
+    physical.write_bytes(SAMPLE.ljust(64 * MIB, b"\0"))
+    patched(physical, {MIB: root[: 8 * MIB], 13 * MIB: root[8 * MIB :]})
+    disk = partitioned(tmp_path / "disk", "label: gpt\nstart=2048, size=64M\n", {start: physical}) if start else physical
+    assert booted(disk) == f"the logical volume vg0/root, {PLAIN}"
 
 
 def test_separate_boot_partition(tmp_path: Path) -> None:

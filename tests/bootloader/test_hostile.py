@@ -334,10 +334,9 @@ def test_damaged_fat(fat16: bytes, damage: list[tuple[int, int]]) -> None:
 
 WORDS = st.lists(st.sampled_from([
     "if", "then", "else", "fi", "[", "]", "(", ")", "!", "-a", "menuentry", "submenu", "{", "}", "\n", ";", "$a", '"${b}', "'",
-    "\\", "linux", "initrd", "/k", "set", "a=1", "function", "f", "return", "while", "do", "done", "for", "in", "source", "blscfg",
-    "title",
-    "kernel", "label", "default", "root", "(hd0,0)", "append", "include", "configfile", "search", "--set=a", "1>2", "load_env",
-    "\0", "é", "module", "xen.gz", "mboot.c32", "---", "menu", "options", "break",
+    "\\", "linux", "initrd", "/k", "set", "a=1", "function", "f", "return", "while", "do", "done", "for", "in", "source",
+    "blscfg", "title", "kernel", "label", "default", "root", "(hd0,0)", "append", "include", "configfile", "search", "--set=a",
+    "1>2", "load_env", "\0", "é", "module", "xen.gz", "mboot.c32", "---", "menu", "options", "break",
 ]), max_size=40).map(" ".join)
 
 

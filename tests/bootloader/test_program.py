@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from vmbatch.bootloader import LINE_LIMIT, Wish
-from vmbatch.bootloader.command import Call, arguments, formatted
+from vmbatch.bootloader.command import FLAGS, VALUES, Call, arguments, formatted
 from vmbatch.bootloader.load import boot_of
 from vmbatch.errors import JobError, SiteError
+from vmbatch.guestdisk.view import view
 from vmbatch.units import Deadline
 
-from .disks import CERNVM, INITRD, KERNEL, MENU, MIB, ext, fat, tree
+from .disks import CERNVM, INITRD, KERNEL, MENU, MIB, ext, fat, run, tree
 
 ROOT = Path(__file__).parents[2]
 ARGS = "root=first quiet"
@@ -33,7 +34,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
     path = tmp_path / "bootloader.7.d"
-    path.mkdir(0o700)
+    path.mkdir(0o600)
     return path
 
 
@@ -129,6 +130,23 @@ def test_several_initrds(out: Path, tmp_path: Path) -> None:
     os.close(fd)
     assert Path(boot.initrd).read_bytes() == b"12345\0\0\0" + INITRD + bytes(-len(INITRD) % 4) + b"12345"
     assert (boot.args, boot.found.initrds) == ("z", ("/ucode", "/i", "/ucode"))
+
+
+@pytest.mark.parametrize("form", ["qcow2", "vpc"])
+def test_disks_of_other_formats(disk: Path, out: Path, tmp_path: Path, form: str) -> None:
+    """As the hooks see them: Xen's toolstack shows them as block devices, and `view` as a file."""
+    image = tmp_path / "image"
+    backing = ("-b", str(disk), "-F", "raw") if form == "qcow2" else ()
+    if backing:
+        run("qemu-img", "create", "-q", "-f", form, *backing, str(image))
+    else:
+        run("qemu-img", "convert", "-f", "raw", "-O", form, str(disk), str(image))
+    deadline = Deadline(60)
+    with view(str(image), "vhd" if form == "vpc" else form, "nobody", deadline, (str(disk), "raw") if backing else None) as shown:
+        fd = os.open(shown.path, os.O_RDONLY | os.O_CLOEXEC)
+        boot = boot_of(fd, str(out), Wish(), account="nobody", deadline=deadline)
+        os.close(fd)
+    assert Path(boot.kernel).read_bytes() == KERNEL
 
 
 def test_nothing_to_boot(out: Path, tmp_path: Path) -> None:
@@ -227,6 +245,13 @@ def test_wrong_arguments(words: list[str], what: str) -> None:
     with pytest.raises(SiteError) as caught:
         arguments(words)
     assert caught.value.what == what
+
+
+def test_the_manual_has_every_option() -> None:
+    text = (ROOT / "docs/man/pygrub-vmbatch.8.md").read_text()
+    items = re.findall(r"^- (\*\*[^:\n]+):", text, re.MULTILINE)
+    assert sorted(name for item in items for name in re.findall(r"\*\*(-[^*=]+)", item)) == sorted(
+        [*FLAGS, *(f"--{name}" for name in VALUES)])
 
 
 def test_no_value_can_be_ended() -> None:
