@@ -7,9 +7,9 @@ import os
 import re
 import secrets
 import stat
-import subprocess
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -18,6 +18,9 @@ from ..host import process
 from ..job import Group, User
 from ..units import Deadline
 from . import DAMAGED, INITRD_LIMIT, KERNEL_LIMIT, LINE_LIMIT, Found, Refusal, Wish
+
+if TYPE_CHECKING:
+    import subprocess
 
 SECONDS = 60.0
 """For all of it; the toolstack itself would wait without end."""
@@ -109,7 +112,7 @@ def _reader(disk: int, wish: Wish, account: str | int, deadline: Deadline) -> It
     limits = (f"--as={_MEMORY}", f"--cpu={_CPU_SECONDS}", "--core=0")
     started = process.start(
         argv, account=account if isinstance(account, str) else None, user=_user(account) if isinstance(account, int) else None,
-        limits=limits, pass_fds=(disk,), stderr=subprocess.PIPE)
+        limits=limits, pass_fds=(disk,), stderr=process.PIPE)
     pieces = _Pieces(started, deadline)
     try:
         yield _judged(pieces.line(), wish), pieces
