@@ -10,7 +10,7 @@ from hypothesis import settings
 from tests import summary
 
 _TESTS = Path(__file__).parent
-_FREE = frozenset(("format", "hostile", "host", "kit", "pure", "rootssh", "rules", "signature", "transfer"))
+_FREE = frozenset(("bootloader", "format", "hostile", "host", "kit", "pure", "rootssh", "rules", "signature", "transfer"))
 """Folders whose tests touch nothing that the node has only once."""
 
 

@@ -35,6 +35,7 @@ LAYERS: dict[str, int] = {
     "image": 4,
     "context": 4,
     "exchange": 4,
+    "bootloader": 4,
     "spool": 4,
     "installation": 4,
     "registry": 5,

@@ -161,7 +161,7 @@ def kept() -> None:
 @click.argument("directory", type=click.Path(exists=True, file_okay=False))
 @click.option("--openpbs", is_flag=True, help="those for OpenPBS, with openpbs and vmbatch_hook.py")
 def hooks(directory: str, openpbs: bool) -> None:
-    """Write the hooks of Torque and Slurm, or OpenPBS, and remoteshell, into DIRECTORY, for this installation's Python.
+    """Write the hooks of Torque and Slurm, or OpenPBS, remoteshell and pygrub-vmbatch, into DIRECTORY, for this Python.
 
     \b
     Example: vmbatch hooks /var/spool/torque/mom_priv

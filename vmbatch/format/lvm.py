@@ -66,6 +66,14 @@ def logical_volume(read: Read, extent: Extent, name: str) -> tuple[Extent, ...]:
     return _merged(_placed(group, lv, _section(volumes, lv), volume, extent))
 
 
+def names(read: Read, extent: Extent) -> list[str]:
+    """Of the volumes that can be seen of the physical volume at `extent`, as `vg/lv`. FormatError."""
+    vg, group = _group(_parse(_metadata(read, extent, _label(read, extent))))
+    volumes = _section(group, "logical_volumes", optional=True)
+    return [f"{vg}/{lv}" for lv, volume in volumes.items()
+            if _NAME.fullmatch(lv) and isinstance(volume, dict) and "VISIBLE" in _words(volume, "status")]
+
+
 def _crc(data: bytes) -> int:
     """CRC-32 without the inversions, from a start of LVM's own."""
     return zlib.crc32(data, _CRC_START ^ 0xFFFFFFFF) ^ 0xFFFFFFFF

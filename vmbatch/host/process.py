@@ -17,7 +17,7 @@ ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HO
 _OUTPUT_LIMIT = 64 << 10
 _PIECE = 1 << 20
 _ALIVE_SECONDS = 0.2
-DEVNULL = subprocess.DEVNULL
+DEVNULL, PIPE = subprocess.DEVNULL, subprocess.PIPE
 _held: set[int] = set()
 
 

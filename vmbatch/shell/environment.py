@@ -11,8 +11,9 @@ OPENPBS_PREFIX = "VMBATCH_JOB_"
 
 def read(started: bool) -> dict[str, str]:
     """All variables; `started`: by the starter (shell/starter.c), whose own variables are none of the job's."""
-    own = dict(os.environ)
+    found = dict(os.environ)
     if started:
-        own = {os.fsdecode(name[len(PREFIX):]): os.fsdecode(value) for name, value in os.environb.items() if name.startswith(PREFIX)}
-    hidden = {name[len(OPENPBS_PREFIX):]: value for name, value in own.items() if name.startswith(OPENPBS_PREFIX)}
-    return {name: value for name, value in own.items() if not name.startswith(OPENPBS_PREFIX)} | hidden
+        found = {os.fsdecode(name[len(PREFIX):]): os.fsdecode(value)
+                 for name, value in os.environb.items() if name.startswith(PREFIX)}
+    hidden = {name[len(OPENPBS_PREFIX):]: value for name, value in found.items() if name.startswith(OPENPBS_PREFIX)}
+    return {name: value for name, value in found.items() if not name.startswith(OPENPBS_PREFIX)} | hidden
