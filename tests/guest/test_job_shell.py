@@ -174,7 +174,7 @@ def test_a_lost_connection_is_not_the_jobs_exit_status(mom: Mom) -> None:
 
 
 def test_an_interactive_job(mom: Mom) -> None:
-    """From its prologue, which mom's process at the terminal runs, to `exit`; there is no script, and the next start is another."""
+    """From its prologue, run by mom's process at the terminal, to `exit`; there is no script, and the next start is another."""
     job = mom.accept(b"", queue="busybox")
     terminal = mom.open_terminal(job)
     try:
