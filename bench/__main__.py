@@ -8,6 +8,7 @@ from collections.abc import Callable
 from lab.mom import Job, Mom
 
 from . import context, disk
+from . import shell as shells
 from .beside import measure, table
 
 NULL = subprocess.DEVNULL
@@ -68,6 +69,7 @@ def main() -> None:
     print(f"VmBatch benchmarks, {os.cpu_count()} processors, Python {sys.version.split()[0]}\n")
     print(native(mom, 40))
     print(shell(mom, 15))
+    shells.main()
     disk.main()
     context.main()
 

@@ -167,8 +167,28 @@ def test_a_lost_connection_is_not_the_jobs_exit_status(mom: Mom) -> None:
         process = mom.start_shell(job, way="interpreter", words=[str(path)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
         assert process.stdout is not None
         assert process.stdout.readline() == b"armed\n"
-        for member in session_members(process.pid):
-            if Path(f"/proc/{member}/comm").read_text() == "ssh\n":
-                os.kill(member, signal.SIGKILL)
+        for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+            os.kill(int(child), signal.SIGKILL)
         assert process.wait() == 255
         assert b"connection to the job's guest was lost" in job.errors
+
+
+def test_an_interactive_job(mom: Mom) -> None:
+    """From its prologue, run by mom's process at the terminal, to `exit`; there is no script, and the next start is another."""
+    job = mom.accept(b"", queue="busybox")
+    terminal = mom.open_terminal(job)
+    try:
+        assert terminal.start_prologue() == 0
+        terminal.start_shell(("/bin/sh",), term="vt100")
+        terminal.type(b"echo on $(hostname) $TERM; stty size; exit 3\r")
+        assert f"on vm-{job.id.split('.')[0]} vt100\r\n24 80\r\n".encode() in terminal.wait_for(b"24 80\r\n")
+        assert terminal.wait() == 3
+        other = mom.open_terminal(job)
+        other.start_shell(("/bin/sh",))
+        other.wait_for(b"vmbatch: the job does not run: the guest was made for an earlier start of this job")
+        assert other.wait() == 255
+        other.close()
+    finally:
+        terminal.close()
+        assert mom.start_epilogue(job).wait() == 0
+        mom.forget(job)

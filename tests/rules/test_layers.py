@@ -179,9 +179,7 @@ def test_the_architecture_says_the_same() -> None:
     written = {}
     for number, names in re.findall(r"^\| (\d+) \| ([^|]*) \|", text, re.MULTILINE):
         written.update({name.rstrip("/"): int(number) for name in re.findall(r"`([^`]+)`", names)})
-    beside = re.search(r"`remoteshell` stands beside layer (\d+)", text)
-    if beside:
-        written["remoteshell"] = int(beside[1])
+    written.update({name: int(number) for name, number in re.findall(r"`(\w+)` stands beside layer (\d+)", text)})
     assert written == {name: layer for name, layer in LAYERS.items() if name}
 
 

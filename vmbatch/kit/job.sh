@@ -7,9 +7,9 @@ run= script=$base/job/script command= args= cwd=${HOME:-/} wanted= login= lifeli
 # shellcheck source=session.sh
 . "$base/kit/session.sh"
 
-# end STATUS: notes the status for status.sh, which takes a whole line only, and exits with it
+# end STATUS: notes the status for status.sh, which takes a whole line only, and exits with it. A job that was ended has none.
 end() {
-    [ -z "$run" ] || printf '%s\n' "$1" >"$run/status"
+    [ -z "$run" ] || [ -e "$run/lost" ] || printf '%s\n' "$1" >"$run/status"
     exit "$1"
 }
 
@@ -140,7 +140,7 @@ watch() {
     fi
     : >"$run/lost"
     until end_job; do
-        [ ! -e "$run/status" ] || return
+        [ -d "/proc/$$" ] || return
         sleep 1
     done
 }
