@@ -165,17 +165,17 @@ class Mom:
         """Starts the job's shell as the user.
 
         `way`: `shell` is `qsub -S remoteshell`; `starter` is `$job_starter`, with the user's shell as argument; `interpreter` is
-        a script with `#!`, given as `words`, that reads its own `stdin`; `task` is a task of TM by `$job_starter`. `build`: how
-        this Torque hands the script over: `pipe`, its path on a line; `argv`, its path as argument; `stdin`, itself. `program`:
-        another remoteshell.
+        a script with `#!`, given as `words`, that reads its own `stdin`; `task` is a task of TM by `$job_starter`; `plain` is the
+        user's own shell, as without VmBatch. `build`: how this Torque hands the script over: `pipe`, its path on a line; `argv`,
+        its path as argument; `stdin`, itself. `program`: another remoteshell.
         """
         person = job.person
-        shell = program or str(self.home / "mom_priv/remoteshell")
+        shell = "/bin/bash" if way == "plain" else program or str(self.home / "mom_priv/remoteshell")
         environment = self.shell_environment(job, shell if way == "shell" else "/bin/bash")
         argv = {"shell": ["-" + os.path.basename(shell)], "starter": [shell, "/bin/bash"],
-                "interpreter": [shell, *(words or [])], "task": [shell, *(words or [])]}[way]
+                "interpreter": [shell, *(words or [])], "task": [shell, *(words or [])], "plain": ["-bash"]}[way]
         given = b""
-        if way in ("shell", "starter"):
+        if way in ("shell", "starter", "plain"):
             if build == "pipe":
                 given = os.fsencode(job.script) + (f" {arguments}" if arguments else "").encode() + b"\n"
             elif build == "argv":

@@ -28,6 +28,8 @@ def main(started: bool = False) -> None:
     """`remoteshell`; `started`: by its starter (shell/starter.c), which hides the job's environment from all loaders."""
     from .shell import RefusedError, environment
 
+    if not started:
+        native.uncoerce()
     words = sys.argv[2:] if started else sys.argv[1:]
     environ = environment.read(started)
     queue, job_id = _identity(environ)
@@ -64,10 +66,13 @@ def _native(queue: str, words: list[str], environ: dict[str, str]) -> None:
     import signal
 
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it
+    program = words[0]
+    if environ.get("PBS_TASKNUM") == "1" and environ.get("SHELL") == program:  # without $job_starter it is a login shell
+        words = ["-" + os.path.basename(program), *words[1:]]
     try:
-        os.execvpe(words[0], words, environ)  # noqa: S606
+        os.execvpe(program, words, environ)  # noqa: S606
     except OSError as error:
-        _refuse(f"{words[0]}: {error.strerror}")
+        _refuse(f"{program}: {error.strerror}")
 
 
 def _run(queue: str, job_id: str, words: list[str], environ: dict[str, str]) -> int:

@@ -32,16 +32,33 @@ static void *room(size_t count, size_t size)
     return made;
 }
 
-/* The job's queue, which mom sets behind the user's own variables. */
-static const char *queue_in(char **variables)
+/* A variable's value, such as the job's queue, which mom sets behind the user's own variables. */
+static const char *value_of(const char *name, char **variables)
 {
-    const char *queue = "";
-    size_t n;
+    const char *value = "";
+    size_t length = strlen(name), n;
 
     for (n = 0; variables[n] != NULL; n++)
-        if (strncmp(variables[n], "PBS_QUEUE=", 10) == 0)
-            queue = variables[n] + 10;
-    return queue;
+        if (strncmp(variables[n], name, length) == 0 && variables[n][length] == '=')
+            value = variables[n] + length + 1;
+    return value;
+}
+
+/* What mom would have executed without us: the job's own shell is a login shell then, and has a dash before its name. */
+static void step_aside(char **words, char **variables)
+{
+    const char *program = words[0];
+
+    if (strcmp(value_of("PBS_TASKNUM", variables), "1") == 0 && strcmp(value_of("SHELL", variables), program) == 0) {
+        const char *slash = strrchr(program, '/');
+
+        slash = slash == NULL ? program : slash + 1;
+        words[0] = room(strlen(slash) + 2, 1);
+        words[0][0] = '-';
+        strcpy(words[0] + 1, slash);
+    }
+    execvp(program, words);
+    fail("vmbatch: the shell of the job cannot be started on this node\n");
 }
 
 /* The configuration without whole-line comments may name the queue: the rule of vmbatch/native.py, names_queue. */
@@ -88,10 +105,8 @@ int main(int argc, char **argv, char **variables)
     size_t count = 0, n;
     char **arguments, **environment;
 
-    if (argc > 1 && !may_be_ours(queue_in(variables))) {
-        execvp(argv[1], argv + 1);
-        fail("vmbatch: the shell of the job cannot be started on this node\n");
-    }
+    if (argc > 1 && !may_be_ours(value_of("PBS_QUEUE", variables)))
+        step_aside(argv + 1, variables);
     while (variables[count] != NULL)
         count++;
     environment = room(LENGTH(own) + count + 1, sizeof(char *));
