@@ -14,6 +14,7 @@ from .job import check_name
 from .units import parse_duration, parse_size
 
 _KEY = r"""(?:"[^"]*"|'[^']*'|[A-Za-z0-9_-]+)"""
+PBS_REMEDIES = ("requeue", "hold", "offline")
 SHARE_TYPES = ("nfs4", "nfs", "virtiofs", "9p")
 _KEYS = rf"{_KEY}(?:\s*\.\s*{_KEY})*"
 
@@ -88,6 +89,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     guest_appliance: str
     guest_console_lines: int
     guest_display: bool
+    openpbs_node_fault: str
+    openpbs_site_fault: str
     log_directory: str
     submit_shell: str
     submit_default_queue: str
@@ -155,6 +158,12 @@ def _duration(value: object) -> float:
 def _share_type(value: object) -> str:
     if _text(value) not in SHARE_TYPES:
         raise ValueError(f"must be one of {', '.join(SHARE_TYPES)}, not {value!r}")
+    return str(value)
+
+
+def _pbs_remedy(value: object) -> str:
+    if _text(value) not in PBS_REMEDIES:
+        raise ValueError(f"must be one of {', '.join(PBS_REMEDIES)}, not {value!r}")
     return str(value)
 
 
@@ -320,6 +329,9 @@ OPTIONS: dict[str, Option] = {
                               "libguestfs' fixed appliance, for guests' disks with xfs, btrfs or scattered LVM"),
     "guest.console_lines": Option(_whole, 15, "lines of a failed guest's console shown to the user"),
     "guest.display": Option(_truth, False, "whether interactive jobs in guests may use their submitter's X display"),
+    "openpbs.node_fault": Option(_pbs_remedy, "requeue",
+                                 "what OpenPBS's hook does with a job that this node cannot start: requeue, hold or offline"),
+    "openpbs.site_fault": Option(_pbs_remedy, "hold", "the same where configuration or templates are at fault"),
     "log.directory": Option(_path, "/var/log/vmbatch", "one log for each job"),
     "submit.shell": Option(_path, "/opt/vmbatch/hooks/remoteshell", "remoteshell on the nodes, for qsub's filter"),
     "submit.default_queue": Option(_text, "", "the queue of jobs that name none, for qsub's filter"),

@@ -15,7 +15,7 @@ from .errors import InputError, NodeError, VmBatchError
 from .host import file
 from .host.log import Log, tell_user
 from .job import check_job_id
-from .lifecycle import end_lines
+from .lifecycle import end_lines, stop
 from .lifecycle import epilogue as end
 from .lifecycle import prologue as start
 from .registry import BATCH, EXIT_STATUS
@@ -27,7 +27,7 @@ def load_config() -> Config:
 
 
 State = dict[str, Any]
-"""Directory, umask and groups that mom gave a hook, for subprocess.Popen."""
+"""Directory, umask, groups and signals that mom gave a hook, for subprocess.Popen."""
 
 
 def prologue(batch: str, site: str | None, as_from_mom: State) -> int:
@@ -87,6 +87,30 @@ def epilogue(batch: str, site: str | None, as_from_mom: State) -> int:
         status = 1
     try:
         return _run_site_hook(site, as_from_mom) or status
+    except VmBatchError as error:
+        _report(error, log)
+        return 1
+
+
+_NOT_SERVED = 3
+
+
+def openpbs(verb: str, about: str) -> int:
+    """Exit status: `serves`: 0 or 3; `stop`, which ends a start that goes on, and `release`: 0, or 1 if something is left."""
+    if verb == "serves":
+        return 0 if load_config().template_path(about) else _NOT_SERVED
+    log = None
+    try:
+        check_job_id(about)
+        config = load_config()
+        log = Log(config.log_directory, about, verb)
+        if verb == "stop":
+            stop(about)
+        elif verb == "release":
+            end(about, config, log)
+        else:
+            raise NodeError(f"{verb[:80]!r} is neither serves nor stop nor release")
+        return 0
     except VmBatchError as error:
         _report(error, log)
         return 1

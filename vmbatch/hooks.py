@@ -47,25 +47,32 @@ def _native() -> None:
 def _in_order() -> dict[str, object]:
     """Undoes what mom leaves behind for its children: descriptors, blocked signals, the user's groups, directory and umask.
 
-    Returns the latter three, which the site's own hook expects, as subprocess.Popen takes them.
+    Returns what the site's own hook expects of that, as subprocess.Popen takes it; it closes no more than we do.
     """
     import signal
 
     os.closerange(3, 1 << 20)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    as_from_mom: dict[str, object] = {"cwd": os.getcwd(), "umask": os.umask(0o077), "extra_groups": os.getgroups()}
+    blocked = signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+    def signals() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+    as_from_mom: dict[str, object] = {"cwd": os.getcwd(), "umask": os.umask(0o077), "extra_groups": os.getgroups(),
+                                      "restore_signals": False, "preexec_fn": signals}
     os.setgroups([])
     os.chdir("/")
     return as_from_mom
 
 
-def _run(batch: str, hook: str, queue: str, job_id: str) -> None:
-    """Native jobs leave here; for all others the hook's real work begins."""
+def _run(batch: str, hook: str, queue: str | None, job_id: str) -> None:
+    """Native jobs leave here; for all others, and where the queue is to be found out (None), the hook's real work begins."""
     _standard_streams()
     try:
+        native.uncoerce()
         if not sys.flags.isolated:
             _refuse(f"{sys.argv[0]} must run as `python3 -I`; have `vmbatch hooks` write it anew")
-        if not native.may_name_queue(queue) and not (hook == "epilogue" and native.has_journal(job_id)):
+        if not _may_be_ours(queue) and not (hook == "epilogue" and native.has_journal(job_id)):
             _native()
         as_from_mom = _in_order()
         from . import hooked
@@ -73,6 +80,10 @@ def _run(batch: str, hook: str, queue: str, job_id: str) -> None:
         os._exit(getattr(hooked, hook)(batch, _site_hook(), as_from_mom))
     except Exception as error:
         _refuse(f"the {hook} of job {job_id[:80]!r} cannot run: {error!r}")
+
+
+def _may_be_ours(queue: str | None) -> bool:
+    return os.path.exists(native.CONFIG) if queue is None else native.may_name_queue(queue)
 
 
 def prologue() -> None:
@@ -83,3 +94,30 @@ def prologue() -> None:
 def epilogue() -> None:
     """`epilogue` in mom_priv. A journal counts for more than the configuration, which may have changed."""
     _run("torque", "epilogue", sys.argv[8] if len(sys.argv) > 8 else "", sys.argv[1] if len(sys.argv) > 1 else "")
+
+
+def openpbs_prologue() -> None:
+    """OpenPBS's `prologue`, run by pbs_mom or by our hook in it."""
+    job_id = sys.argv[1] if len(sys.argv) > 1 else ""
+    _run("openpbs", "prologue", native.noted_queue(job_id), job_id)
+
+
+def openpbs_epilogue() -> None:
+    """OpenPBS's `epilogue`, run by pbs_mom or by our hook in it."""
+    _run("openpbs", "epilogue", sys.argv[8] if len(sys.argv) > 8 else "", sys.argv[1] if len(sys.argv) > 1 else "")
+
+
+def openpbs() -> None:
+    """What our hook in pbs_mom asks for: `serves QUEUE` (exit status 0 or 3), `stop JOBID`, `release JOBID`."""
+    _standard_streams()
+    try:
+        if not sys.flags.isolated:
+            _refuse(f"{sys.argv[0]} must run as `python3 -I`; have `vmbatch hooks` write it anew")
+        if len(sys.argv) != 3:
+            _refuse(f"usage: {sys.argv[0]} serves QUEUE | stop JOBID | release JOBID")
+        _in_order()
+        from . import hooked
+
+        os._exit(hooked.openpbs(*sys.argv[1:]))
+    except Exception as error:
+        _refuse(f"{sys.argv[0]} cannot run: {error!r}")

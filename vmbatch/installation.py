@@ -12,6 +12,7 @@ from .shell.environment import PREFIX
 from .units import Deadline
 
 HOOKS = ("prologue", "epilogue", "remoteshell", "submitfilter")
+OPENPBS_HOOKS = ("openpbs/prologue", "openpbs/epilogue", "openpbs/openpbs", "remoteshell")
 _SHEBANG_LIMIT = 127
 """What Linux reads of a `#!` line for sure (fs/binfmt_script.c)."""
 _COMPILER_SECONDS = 60.0
@@ -71,11 +72,21 @@ def compile_starter(interpreter: str) -> bytes:
             return program.read()
 
 
-def write_hooks(directory: str) -> tuple[list[str], str]:
+def openpbs_hook(directory: str) -> bytes:
+    """The text of the hook for pbs_mom, which finds the others in `directory`."""
+    with open(os.path.join(sysconfig.get_path("data"), "share/vmbatch/openpbs/vmbatch_hook.py"), "rb") as source:
+        before, line, behind = source.read().partition(b'\nDIRECTORY = "/var/spool/pbs/mom_priv"\n')
+    if not line:
+        raise SiteError("VmBatch's hook for OpenPBS is not as it was installed", "install VmBatch again")
+    return before + f"\nDIRECTORY = {directory!r}\n".encode() + behind
+
+
+def write_hooks(directory: str, *, openpbs: bool = False) -> tuple[list[str], str]:
     """Writes all hooks, executable for everybody and root's; (their paths, why remoteshell is only a script if so). SiteError."""
     interpreter = os.path.join(os.path.dirname(sys.executable), "python3")
-    paths = [os.path.join(directory, name) for name in HOOKS]
-    texts = {name: hook(name, interpreter) for name in HOOKS}
+    names = OPENPBS_HOOKS if openpbs else HOOKS
+    paths = [os.path.join(directory, os.path.basename(name)) for name in names]
+    texts = {name: hook(name, interpreter) for name in names}
     why = ""
     try:
         process.run([interpreter, "-I", "-S", "-c", starter_code(interpreter).replace("main(True)", "main")],
@@ -83,6 +94,9 @@ def write_hooks(directory: str) -> tuple[list[str], str]:
         texts["remoteshell"] = compile_starter(interpreter)
     except (SiteError, CommandError) as error:
         why = "; ".join(error.lines())
-    for name, path in zip(HOOKS, paths, strict=True):
+    for name, path in zip(names, paths, strict=True):
         file.replace(path, texts[name], 0o755)
+    if openpbs:
+        paths.append(os.path.join(directory, "vmbatch_hook.py"))
+        file.replace(paths[-1], openpbs_hook(os.path.abspath(directory)), 0o644)
     return paths, why

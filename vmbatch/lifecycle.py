@@ -254,6 +254,12 @@ def release_kept(job_id: str, config: Config, log: Log) -> list[str]:
     return said
 
 
+def stop(job_id: str) -> None:
+    """Ends every start of the job that began before now, and leaves it to them to release what they own. NodeError."""
+    journal.make_directories()
+    journal.mark_end(job_id, clock.this_process())
+
+
 def epilogue(job_id: str, config: Config, log: Log, status: int | None = None) -> None:
     """Ends every start of the job that began before now, and releases what they own. VmBatchError.
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import msgspec
 
 from .batch import server
+from .batch.openpbs import OpenPBS
 from .batch.system import Call, System
 from .batch.torque import Torque, exit_status
 from .config import Config
@@ -19,12 +20,12 @@ from .spool.first import FirstFill
 
 HYPERVISORS: dict[str, Profile] = {"QEMU": profile.QEMU, "KVM": profile.KVM, "TEST": profile.TEST}
 
-BATCH: dict[str, System] = {"torque": Torque()}
+BATCH: dict[str, System] = {"torque": Torque(), "openpbs": OpenPBS()}
 
 ASK: dict[str, Callable[[Call, Job, Config], Job]] = {"torque": server.ask}
 """Of batch systems whose server knows more of a job than its hooks are told."""
 
-EXIT_STATUS: dict[str, Callable[[Call], int | None]] = {"torque": exit_status}
+EXIT_STATUS: dict[str, Callable[[Call], int | None]] = {"torque": exit_status, "openpbs": exit_status}
 """Of batch systems whose epilogue is told how the job ended."""
 
 KINDS: tuple[type[Resource], ...] = (Directory, Domain, FirstFill, Address)

@@ -159,7 +159,8 @@ def kept() -> None:
 
 @main.command()
 @click.argument("directory", type=click.Path(exists=True, file_okay=False))
-def hooks(directory: str) -> None:
+@click.option("--openpbs", is_flag=True, help="those for OpenPBS, with openpbs and vmbatch_hook.py")
+def hooks(directory: str, openpbs: bool) -> None:
     """Write prologue, epilogue and remoteshell into DIRECTORY, for this installation's Python.
 
     \b
@@ -167,7 +168,7 @@ def hooks(directory: str) -> None:
     """
     from ..installation import write_hooks
 
-    paths, why = write_hooks(directory)
+    paths, why = write_hooks(directory, openpbs=openpbs)
     for path in paths:
         click.echo(path)
     if why:

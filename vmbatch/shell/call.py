@@ -34,6 +34,7 @@ class Call:
         self.shell = ""
         self.script: bytes | None = None
         self.arguments = b""
+        self.directory = b""
         self.command: bytes | None = None
         self.uses_input = not _is_null(0)
         self._environ = environ
@@ -75,17 +76,28 @@ class Call:
         data = b"".join(iter(lambda: os.read(0, _PIECE_BYTES), b""))
         line, _, rest = data.partition(b"\n")
         path = os.fsencode(known or "")
+        if path and not rest:
+            line = self._as_openpbs_has_it(line, path)
         if path and not rest and (line == path or line.startswith(path + b" ")):
             self.arguments = line[len(path) + 1 :]
         elif data:
             self.script = data
+
+    def _as_openpbs_has_it(self, line: bytes, path: bytes) -> bytes:
+        """Its line is for a shell (finish_exec): an array member's path has backslashes, `cd SANDBOX;` may stand before it."""
+        written = path.replace(b"[", b"\\[").replace(b"]", b"\\]")
+        change, _, last = line.rpartition(b";")
+        if change.startswith(b"cd ") and last == written:
+            self.directory = change[3:]
+            return path
+        return path if line == written else line
 
     def request(self) -> bytes:
         """For the kit's job.sh."""
         from ..request import Request
 
         return Request(
-            environment=self._environment(), directory=os.fsencode(_directory()), shell=os.fsencode(self.shell),
+            environment=self._environment(), directory=self.directory or os.fsencode(_directory()), shell=os.fsencode(self.shell),
             script=self.script, arguments=self.arguments, command=self.command,
             login=self.terminal and self.command is None and self.script is None,
             lifeline=not self.uses_input and not self.terminal and not self.handover.console,

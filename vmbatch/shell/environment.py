@@ -6,12 +6,14 @@ PREFIX = b"job:"
 """Of the names of all variables when the starter has run before us: no loader and no library knows them so."""
 
 
+OPENPBS_PREFIX = "VMBATCH_JOB_"
+"""Of the names that OpenPBS's hook (scripts/openpbs/vmbatch_hook.py) gives the user's variables, to the same end."""
+
+
 def read(started: bool) -> dict[str, str]:
     """All variables; `started`: by the starter (shell/starter.c), whose own variables are none of the job's."""
-    if not started:
-        return dict(os.environ)
-    found = {}
-    for name, value in os.environb.items():
-        if name.startswith(PREFIX):
-            found[os.fsdecode(name[len(PREFIX):])] = os.fsdecode(value)
-    return found
+    found = dict(os.environ)
+    if started:
+        found = {os.fsdecode(name[len(PREFIX):]): os.fsdecode(value)
+                 for name, value in os.environb.items() if name.startswith(PREFIX)}
+    return {name.removeprefix(OPENPBS_PREFIX): found[name] for name in sorted(found)}
