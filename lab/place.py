@@ -16,6 +16,7 @@ IMAGES = Path("/srv/vmbatch/images")
 ENVIRONMENT = Path("/srv/vmbatch/venv")
 """The clone's .venv, where every user of the node can reach it."""
 MOM = Path("/var/spool/torque")
+PBS = Path("/var/spool/pbs")
 INSIDE = Path("/run/vmbatch-lab.name")
 """Exists in the node only, and holds the lab's name."""
 SYSLOG = Path("/var/log/lab/syslog")

@@ -32,6 +32,10 @@ def files(guests: dict[str, Path]) -> dict[Path, tuple[int, bytes]]:
     for name in installation.HOOKS:  # for an interpreter that any user can reach: the clone may lie in root's home
         found[place.MOM / "mom_priv" / name] = (0o755, installation.hook(name, interpreter))
     found[place.MOM / "mom_priv/remoteshell"] = (0o755, _starter(interpreter))
+    for name in installation.OPENPBS_HOOKS:
+        found[place.PBS / "mom_priv" / Path(name).name] = (0o755, installation.hook(name, interpreter))
+    found[place.PBS / "mom_priv/remoteshell"] = found[place.MOM / "mom_priv/remoteshell"]
+    found[place.PBS / "mom_priv/vmbatch_hook.py"] = (0o644, installation.openpbs_hook(str(place.PBS / "mom_priv")))
     return found
 
 

@@ -211,6 +211,7 @@ def test_targets_are_there(name: str) -> None:
 @pytest.mark.parametrize("name", [
     "README.md", "CONTRIBUTING.md", "examples/guest/README.md", "docs/decisions.md", "docs/disks.md", "docs/context.md",
     "docs/requests.md",
+    "docs/openpbs.md",
 ])
 def test_files_are_there(name: str) -> None:
     text = (ROOT / name).read_text()
@@ -257,3 +258,25 @@ def test_the_table_of_contexts() -> None:
     assert len(named) >= 8
     for name in named:
         assert f"def {name}(" in guests, name
+
+
+EVENT_TABLES = ["docs/openpbs.md"]
+"""Documents with tables of events whose last column, `test`, names the tests of each row."""
+
+
+@pytest.mark.parametrize("name", EVENT_TABLES)
+def test_no_event_without_a_test(name: str) -> None:
+    sources = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    known = set(re.findall(r"^def (test_\w+)", sources, re.MULTILINE))
+    rows, inside = [], False
+    for line in (ROOT / name).read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else []
+        inside = bool(cells) and (inside or cells[-1] in ("test", "tests"))
+        if inside and cells[-1] not in ("test", "tests") and not set("".join(cells)) <= set("-: "):
+            rows.append(cells)
+    assert len(rows) >= 8, "no table of events"
+    assert {len(row) for row in rows} == {len(rows[0])}
+    for row in rows:
+        named = re.findall(r"`(test_\w+)`", row[-1])
+        assert named, f"no test: {row[0]}"
+        assert set(named) <= known, f"{row[0]}: no such test: {sorted(set(named) - known)}"
