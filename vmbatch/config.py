@@ -88,6 +88,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     guest_appliance: str
     guest_console_lines: int
     guest_display: bool
+    torque_job_fault: str
+    torque_node_fault: str
+    torque_site_fault: str
+    torque_failures: int
+    torque_within: float
+    torque_pause: float
+    torque_programs: str
+    torque_patience: float
     log_directory: str
     submit_shell: str
     submit_default_queue: str
@@ -156,6 +164,15 @@ def _share_type(value: object) -> str:
     if _text(value) not in SHARE_TYPES:
         raise ValueError(f"must be one of {', '.join(SHARE_TYPES)}, not {value!r}")
     return str(value)
+
+
+def _choice(*words: str) -> Callable[[object], object]:
+    def read(value: object) -> str:
+        if _text(value) not in words:
+            raise ValueError(f"must be one of {', '.join(words)}, not {value!r}")
+        return str(value)
+
+    return read
 
 
 def _names(value: object) -> tuple[str, ...]:
@@ -320,6 +337,16 @@ OPTIONS: dict[str, Option] = {
                               "libguestfs' fixed appliance, for guests' disks with xfs, btrfs or scattered LVM"),
     "guest.console_lines": Option(_whole, 15, "lines of a failed guest's console shown to the user"),
     "guest.display": Option(_truth, False, "whether interactive jobs in guests may use their submitter's X display"),
+    "torque.job_fault": Option(_choice("tell", "abort", "hold"), "tell", "what is done when a job cannot start by its own fault"),
+    "torque.node_fault": Option(_choice("requeue", "hold", "offline"), "requeue",
+                                "what is done when a job cannot start by this node's fault"),
+    "torque.site_fault": Option(_choice("requeue", "hold", "offline"), "requeue",
+                                "what is done when a job cannot start by the site's fault"),
+    "torque.failures": Option(_whole, 3, "so many failed starts within the time below are a row of failures"),
+    "torque.within": Option(_duration, 600.0, "the time in which failed starts are counted"),
+    "torque.pause": Option(_duration, 30.0, "in a row of failures, how long a job is kept from its queue"),
+    "torque.programs": Option(_path, "/usr/bin", "the directory of qhold, qalter and pbsnodes"),
+    "torque.patience": Option(_duration, 5.0, "for one run of such a program"),
     "log.directory": Option(_path, "/var/log/vmbatch", "one log for each job"),
     "submit.shell": Option(_path, "/opt/vmbatch/hooks/remoteshell", "remoteshell on the nodes, for qsub's filter"),
     "submit.default_queue": Option(_text, "", "the queue of jobs that name none, for qsub's filter"),

@@ -10,7 +10,7 @@ import msgspec
 from ..config import Config
 from ..errors import VmBatchError
 from ..host.log import Log
-from ..job import Job, Script
+from ..job import Job, Leader, Script, User
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -21,11 +21,25 @@ class Call(msgspec.Struct, frozen=True):
     directory: str
 
 
+class Refusal(msgspec.Struct, frozen=True):
+    """To whom, and to which start of a job, its shell is to say why it does not run."""
+
+    user: User
+    script: Script | None
+    leader: Leader | None = None
+
+
 class Outcome(msgspec.Struct, frozen=True):
-    """What becomes of a job that could not start: the hook's exit status, and the same in words for the user."""
+    """What becomes of a job that could not start: the hook's exit status, and the same in words for the user.
+
+    `pause` is how many seconds the hook waits first, unless the job is ended meanwhile. With a `refusal` the job's shell starts,
+    but only to tell the user; `status` and `text` hold if that cannot be arranged.
+    """
 
     status: int
     text: str
+    pause: float = 0.0
+    refusal: Refusal | None = None
 
 
 class System(Protocol):
