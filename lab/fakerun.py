@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import libvirt
 
-from vmbatch.guest import login_command
+from vmbatch.request import login_command
 
 if TYPE_CHECKING:
     from .fakeguest import Guest, Guests

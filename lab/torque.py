@@ -402,9 +402,7 @@ class Torque:
                 with open(self._book, "a") as book:
                     book.write(f"{start.number} {pid} {time.time()}\n")
 
-        job = start.job
-        words = [job.id, job.user, grp.getgrgid(job.person.pw_gid).gr_name, job.name, job.resources, job.queue, job.account,
-                 str(job.script)]
+        words = self.mom.prologue_words(start.job)
         status = self._hook(start, name, words, user=user, streams=self._streams(start), umask=0o077, told=told)
         if status in (0, 1):
             return -2 * status
@@ -482,7 +480,7 @@ class Torque:
         if user:
             os.setgid(person.pw_gid)
             os.setuid(person.pw_uid)
-        self.execute(str(path), [str(path), *words], self.mom._environment(start.job))
+        self.execute(str(path), [str(path), *words], self.mom.environment(start.job))
 
     def _open_streams(self, paths: Iterable[str]) -> None:
         for number, path in enumerate(paths):
@@ -505,12 +503,7 @@ class Torque:
         os.setgid(person.pw_gid)
         os.setuid(person.pw_uid)
         shell = str(self.mom.home / "mom_priv/remoteshell")
-        environment = {
-            **self.mom._environment(job), "HOME": person.pw_dir, "LOGNAME": job.user, "USER": job.user,
-            "SHELL": "/bin/bash", "PBS_JOBNAME": job.name, "PBS_JOBID": job.id, "PBS_QUEUE": job.queue, "PBS_TASKNUM": "1",
-            "PBS_VNODENUM": "0",
-            "PBS_ENVIRONMENT": "PBS_BATCH", "ENVIRONMENT": "BATCH", "START": str(start.number), **job.variables,
-        }
+        environment = {**self.mom.shell_environment(job, shell), "START": str(start.number)}
         try:
             self.execute(shell, [shell, "/bin/bash"], environment)
         except OSError:

@@ -292,7 +292,7 @@ def a_refusal_of_another_start(stage: Stage) -> None:
     stage.hook("prologue.user", "#!/bin/sh\nsleep 0.5\n")
     torque = stage.torque(eager=True)
     job = stage.submit(torque)
-    assert torque.run(20, lambda: Path(f"/run/vmbatch/handover/{job}/refused").exists())
+    assert torque.run(20, lambda: Path(f"/run/vmbatch/handover/{job}/refusal").exists())
     shell = stage.house.start_shell(torque.starts[0].job, way="starter")
     assert shell.wait() == 255
     said = torque.starts[0].job.errors.decode()
@@ -366,7 +366,7 @@ def test_names_that_users_choose(nest: Worker) -> None:
 def a_forged_environment(stage: Stage) -> None:
     """-v cannot set what mom sets last; what it can is the job's own affair."""
     torque = stage.torque()
-    variables = {"JOB_SECONDS": "0", "PBS_TASKNUM": "2", "PYTHONPATH": "/home/alice", "PYTHONSTARTUP": "/home/alice/x",
+    variables = {"JOB_SECONDS": "0", "PYTHONPATH": "/home/alice", "PYTHONSTARTUP": "/home/alice/x",
                  "LD_LIBRARY_PATH": "/home/alice", "PATH": "/home/alice", "TMPDIR": "/nowhere"}
     job = torque.submit(b"#!/bin/sh\necho outside >> /run/fakeguest/outside\n", queue="crash", variables=variables)
     settle(stage, torque)
