@@ -1,5 +1,10 @@
 """Guests for libvirt's test driver, which runs none: python -m lab.fakeguest --uri URI --share DIR --spool DIR --network PREFIX
 
+A domain whose description is `silent` never announces itself, and one that is `mute` lets nobody log in.
+
+With `--socket PATH`, guests without sshd: a program that takes the client's place (see fakessh.py) reaches them there, and the
+job's runs are played as far as the node can tell, and written down in PATH.runs, a line of JSON for each begin and end.
+
 Plays the kit's part towards the host for every domain of ours that starts: announces an address on the share, lets the job's
 user log in there by ssh with the job's keys, then says that it is ready. Each domain gets an address of its own in the network,
 all of which must be local to the machine. Writes the line `up` when it listens.
@@ -35,6 +40,9 @@ class Guest:
     address: str
     place: Path
     keys: Path
+    job: str = ""
+    uuid: str = ""
+    mute: bool = False
 
     def say(self, kind: str, text: str = "") -> None:
         """A message on the share, as the kit writes it; a guest whose place is gone has nobody to talk to."""
@@ -94,14 +102,18 @@ class Guests:
         """A domain has started."""
         try:
             element = domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, _OWNER, 0)
+            nature = re.search(r"<description>(\w+)</description>", domain.XMLDesc())
         except libvirt.libvirtError:
             return
         job, token, user = (re.search(rf"\b{name}=[\"']([^\"']+)", element) for name in ("id", "token", "user"))
         if job is None or token is None:
             return
         name = f"{job[1].replace('[', '-').replace(']', '')}.{token[1]}"
-        guest = Guest(token[1], next(self._numbers), self.share / name / "guest", self.spool / name / "keys")
+        guest = Guest(token[1], next(self._numbers), self.share / name / "guest", self.spool / name / "keys", job[1],
+                      domain.UUIDString(), nature is not None and nature[1] == "mute")
         self._known[guest.address] = guest
+        if nature is not None and nature[1] == "silent":
+            return
         if user is not None and user[1] == self.failing:
             guest.say("failed", "played to fail")
         else:
@@ -117,6 +129,10 @@ class Guests:
                 threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
         threading.Thread(target=accept, daemon=True).start()
+
+    def known(self, address: str) -> Guest | None:
+        """The guest at an address."""
+        return self._known.get(address)
 
     def _serve(self, client: socket.socket) -> None:
         guest = self._known.get(client.getsockname()[0])
@@ -144,6 +160,7 @@ def main() -> None:
     for name in ("--share", "--spool"):
         parser.add_argument(name, required=True, type=Path)
     parser.add_argument("--network", required=True, help="the first two numbers of the guests' addresses, such as 10.78")
+    parser.add_argument("--socket", metavar="PATH", help="serve guests without sshd there")
     parser.add_argument("--failing", default="", metavar="USER", help="guests of this user fail to prepare themselves")
     options = parser.parse_args()
     guests = Guests(options.share, options.spool, options.network, options.failing)
@@ -156,6 +173,10 @@ def main() -> None:
 
     connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, changed, None)
     guests.listen()
+    if options.socket:
+        from .fakerun import serve
+
+        serve(options.socket, guests, connection)
     os.write(1, b"up\n")
     while True:
         libvirt.virEventRunDefaultImpl()

@@ -94,6 +94,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     slurm_ask: float
     openpbs_node_fault: str
     openpbs_site_fault: str
+    torque_job_fault: str
+    torque_node_fault: str
+    torque_site_fault: str
+    torque_failures: int
+    torque_within: float
+    torque_pause: float
+    torque_programs: str
+    torque_patience: float
     log_directory: str
     submit_shell: str
     submit_default_queue: str
@@ -164,10 +172,13 @@ def _share_type(value: object) -> str:
     return str(value)
 
 
-def _pbs_remedy(value: object) -> str:
-    if _text(value) not in PBS_REMEDIES:
-        raise ValueError(f"must be one of {', '.join(PBS_REMEDIES)}, not {value!r}")
-    return str(value)
+def _choice(*words: str) -> Callable[[object], object]:
+    def read(value: object) -> str:
+        if _text(value) not in words:
+            raise ValueError(f"must be one of {', '.join(words)}, not {value!r}")
+        return str(value)
+
+    return read
 
 
 def _names(value: object) -> tuple[str, ...]:
@@ -258,12 +269,6 @@ def _templates(value: object) -> tuple[str, ...]:
     return found
 
 
-def _node_fault(value: object) -> str:
-    if _text(value) not in SLURM_FAULTS:
-        raise ValueError(f"must be one of {', '.join(SLURM_FAULTS)}, not {value!r}")
-    return str(value)
-
-
 def _hostname(value: object) -> str:
     text = _text(value)
     if not re.fullmatch(r"(?=.{1,60}$)([a-z0-9]|\{job\})([a-z0-9-]|\{job\})*", text):
@@ -338,12 +343,22 @@ OPTIONS: dict[str, Option] = {
                               "libguestfs' fixed appliance, for guests' disks with xfs, btrfs or scattered LVM"),
     "guest.console_lines": Option(_whole, 15, "lines of a failed guest's console shown to the user"),
     "guest.display": Option(_truth, False, "whether interactive jobs in guests may use their submitter's X display"),
-    "slurm.node_fault": Option(_node_fault, "drain", "what becomes of a job whose guest the node cannot make: "
+    "slurm.node_fault": Option(_choice(*SLURM_FAULTS), "drain", "what becomes of a job whose guest the node cannot make: "
                                "drain (the node, and requeue the job), hold (requeue the job, and hold it) or requeue"),
     "slurm.ask": Option(_duration, 20.0, "how often a Prolog asks slurmctld whether its job is still wanted"),
-    "openpbs.node_fault": Option(_pbs_remedy, "requeue",
+    "openpbs.node_fault": Option(_choice(*PBS_REMEDIES), "requeue",
                                  "what OpenPBS's hook does with a job that this node cannot start: requeue, hold or offline"),
-    "openpbs.site_fault": Option(_pbs_remedy, "hold", "the same where configuration or templates are at fault"),
+    "openpbs.site_fault": Option(_choice(*PBS_REMEDIES), "hold", "the same where configuration or templates are at fault"),
+    "torque.job_fault": Option(_choice("tell", "abort", "hold"), "tell", "what is done when a job cannot start by its own fault"),
+    "torque.node_fault": Option(_choice("requeue", "hold", "offline"), "requeue",
+                                "what is done when a job cannot start by this node's fault"),
+    "torque.site_fault": Option(_choice("requeue", "hold", "offline"), "requeue",
+                                "what is done when a job cannot start by the site's fault"),
+    "torque.failures": Option(_whole, 3, "so many failed starts within the time below are a row of failures"),
+    "torque.within": Option(_duration, 600.0, "the time in which failed starts are counted"),
+    "torque.pause": Option(_duration, 30.0, "in a row of failures, how long a job is kept from its queue"),
+    "torque.programs": Option(_path, "/usr/bin", "the directory of qhold, qalter and pbsnodes"),
+    "torque.patience": Option(_duration, 5.0, "for one run of such a program"),
     "log.directory": Option(_path, "/var/log/vmbatch", "one log for each job"),
     "submit.shell": Option(_path, "/opt/vmbatch/hooks/remoteshell", "remoteshell on the nodes, for qsub's filter"),
     "submit.default_queue": Option(_text, "", "the queue of jobs that name none, for qsub's filter"),

@@ -38,7 +38,7 @@ class ScriptMark:
 class Handover:
     """Which start, which guest, how to reach it, and what proves that a job's shell belongs to this start.
 
-    `script` is the proof of a batch job, `leader` that of an interactive one, which has no script. `address` is '' where the
+    `script` is the proof of a batch job, and `leader` that of all in Torque. `address` is '' where the
     job's way is the character device `console`. `environment` maps the names of the batch system's own variables on this node
     to a digest of their values: what the job's shell finds unchanged is the node's and stays there. `x11`: whether the site lets
     interactive jobs have their submitter's display.

@@ -12,10 +12,10 @@ from . import native
 from .batch.system import Call, System
 from .config import Config, parse
 from .errors import EndedError, InputError, NodeError, VmBatchError
-from .host import file
+from .host import file, process
 from .host.log import Log, tell_user
 from .job import check_job_id
-from .lifecycle import end_lines, refuse, stop
+from .lifecycle import end_lines, pause, refuse, stop
 from .lifecycle import epilogue as end
 from .lifecycle import prologue as start
 from .registry import BATCH, EXIT_STATUS
@@ -26,6 +26,7 @@ def load_config() -> Config:
     return parse(file.read_trusted(native.CONFIG), native.CONFIG)
 
 
+_ALIVE_SECONDS = 0.2
 State = dict[str, Any]
 """Directory, umask, groups and signals that mom gave a hook, for subprocess.Popen."""
 
@@ -61,16 +62,20 @@ def _failed(system: System, error: VmBatchError, call: Call, config: Config, log
     _report(error, log)
     outcome = system.failed(error, call, config, log)
     lines = end_lines(error, system.job_id(call), outcome.text)
+    if outcome.refusal is not None and log is not None:
+        try:
+            refuse(system, call, outcome.refusal, end_lines(error, system.job_id(call), outcome.refusal.outcome), config, log)
+            return 0
+        except EndedError:
+            return outcome.status
+        except (VmBatchError, OSError) as trouble:
+            log.line(f"the job's shell cannot say why the job does not run: {trouble}", priority=syslog.LOG_ERR)
+            tell_user(lines)
+            return outcome.status or 1
     tell_user(lines)
-    if outcome.reader is None or log is None:
-        return outcome.status
-    try:
-        refuse(system, call, outcome.reader, lines, config, log)
-    except EndedError:
-        return outcome.status
-    except VmBatchError as trouble:
-        _report(trouble, log)
-        return outcome.status or 1
+    if outcome.pause and log is not None:
+        log.line(f"keeping the job from its queue for {outcome.pause:.0f} s: too many starts have failed here lately")
+        pause(system.job_id(call), outcome.pause)
     return outcome.status
 
 
@@ -143,9 +148,15 @@ def _run_site_hook(site: str | None, as_from_mom: State) -> int:
     if site is None:
         return 0
     try:
-        code = subprocess.run([site, *sys.argv[1:]], check=False, **as_from_mom).returncode
+        hook = subprocess.Popen([site, *sys.argv[1:]], **as_from_mom)
     except OSError as error:
         raise NodeError(f"the site's hook {site} cannot be run: {error.strerror}") from None
+    while True:
+        try:
+            code = hook.wait(_ALIVE_SECONDS)
+            break
+        except subprocess.TimeoutExpired:
+            process.alive()  # as mom itself does, we leave the site's hook of a job that is over to its own end
     if code < 0:
         raise NodeError(f"the site's hook {site} died of signal {-code}")
     return code

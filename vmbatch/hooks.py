@@ -21,21 +21,23 @@ def _refuse(text: str) -> None:
     os._exit(_REQUEUE)
 
 
-def _site_hook() -> str | None:
-    """The site's own hook beside ours, `prologue.site`; None if there is none. Refuses one that mom would not run."""
-    path = sys.argv[0] + ".site"
+def _site_hook(hook: str) -> str | None:
+    """The site's own hook beside ours, `prologue.site`, also for a job type; None if none. Refuses what mom would not run."""
+    path = os.path.join(os.path.dirname(sys.argv[0]), f"{hook}.site")
     try:
         status = os.stat(path)
     except FileNotFoundError:
+        return None
+    if os.path.samefile(path, sys.argv[0]):  # a link to us, for `qsub -T site`
         return None
     if status.st_uid != 0 or status.st_mode & 0o022 or status.st_mode & 0o170000 != 0o100000 or not status.st_mode & 0o100:
         _refuse(f"{path} must be a regular file of root, executable, and not to be changed by others")
     return path
 
 
-def _native() -> None:
+def _native(hook: str) -> None:
     """A job that is not ours: the site's own hook in our place, or nothing."""
-    path = _site_hook()
+    path = _site_hook(hook)
     if path is not None:
         import signal
 
@@ -73,11 +75,11 @@ def _run(batch: str, hook: str, queue: str | None, job_id: str) -> None:
         if not sys.flags.isolated:
             _refuse(f"{sys.argv[0]} must run as `python3 -I`; have `vmbatch hooks` write it anew")
         if not _may_be_ours(queue) and not (hook == "epilogue" and native.has_journal(job_id)):
-            _native()
+            _native(hook)
         as_from_mom = _in_order()
         from . import hooked
 
-        os._exit(getattr(hooked, hook)(batch, _site_hook(), as_from_mom))
+        os._exit(getattr(hooked, hook)(batch, _site_hook(hook), as_from_mom))
     except Exception as error:
         _refuse(f"the {hook} of job {job_id[:80]!r} cannot run: {error!r}")
 

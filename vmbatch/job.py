@@ -51,7 +51,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     `batch` is the batch system's name in the registry. `nodes` are the job's hosts, each once, the first node first, and
     `rank` is this node's place among them. `cores` and `memory` (bytes) are what the job may use on this node, as the batch
     system says itself; None where it does not. `type` is Torque's job type, `features` are Slurm's constraints.
-    `leader` is what proves a job's shell to be this start's where there is no script.
+    `leader` proves a job's shell to be this start's, where the batch system's own process becomes that shell.
     """
 
     id: str

@@ -13,7 +13,7 @@ import msgspec
 from . import registry
 from .errors import DeadlineError, EndedError, NodeError
 from .host import clock, file, process
-from .job import Script, slug
+from .job import Leader, Script, slug
 from .resource import Resource
 from .units import Deadline
 
@@ -35,6 +35,7 @@ class Start(msgspec.Struct, frozen=True, tag="start", tag_field="kind"):
     time: float
     batch: str = "torque"
     keep: float = 0.0
+    leader: Leader | None = None
 
 
 class HandedOver(msgspec.Struct, frozen=True, tag="handed-over", tag_field="kind"):
@@ -128,6 +129,7 @@ class Journal:
                 raise NodeError(f"{path}: {error.strerror}") from None
             try:
                 while not _lock(fd):
+                    process.alive()
                     if deadline.passed():
                         raise DeadlineError(f"{path} is still in use")
                     time.sleep(min(0.02, deadline.left()))
@@ -278,9 +280,14 @@ def mark_end(job_id: str, by: clock.ProcessIdentity) -> None:
 
 def check_not_ended(start: Start) -> None:
     """EndedError if an epilogue, or a later start, has ended this one."""
-    by = _end_marker(os.path.join(ended_directory(), slug(start.job)))
-    if by and by.boot == start.owner.boot and by.started >= start.owner.started and by.pid != start.owner.pid:
+    if is_ended(start.job, start.owner):
         raise EndedError(f"job {start.job} was ended by the batch system while its guest was being prepared")
+
+
+def is_ended(job_id: str, owner: clock.ProcessIdentity) -> bool:
+    """Whether an epilogue, or a later start of the job, has ended this one."""
+    by = _end_marker(os.path.join(ended_directory(), slug(job_id)))
+    return by is not None and by.boot == owner.boot and by.started >= owner.started and by.pid != owner.pid
 
 
 def _end_marker(path: str) -> clock.ProcessIdentity | None:
@@ -291,8 +298,24 @@ def _end_marker(path: str) -> clock.ProcessIdentity | None:
         return None
 
 
+def shell_over(start: Start, *, note: bool) -> float:
+    """For how many seconds it has been known that a batch job's shell is gone; 0 if it is not, or nobody knows which it is.
+
+    `note`: whether this is to be known from now on.
+    """
+    if start.script is None or start.leader is None or clock.started(start.leader.pid) == start.leader.started:
+        return 0.0
+    path = os.path.join(ended_directory(), f"{slug(start.job)}.{start.token}")
+    try:
+        return max(0.0, time.time() - os.stat(path).st_mtime)
+    except FileNotFoundError:
+        if note:
+            file.write_new(path, b"", 0o600)
+        return 0.0
+
+
 def forget_old_ends(seconds: float) -> None:
-    """Removes end markers older than any prologue can be."""
+    """Removes end markers older than any prologue can be, and what was known of shells."""
     for entry in os.scandir(ended_directory()) if os.path.isdir(ended_directory()) else ():
         if time.time() - entry.stat(follow_symlinks=False).st_mtime > seconds:
             os.unlink(entry.path)

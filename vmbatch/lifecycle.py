@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import msgspec
 
 from . import boot, digest, facts, journal, sshargs, template, wanted
-from .batch.system import Call, System
+from .batch.system import Call, Refusal, System
 from .config import Config
 from .errors import DeadlineError, EndedError, NodeError, SiteError, VmBatchError
 from .exchange.address import look as reservations
@@ -21,7 +21,7 @@ from .host import clock, console, file, process, virt
 from .host.log import Log, tell_user
 from .hypervisor.domain import Domain
 from .image import store
-from .job import Job, slug
+from .job import Job, Leader, Script, slug
 from .journal import Journal, Start
 from .plan import Plan, check_user, plan
 from .registry import ASK, BATCH
@@ -32,6 +32,9 @@ from .units import Deadline
 
 _END_PATIENCE_SECONDS = 10.0
 _OLD_END_SECONDS = 3600.0
+_PAUSE_SECONDS = 0.1
+_FORGOTTEN_SECONDS = 900.0
+"""How long an epilogue may be late: mom restarted within seconds of a job's start has forgotten it, and never runs one."""
 
 
 def prologue(system: System, call: Call, config: Config, log: Log, site: Callable[[], None] | None) -> None:
@@ -46,12 +49,13 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
     if any(interface.pools for interface in form.interfaces):
         file.make_state_directory(config.reservations, 0o700)
     start = Start(job.id, job.token, job.user.name, job.queue, job.script, clock.this_process(), time.time(), system.name,
-                  granted.keep)
+                  granted.keep, job.leader)
+    work = Work(deadline, lambda: journal.check_not_ended(start), log.detail)
+    process.watch(work.alive)
     sweep_journals(config, log, dry_run=False)
     book = _take(start, deadline, config, log)
     over = wanted.ask(system, call, start, config, log)
     gathered = facts.Gathered()
-    work = Work(deadline, lambda: journal.check_not_ended(start), log.detail)
     try:
         if site is not None:
             with log.phase("site hook"):
@@ -68,6 +72,7 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
             _hand_over(chosen, book, address, terminal, call.environ, x11=config.guest_display)
     except BaseException as error:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        process.watch(None)
         booted = any(isinstance(owned, Domain) for owned in book.resources)
         if not (booted and isinstance(error, VmBatchError) and not isinstance(error, EndedError)
                 and _keep(book, f"it could not start: {error}", config, log, orphaned=False)):
@@ -174,12 +179,10 @@ def _act(step: Resource | Piece, book: Journal, work: Work) -> None:
 def _hand_over(chosen: Plan, book: Journal, address: str, terminal: str, environ: Mapping[str, str], *, x11: bool) -> None:
     """Lets the job run: the record is the last thing that is made."""
     job = chosen.job
-    script, leader = job.script, job.leader
     record = Handover(
         job=job.id, token=job.token, user=job.user.name, uid=job.user.uid, address=address, alias=chosen.alias, console=terminal,
         template=chosen.template, node_file=job.node_file is not None, x11=x11,
-        script=None if script is None else ScriptMark(script.path, script.device, script.inode, script.mtime_ns),
-        leader=None if leader is None else Mark(leader.pid, leader.started),
+        script=_script_mark(job.script), leader=_mark(job.leader),
         environment={name: digest.of_text(value) for name, value in environ.items()},
     )
     journal.check_not_ended(book.start)
@@ -187,6 +190,14 @@ def _hand_over(chosen: Plan, book: Journal, address: str, terminal: str, environ
     for owned in book.resources:
         owned.hand_over()
     file.replace(os.path.join(chosen.handover, "record"), record.encode(), 0o440, job.user.group.gid)
+
+
+def _script_mark(script: Script | None) -> ScriptMark | None:
+    return None if script is None else ScriptMark(script.path, script.device, script.inode, script.mtime_ns)
+
+
+def _mark(leader: Leader | None) -> Mark | None:
+    return None if leader is None else Mark(leader.pid, leader.started)
 
 
 @contextmanager
@@ -254,24 +265,6 @@ def release_kept(job_id: str, config: Config, log: Log) -> list[str]:
         finally:
             book.close()
     return said
-
-
-def refuse(system: System, call: Call, reader: tuple[int, int], lines: list[str], config: Config, log: Log) -> None:
-    """Leaves for the job's shell what the user is to be told; the epilogue takes it away. VmBatchError."""
-    job_id, token = system.job_id(call), clock.new_token()
-    journal.make_directories()
-    file.make_state_directory(sshargs.HANDOVER, 0o711)
-    place = os.path.join(sshargs.HANDOVER, slug(job_id))
-    queue = system.queue(call, "prologue")
-    start = Start(job_id, token, str(reader[0]), queue, None, clock.this_process(), time.time(), system.name)
-    book = _take(start, Deadline(_END_PATIENCE_SECONDS), config, log)
-    try:
-        _act(Directory(place, token, 0o711), book, Work(Deadline(0), lambda: None, log.detail))
-        book.hand_over()
-        text = "".join(f"{line}\n" for line in lines).encode(errors="replace")
-        file.replace(os.path.join(place, "refusal"), text, 0o440, reader[1])
-    finally:
-        book.close()
 
 
 def stop(job_id: str) -> None:
@@ -363,6 +356,7 @@ def sweep_journals(config: Config, log: Log, *, dry_run: bool) -> tuple[set[str]
     tokens: set[str] = set()
     said: list[str] = []
     for path in journal.paths():
+        process.alive()
         try:
             known = journal.peek(path)
             if known is None:
@@ -377,7 +371,7 @@ def sweep_journals(config: Config, log: Log, *, dry_run: bool) -> tuple[set[str]
         if book is None:
             continue
         try:
-            verdict = _judge(book)
+            verdict = _judge(book, dry_run=dry_run)
             if verdict.startswith("dead"):
                 said.append(f"{'would release' if dry_run else 'released'} job {book.start.job} of {book.start.user}: {verdict}")
                 if not dry_run and not _release(book, config, log, orphaned=True):
@@ -389,7 +383,7 @@ def sweep_journals(config: Config, log: Log, *, dry_run: bool) -> tuple[set[str]
     return tokens, said
 
 
-def _judge(book: Journal) -> str:
+def _judge(book: Journal, *, dry_run: bool) -> str:
     """Of an unlocked journal: `dead, ...` if its job cannot run any more, a reason if that is not known, else nothing."""
     if book.kept is not None:
         return "dead, and kept until now" if book.kept.until <= time.time() else ""
@@ -403,9 +397,45 @@ def _judge(book: Journal) -> str:
     gone = system.is_gone(book.start.job, book.start.script)
     if gone is None:
         return "only the batch system knows whether it runs"
-    if not gone:
-        return ""
-    return "dead, the batch system " + ("does not run it" if book.start.script is None else "has taken its script away")
+    if gone:
+        return "dead, the batch system " + ("does not run it" if book.start.script is None else "has taken its script away")
+    over = journal.shell_over(book.start, note=not dry_run)
+    return "dead, its shell ended long ago, and no epilogue came" if over > _FORGOTTEN_SECONDS else ""
+
+
+def refuse(system: System, call: Call, to: Refusal, lines: list[str], config: Config, log: Log) -> None:
+    """Has the job's shell start and say why the job does not run; the epilogue removes what that takes. VmBatchError."""
+    job_id = system.job_id(call)
+    journal.make_directories()
+    file.make_state_directory(sshargs.HANDOVER, 0o711)
+    start = Start(job_id, clock.new_token(), to.user, system.queue(call, "prologue"), to.script, clock.this_process(),
+                  time.time(), system.name, leader=to.leader)
+    book = _take(start, Deadline(_END_PATIENCE_SECONDS), config, log)
+    try:
+        place = directory.Directory(os.path.join(sshargs.HANDOVER, slug(job_id)), start.token, 0o711)
+        _act(place, book, Work(Deadline(_END_PATIENCE_SECONDS), lambda: None, log.detail))
+        book.hand_over()
+        text = "".join(f"{line}\n" for line in lines).encode(errors="replace")
+        file.replace(os.path.join(place.path, "refusal"), text, 0o440, to.gid)
+        if to.script is not None:
+            proof = Handover(
+                job=job_id, token=start.token, user=to.user, uid=to.uid, address="", alias="", console="", template="",
+                node_file=False, script=_script_mark(to.script), leader=_mark(to.leader), environment={})
+            file.replace(os.path.join(place.path, "record"), proof.encode(), 0o440, to.gid)
+        journal.check_not_ended(start)
+    except BaseException:
+        _release(book, config, log, orphaned=False)
+        raise
+    finally:
+        book.close()
+    log.line("the job's shell tells the user why the job does not run")
+
+
+def pause(job_id: str, seconds: float) -> None:
+    """Waits, unless the job is ended meanwhile."""
+    me, over = clock.this_process(), Deadline(seconds)
+    while not over.passed() and not journal.is_ended(job_id, me):
+        time.sleep(min(_PAUSE_SECONDS, over.left()))
 
 
 def end_lines(error: VmBatchError, job_id: str, outcome: str) -> list[str]:
@@ -413,4 +443,4 @@ def end_lines(error: VmBatchError, job_id: str, outcome: str) -> list[str]:
     if isinstance(error, EndedError):
         return error.lines()
     first, *rest = error.lines()
-    return [f"job {slug(job_id)} could not start: {first}", *rest, outcome]
+    return [f"job {slug(job_id)} could not start: {first}", *rest, *([outcome] if outcome else [])]

@@ -80,7 +80,7 @@ def _run(queue: str, job_id: str, words: list[str], environ: dict[str, str]) -> 
     from .shell import RefusedError, proof, run
     from .shell.call import Call as Understood
 
-    found = proof.find(job_id)
+    found = proof.find(job_id, task=environ.get("PBS_TASKNUM", "1") != "1")
     if found is None:
         if not _has_template(queue):
             _native(queue, words, environ)
@@ -92,6 +92,10 @@ def _run(queue: str, job_id: str, words: list[str], environ: dict[str, str]) -> 
     def understand() -> Call:
         return Understood(handover, words, environ, terminal=terminal)
 
+    if not handover.address and not handover.console:
+        for line in _refused(place).splitlines():
+            os.write(2, f"vmbatch: {line}\n".encode())
+        return _FAILURE
     if handover.console:
         return _run_through_console(handover, understand, terminal=terminal)
     if terminal:
@@ -111,6 +115,16 @@ def _run_through_console(handover: Handover, understand: Callable[[], Call], *, 
         raise RefusedError("its guest has no network, and an interactive job needs one; "
                            "submit to a queue whose guests can be reached by ssh")
     return Session(handover.console).run(understand)
+
+
+def _refused(place: str) -> str:
+    """Why the prologue did not give the job a guest, as it wants its user to know. RefusedError."""
+    from .shell import RefusedError, proof
+
+    try:
+        return proof.trusted(f"{place}/refusal").decode(errors="replace")
+    except OSError:
+        raise RefusedError("its guest cannot be reached in any way") from None
 
 
 def _has_template(queue: str) -> bool:

@@ -33,6 +33,8 @@ keep_free = "0"
 keep_free = "0"
 [userimages]
 sources = ["/etc/vmbatch/"]
+[torque]
+pause = "0s"
 """
 ONCE = """    <disk type='file' device='disk'>
       <driver name='qemu' type='raw'/>
@@ -94,8 +96,11 @@ IN_MEMORY = {"/run/vmbatch": 0o711, "/run/libvirt": 0o755, "/var/lib/libvirt": 0
 SPOOL = Path("/var/lib/vmbatch/spool")
 
 
-def enter(scratch: Path) -> None:
-    """Makes the node around this process, with its large things in a directory that others remove."""
+def enter(scratch: Path, config: str = CONFIG, socket: Path | None = None) -> None:
+    """Makes the node around this process, with its large things in a directory that others remove.
+
+    With a `socket`, guests have no sshd, and lab.fakessh is in the place of ssh.
+    """
     run(["mount", "--make-rprivate", "/"])
     run(["mount", "-t", "proc", "proc", "/proc"])
     for number, (path, mode) in enumerate(ON_DISK.items()):
@@ -106,10 +111,14 @@ def enter(scratch: Path) -> None:
         Path(path).mkdir(parents=True, exist_ok=True)
         run(["mount", "-t", "tmpfs", "-o", f"mode={mode:o}", "crash", path])
     _own_hooks()
-    _populate(Path("/etc/vmbatch"))
+    _populate(Path("/etc/vmbatch"), config)
+    if socket is not None:
+        socket.parent.mkdir(exist_ok=True)
+        run(["mount", "-t", "tmpfs", "-o", "mode=755", "crash", socket.parent])
+        run(["mount", "--bind", place.CLONE / "lab/fakessh.py", "/usr/bin/ssh"])
     run(["ip", "link", "set", "lo", "up"])
     run(["ip", "address", "add", "10.78.0.1/16", "dev", "lo"])  # makes the whole network local
-    _start_daemons()
+    _start_daemons([] if socket is None else ["--socket", socket])
 
 
 def _own_hooks() -> None:
@@ -141,9 +150,9 @@ def _script(name: str, text: str) -> None:
         path.chmod(0o755)
 
 
-def _populate(etc: Path) -> None:
+def _populate(etc: Path, config: str) -> None:
     (etc / "domains").mkdir()
-    (etc / "vmbatch.conf").write_text(CONFIG)
+    (etc / "vmbatch.conf").write_text(config)
     (etc / "domains/crash.xml").write_text(TEMPLATE)
     (etc / "small.raw").write_bytes(b"raw" * 4096)
     (etc / "own.raw").write_bytes(b"own" * 4096)
@@ -153,7 +162,7 @@ def _populate(etc: Path) -> None:
         archive.addfile(member, io.BytesIO(b"site\n"))
 
 
-def _start_daemons() -> None:
+def _start_daemons(more: list[str | Path]) -> None:
     _without_drivers()
     with open("/var/log/vmbatch/.daemons", "wb") as out:
         subprocess.Popen(["libvirtd", "--timeout", "0", "--pid-file", "/run/libvirt/crash.pid"],
@@ -165,7 +174,7 @@ def _start_daemons() -> None:
             time.sleep(0.01)
         guests = subprocess.Popen(
             [sys.executable, "-m", "lab.fakeguest", "--uri", URI, "--share", place.SHARE, "--spool", SPOOL, "--network", "10.78",
-             "--failing", FAILING],
+             "--failing", FAILING, *more],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=out, start_new_session=True, cwd=place.CLONE,
         )
     if guests.stdout is None or guests.stdout.readline() != b"up\n":

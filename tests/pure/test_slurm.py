@@ -9,7 +9,7 @@ import pytest
 
 from vmbatch.batch import slurm
 from vmbatch.batch.slurm import Slurm, alarm, features, memory
-from vmbatch.batch.system import Call, Outcome
+from vmbatch.batch.system import Call, Outcome, Refusal
 from vmbatch.config import parse as parse_config
 from vmbatch.errors import CommandError, DeadlineError, EndedError, JobError, NodeError, SiteError, VmBatchError
 from vmbatch.host import process
@@ -156,20 +156,26 @@ DRAIN = [*ENV, "scontrol", "update", "NodeName=n1", "State=DRAIN", "Reason=vmbat
 REQUEUE = [*ENV, "scontrol", "requeue", "42"]
 HOLD = [*ENV, "scontrol", "requeuehold", "42"]
 COMMENT = [*ENV, "scontrol", "update", "JobId=42", "AdminComment=vmbatch: bad image"]
+
+
+def told(text: str) -> Outcome:
+    return Outcome(0, text, refusal=Refusal("1500", 1500, 1500, outcome=text))
+
+
 BACK, HELD, FAILED = "the job goes back into its queue", "the job is held", "the job has failed"
 
 
 @pytest.mark.parametrize(("error", "fault", "says", "asked", "outcome"), [
-    (JobError("bad image"), "drain", [""], [COMMENT], Outcome(0, FAILED, (1500, 1500))),
-    (JobError("bad\x1b image\n"), "hold", [AWAY], [COMMENT], Outcome(0, FAILED, (1500, 1500))),
-    (NodeError("no libvirt"), "drain", ["", ""], [DRAIN, REQUEUE], Outcome(0, BACK, (1500, 1500))),
-    (SiteError("no libvirt"), "drain", ["", ""], [DRAIN, REQUEUE], Outcome(0, BACK, (1500, 1500))),
-    (NodeError("no libvirt"), "hold", [""], [HOLD], Outcome(0, HELD, (1500, 1500))),
-    (NodeError("no libvirt"), "requeue", [""], [REQUEUE], Outcome(0, BACK, (1500, 1500))),
-    (NodeError("no libvirt"), "requeue", [REFUSED], [REQUEUE], Outcome(0, FAILED, (1500, 1500))),
+    (JobError("bad image"), "drain", [""], [COMMENT], told(FAILED)),
+    (JobError("bad\x1b image\n"), "hold", [AWAY], [COMMENT], told(FAILED)),
+    (NodeError("no libvirt"), "drain", ["", ""], [DRAIN, REQUEUE], told(BACK)),
+    (SiteError("no libvirt"), "drain", ["", ""], [DRAIN, REQUEUE], told(BACK)),
+    (NodeError("no libvirt"), "hold", [""], [HOLD], told(HELD)),
+    (NodeError("no libvirt"), "requeue", [""], [REQUEUE], told(BACK)),
+    (NodeError("no libvirt"), "requeue", [REFUSED], [REQUEUE], told(FAILED)),
     (NodeError("no libvirt"), "requeue", [AWAY], [REQUEUE], Outcome(1, "Slurm drains the node, and holds the job if it can")),
     (NodeError("no libvirt"), "drain", [SLOW], [DRAIN], Outcome(1, "Slurm drains the node, and holds the job if it can")),
-    (EndedError("over"), "drain", [], [], Outcome(0, "the job is over", (1500, 1500))),
+    (EndedError("over"), "drain", [], [], told("the job is over")),
 ])
 def test_a_start_that_failed(
     commands: Commands, error: VmBatchError, fault: str, says: list[str | VmBatchError], asked: list[list[str]], outcome: Outcome,
@@ -191,7 +197,7 @@ def test_a_start_whose_slurmd_has_ended_goes_back(commands: Commands, monkeypatc
     monkeypatch.setattr(os, "getppid", lambda: 1)
     assert system.unwanted(call(), config) == "slurmd has ended, and nobody waits for this Prolog"
     commands.says = [""]
-    assert system.failed(EndedError("over"), call(), config, None) == Outcome(0, BACK, (1500, 1500))
+    assert system.failed(EndedError("over"), call(), config, None) == told(BACK)
     assert commands.asked == [REQUEUE]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from vmbatch.batch import failures
 from vmbatch.batch.account import parse_user
 from vmbatch.batch.script import identify, is_gone
 from vmbatch.batch.system import Call, Outcome
@@ -105,9 +106,30 @@ def test_array_member(script: Path) -> None:
         assert found.script == identity(path)
 
 
-def test_interactive_job(tmp_path: Path) -> None:
-    """The path is given even where there is no such file."""
+def test_interactive_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path is given even where there is no such file; the prologue's output is the submitter's terminal."""
+    monkeypatch.setattr(os, "isatty", lambda fd: fd == 1)
     assert parse(argv(tmp_path / "183.vm.SC"), {}, None).script is None
+
+
+def test_a_script_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """mom has removed it: the job is over, and gets no guest that nobody would ever end."""
+    monkeypatch.setattr(os, "isatty", lambda fd: False)
+    with pytest.raises(EndedError, match=r"job 183\.vm has no script any more"):
+        parse(argv(tmp_path / "183.vm.SC"), {}, None)
+    assert parse(argv(tmp_path / "183.vm.SC"), {"PBS_NODENUM": "1"}, None).script is None, "a sister has none"
+
+
+@pytest.mark.parametrize(("hook", "rank", "expected"), [
+    ("prologue", "0", ""), ("prologue.kvm", "0", "kvm"), ("prologue.user", "0", "user"), ("prologue.parallel", "0", "parallel"),
+    ("prologue.parallel", "1", ""), ("prologue.parallel.kvm", "1", "kvm"), ("prologue.a b", "0", ""), ("prologue.", "0", ""),
+    ("prologue..x", "0", ""), ("prologue." + "x" * 65, "0", ""), ("other", "0", ""),
+])
+def test_job_type(script: Path, hook: str, rank: str, expected: str) -> None:
+    """`qsub -T kvm` makes mom run prologue.kvm, where there is one."""
+    words = argv(script)
+    words[0] = f"/var/spool/torque/mom_priv/{hook}"
+    assert parse(words, {"PBS_NODENUM": rank}, None).type == expected
 
 
 def test_no_script_path_anywhere() -> None:
@@ -223,9 +245,10 @@ def test_alarm_without_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [JobError("x"), NodeError("x"), SiteError("x"), EndedError("x")])
-def test_exit_status(error: VmBatchError) -> None:
+def test_exit_status(error: VmBatchError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """1 aborts the job: only for its own fault. 0 would start it on the bare node."""
-    found = Torque().failed(error, Call([], {}, ""), parse_config(b"", "x"), None)
+    monkeypatch.setattr(failures, "PATH", str(tmp_path / "failures"))
+    found = Torque().failed(error, Call(argv("x"), {}, ""), parse_config(b"", "x"), None)
     assert found == (Outcome(1, "the job is aborted") if isinstance(error, JobError) else
                      Outcome(2, "the job goes back into its queue"))
 

@@ -18,7 +18,7 @@ from ..host.log import Log
 from ..job import Job, Script, check_job_id, check_name
 from ..units import Deadline
 from .account import user_of
-from .system import Call, Outcome
+from .system import Call, Outcome, Refusal
 from .wishes import parse_other
 
 DRAIN, HOLD, REQUEUE = "drain", "hold", "requeue"
@@ -85,26 +85,30 @@ class Slurm:
         """A job's own fault is shown by its shell, and the node stays; for any other the job goes back into the queue."""
         environ = call.environ
         reader = _reader(environ)
+
+        def told(text: str) -> Outcome:
+            return Outcome(0, text, refusal=None if reader is None else Refusal(str(reader[0]), *reader, outcome=text))
+
         if isinstance(error, EndedError) and not self._left():
-            return Outcome(0, "the job is over", reader)
+            return told("the job is over")
         reason = "vmbatch: " + "".join(char for char in error.what if char.isprintable())[:_TEXT_LIMIT]
         job_id = self.job_id(call)
         try:
             if error.fault is Fault.JOB:
                 _ask(environ, "scontrol", "update", f"JobId={job_id}", f"AdminComment={reason}")
-                return Outcome(0, "the job has failed", reader)
+                return told("the job has failed")
             if config.slurm_node_fault == DRAIN and not self._left():
                 node = environ.get("SLURMD_NODENAME", "")
                 _ask(environ, "scontrol", "update", f"NodeName={node}", "State=DRAIN", f"Reason={reason}")
             hold = config.slurm_node_fault == HOLD
             _ask(environ, "scontrol", "requeuehold" if hold else "requeue", job_id)
-            return Outcome(0, "the job is held" if hold else "the job goes back into its queue", reader)
+            return told("the job is held" if hold else "the job goes back into its queue")
         except VmBatchError as trouble:
             if log is not None:
                 log.line(f"Slurm was to be told what becomes of the job, but {trouble}")
             answered = isinstance(trouble, CommandError) and "Unable to contact" not in trouble.output
             if error.fault is Fault.JOB or (answered and reader is not None):
-                return Outcome(0, "the job has failed", reader)
+                return told("the job has failed")
             return Outcome(1, "Slurm drains the node, and holds the job if it can")
 
     def unwanted(self, call: Call, config: Config) -> str:

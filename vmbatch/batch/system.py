@@ -10,7 +10,7 @@ import msgspec
 from ..config import Config
 from ..errors import VmBatchError
 from ..host.log import Log
-from ..job import Job, Script
+from ..job import Job, Leader, Script
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -21,15 +21,31 @@ class Call(msgspec.Struct, frozen=True):
     directory: str
 
 
+class Refusal(msgspec.Struct, frozen=True):
+    """To whom, and to which start of a job, its shell is to say why it does not run, and what becomes of it (`outcome`).
+
+    Without a `script` the shell needs no hand-over record to know that the word is for it.
+    """
+
+    user: str
+    uid: int
+    gid: int
+    script: Script | None = None
+    leader: Leader | None = None
+    outcome: str = ""
+
+
 class Outcome(msgspec.Struct, frozen=True):
     """What becomes of a job that could not start: the hook's exit status, and the same in words for the user.
 
-    `reader` is (uid, gid) of the user where the job's shell is to say it, as the hook's stderr is not the job's.
+    `pause` is how many seconds the hook waits first, unless the job is ended meanwhile. With a `refusal` the job's shell starts,
+    but only to tell the user; `status` and `text` hold if that cannot be arranged.
     """
 
     status: int
     text: str
-    reader: tuple[int, int] | None = None
+    pause: float = 0.0
+    refusal: Refusal | None = None
 
 
 class System(Protocol):

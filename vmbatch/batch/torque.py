@@ -3,20 +3,25 @@
 import os
 import re
 import stat
+from collections.abc import Mapping
 
 from ..config import Config
-from ..errors import Fault, NodeError, SiteError, VmBatchError
+from ..errors import EndedError, NodeError, SiteError, VmBatchError
+from ..host import clock
 from ..host.log import Log
 from ..job import Job, Script, check_job_id, check_name
+from ..units import Deadline
 from .account import parse_user
 from .amount import memory, slots, unambiguous
 from .leader import parent
 from .script import identify, is_gone
 from .system import Call, Outcome
+from .torquefault import BACK, REQUEUE, failed
 from .wishes import parse_wishes
 
-START, ABORT, REQUEUE = 0, 1, 2
 _DEFAULT_ALARM = 300
+_LAST_SECONDS = 2.0
+"""Kept for a hook's own end before the alarm."""
 _SCRIPT_SUFFIX = ".SC"
 _PROLOGUE_QUEUE, _EPILOGUE_QUEUE = 6, 8
 
@@ -48,12 +53,15 @@ class Torque:
             script = os.path.join(job_directory, identifier.replace("[", "-").replace("]", "") + _SCRIPT_SUFFIX)
         person = parse_user(user, group)
         found = None if script is None else identify(script, person)
+        if script is not None and found is None and not _may_lack_a_script(call.environ):
+            raise EndedError(f"job {identifier} has no script any more: mom has done with it")
         node_file = _node_file(call.environ.get("PBS_NODEFILE", ""))
         share = slots(call.environ, node_file)
         return Job(
             batch=self.name, id=identifier, token=token, user=person, name=name, queue=queue, account=account,
-            resources=resources, script=found, leader=parent() if found is None else None,
-            node_file=node_file, wishes=parse_wishes(resources), type=_type(argv[0]), cores=None if share is None else share[0],
+            resources=resources, script=found, leader=parent(),
+            node_file=node_file, wishes=parse_wishes(resources), type=_type(argv[0], call.environ.get("PBS_NODENUM", "0")),
+            cores=None if share is None else share[0],
             memory=memory(unambiguous(resources, call.environ.get("PBS_RESOURCE_NODES", "")), share),
         )
 
@@ -62,10 +70,11 @@ class Torque:
         return alarm(call.directory)
 
     def failed(self, error: VmBatchError, call: Call, config: Config, log: Log | None) -> Outcome:
-        """A job's own fault aborts it, anything else puts it back into its queue."""
-        if error.fault is Fault.JOB:
-            return Outcome(ABORT, "the job is aborted")
-        return Outcome(REQUEUE, "the job goes back into its queue")
+        """As the site wants it; a job that the batch system has ended already gets no remedy."""
+        if isinstance(error, EndedError):
+            return Outcome(REQUEUE, BACK)
+        deadline = Deadline(max(0.0, alarm(call.directory) - clock.age(os.getpid()) - _LAST_SECONDS))
+        return failed(error, call, config, log, deadline)
 
     def unwanted(self, call: Call, config: Config) -> str:
         """Never: mom starts an epilogue beside the prologue."""
@@ -80,10 +89,15 @@ def _argument(call: Call, number: int) -> str:
     return call.argv[number] if len(call.argv) > number else ""
 
 
-def _type(path: str) -> str:
-    """The job type, `qsub -T NAME`, for which mom runs `prologue.NAME` where there is one."""
-    name = os.path.basename(path).partition(".")[2].removeprefix("parallel").removeprefix(".")
-    return "" if name == "user" else name
+def _may_lack_a_script(environ: Mapping[str, str]) -> bool:
+    """On a sister, and for `qsub -I`, whose prologue writes to the submitter's terminal (measured)."""
+    return environ.get("PBS_NODENUM", "0") != "0" or os.isatty(1) or os.isatty(2)
+
+
+def _type(hook: str, rank: str) -> str:
+    """What `qsub -T` named, by the name under which mom runs the hook: `prologue.kvm`, on a sister `prologue.parallel.kvm`."""
+    name = os.path.basename(hook).removeprefix("prologue.parallel" if rank != "0" else "prologue")
+    return name[1:] if re.fullmatch(r"\.[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", name) else ""
 
 
 def exit_status(call: Call) -> int | None:

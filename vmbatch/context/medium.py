@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import BinaryIO
 
@@ -29,7 +30,7 @@ class Medium(Piece, frozen=True, tag="medium"):
             tree = _Tree(self.label, files)
             for entry in self.content.entries():
                 tree.add(entry)
-            tree.write(self.path)
+            tree.write(self.path, work.alive)
 
     def __str__(self) -> str:
         return f"medium {self.path}, label {self.label} ({self.content})"
@@ -76,8 +77,8 @@ class _Tree:
             size = os.fstat(content.fileno()).st_size
         self._iso.add_fp(content, size, iso, rr_name=last, joliet_path=f"/{entry.name}", file_mode=0o100000 | entry.mode)
 
-    def write(self, path: str) -> None:
+    def write(self, path: str, alive: Callable[[], None] = lambda: None) -> None:
         """The image, and an end to everything open."""
         with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "wb") as out:
-            self._iso.write_fp(out)
+            self._iso.write_fp(out, progress_cb=lambda _done, _all, _opaque: alive())
         self._iso.close()

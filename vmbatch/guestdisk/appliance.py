@@ -54,6 +54,7 @@ _FILE_SIZE = 1 << 30
 _ERROR = re.compile(r"^(?:\*stdin\*:[0-9]+: )?libguestfs: error: (.*)", re.MULTILINE)
 _OUTPUT_LIMIT = 1 << 20
 _CHUNK = 1 << 20
+_ALIVE_SECONDS = 0.2
 
 
 class Appliance:
@@ -173,6 +174,7 @@ def _served(view: View, place: int, account: str, deadline: Deadline, opened: co
         if server.poll() is not None:
             said = server.stdout.read().decode("utf-8", "replace") if server.stdout else ""
             raise NodeError(f"qemu-storage-daemon does not serve a job's disk: {(said.strip().splitlines() or ['it ended'])[-1]}")
+        process.alive()
         if deadline.passed():
             raise DeadlineError("qemu-storage-daemon did not serve a job's disk in time")
         time.sleep(0.01)
@@ -225,8 +227,10 @@ class _Session:
             for piece in archive:
                 view = memoryview(piece)
                 while view:
-                    if not select.select([], [self._archive], [], self.deadline.left())[1]:
-                        raise DeadlineError("guestfish did not take the context in time")
+                    while not select.select([], [self._archive], [], min(_ALIVE_SECONDS, self.deadline.left()))[1]:
+                        process.alive()
+                        if self.deadline.passed():
+                            raise DeadlineError("guestfish did not take the context in time")
                     view = view[os.write(self._archive, view[: select.PIPE_BUF]) :]
         except BrokenPipeError:
             pass  # it says why
@@ -266,8 +270,10 @@ class _Session:
         if self._process.stdout is None:
             return b""
         source = self._process.stdout.fileno()
-        if not select.select([source], [], [], self.deadline.left())[0]:
-            raise DeadlineError("guestfish did not answer in time", "a node without KVM needs more [times] than others")
+        while not select.select([source], [], [], min(_ALIVE_SECONDS, self.deadline.left()))[0]:
+            process.alive()
+            if self.deadline.passed():
+                raise DeadlineError("guestfish did not answer in time", "a node without KVM needs more [times] than others")
         return os.read(source, 1 << 16)
 
 

@@ -18,6 +18,7 @@ import msgspec
 
 from ..errors import NodeError, SiteError
 from ..format import FormatError
+from ..host import process
 from ..units import Deadline
 
 READ_LIMIT = 48 << 10
@@ -28,6 +29,7 @@ _LINKS = 40
 """As the kernel (include/linux/namei.h, MAXSYMLINKS)."""
 _DEPTH = 200
 _IN_MEMORY = 8 << 20
+_PIECE = 16 << 20
 
 
 class File(msgspec.Struct, frozen=True):
@@ -269,8 +271,8 @@ def lent(file: File, scratch: str) -> Iterator[int]:
             else:
                 copy = opened.enter_context(tempfile.TemporaryFile(dir=scratch)).fileno()
                 os.fchmod(copy, 0o444)
-            while os.sendfile(copy, fd, None, 1 << 30):
-                pass
+            while os.sendfile(copy, fd, None, _PIECE):
+                process.alive()
         except OSError as error:
             raise NodeError(f"{file.source} cannot be read: {error.strerror}") from None
         yield copy

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 
 from ..errors import DeadlineError, NodeError
 from ..format import FormatError
+from ..host import process
 from ..units import Deadline
 from .files import READ_LIMIT, File, Item, Link, check
 from .view import View
@@ -212,6 +213,7 @@ def _mount(device: str, filesystem: str, deadline: Deadline) -> int:
                 raise DeadlineError(f"another {filesystem} with the same identity was mounted for too long") from None
         finally:
             os.close(context)
+        process.alive()
         time.sleep(_AGAIN)
 
 
@@ -272,6 +274,7 @@ def _fill(fd: int, item: File, deadline: Deadline) -> None:
         if not stat.S_ISREG(os.fstat(source).st_mode):
             raise NodeError(f"{item.source} is not a regular file")
         while os.sendfile(fd, source, None, _PIECE):
+            process.alive()
             if deadline.passed():
                 raise DeadlineError(f"{item.path} was not written in time")
     finally:

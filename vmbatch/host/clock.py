@@ -37,6 +37,12 @@ def started(pid: int) -> int | None:
         return None
 
 
+def age(pid: int) -> float:
+    """Seconds since a process was started; 0 if there is none."""
+    begun = started(pid)
+    return 0.0 if begun is None else max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - begun / os.sysconf("SC_CLK_TCK"))
+
+
 def this_process() -> ProcessIdentity:
     """The identity of the caller."""
     pid = os.getpid()

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from .. import job as jobs
 from . import file
 
+LOG_ERR = syslog.LOG_ERR
+
 
 class Log:
     """The log of one job; lines carry time, hook and text. Trouble with the log never stops a job."""

@@ -19,6 +19,18 @@ _PIECE = 1 << 20
 _ALIVE_SECONDS = 0.2
 DEVNULL, PIPE = subprocess.DEVNULL, subprocess.PIPE
 _held: set[int] = set()
+_watched: list[Callable[[], None]] = []
+
+
+def watch(alive: Callable[[], None] | None) -> None:
+    """From now on all that takes long asks `alive`, which may raise; None ends that."""
+    _watched[:] = [] if alive is None else [alive]
+
+
+def alive() -> None:
+    """Asks what is watched, which may raise: for whoever waits, and has no `Work` to ask."""
+    for ask in _watched:
+        ask()
 
 
 def hold(fd: int) -> None:
@@ -81,19 +93,30 @@ def run(
     argv: list[str], deadline: Deadline, *, account: str | None = None, limits: tuple[str, ...] = (),
     stdin: int | None = None, pass_fds: tuple[int, ...] = (), quiet: bool = False,
 ) -> str:
-    """Runs a program to its end; what it wrote, if `quiet` without its stderr. As `start`; CommandError, DeadlineError."""
+    """Runs a program to its end; what it wrote, if `quiet` without its stderr. As `start`; CommandError, DeadlineError.
+
+    What is watched (see `watch`) may raise meanwhile; then the program is ended, too.
+    """
     process = start(argv, account=account, limits=limits, stdin=stdin, pass_fds=pass_fds,
                     stderr=subprocess.PIPE if quiet else subprocess.STDOUT)
     try:
-        output, said = process.communicate(timeout=deadline.left())
-    except subprocess.TimeoutExpired:
-        raise DeadlineError(f"{argv[0]} did not end in time") from None
+        output, said = _to_the_end(process, argv[0], deadline)
     finally:
         end(process)
     text = output[-_OUTPUT_LIMIT:].decode("utf-8", "replace")
     if process.returncode:
         raise CommandError(argv, process.returncode, text + (said or b"")[-_OUTPUT_LIMIT:].decode("utf-8", "replace"))
     return text
+
+
+def _to_the_end(process: subprocess.Popen[bytes], name: str, deadline: Deadline) -> tuple[bytes, bytes | None]:
+    while True:
+        try:
+            return process.communicate(timeout=min(_ALIVE_SECONDS, deadline.left()) if _watched else deadline.left())
+        except subprocess.TimeoutExpired:
+            if deadline.passed():
+                raise DeadlineError(f"{name} did not end in time") from None
+            alive()
 
 
 def stream(process: subprocess.Popen[bytes], deadline: Deadline, alive: Callable[[], None]) -> Iterator[bytes]:
