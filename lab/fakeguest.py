@@ -99,8 +99,9 @@ class Guests:
         job, token, user = (re.search(rf"\b{name}=[\"']([^\"']+)", element) for name in ("id", "token", "user"))
         if job is None or token is None:
             return
-        name = f"{job[1].replace('[', '-').replace(']', '')}.{token[1]}"
-        guest = Guest(token[1], next(self._numbers), self.share / name / "guest", self.spool / name / "keys")
+        name = job[1].replace("[", "-").replace("]", "")
+        shared = self.share / f"{name}@{os.uname().nodename}.{token[1]}" / "guest"
+        guest = Guest(token[1], next(self._numbers), shared, self.spool / f"{name}.{token[1]}" / "keys")
         self._known[guest.address] = guest
         if user is not None and user[1] == self.failing:
             guest.say("failed", "played to fail")

@@ -11,7 +11,7 @@ from .host import file, process
 from .shell.environment import PREFIX
 from .units import Deadline
 
-HOOKS = ("prologue", "epilogue", "remoteshell", "submitfilter")
+HOOKS = ("prologue", "epilogue", "prologue.parallel", "epilogue.parallel", "remoteshell", "submitfilter")
 _SHEBANG_LIMIT = 127
 """What Linux reads of a `#!` line for sure (fs/binfmt_script.c)."""
 _COMPILER_SECONDS = 60.0

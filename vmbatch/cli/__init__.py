@@ -160,7 +160,7 @@ def kept() -> None:
 @main.command()
 @click.argument("directory", type=click.Path(exists=True, file_okay=False))
 def hooks(directory: str) -> None:
-    """Write prologue, epilogue and remoteshell into DIRECTORY, for this installation's Python.
+    """Write the prologues, the epilogues and remoteshell into DIRECTORY, for this installation's Python.
 
     \b
     Example: vmbatch hooks /var/spool/torque/mom_priv
