@@ -49,6 +49,7 @@ def make_tree(tree: Path, content: dict[str, Any]) -> None:
         (tree / "usr" / name).mkdir(parents=True)
         (tree / name).symlink_to(f"usr/{name}")
     unpack(fetch(resolve(content["packages"])), tree)
+    unpack(fetch(found for found in resolve(content["launcher"]) if found.name in content["launcher"]), tree)
     for junk in content["junk"]:
         shutil.rmtree(tree / junk, ignore_errors=True)
     shutil.copytree(HERE / "tree/debian", tree, dirs_exist_ok=True)

@@ -71,7 +71,7 @@ def _log(job: Job) -> str:
 
 def _ready_to_exit(job: Job, exited: float) -> float | None:
     """Seconds from the guest's writing of the ready file to the prologue's exit."""
-    for path in place.SHARE.glob(f"{job.file_id}.*/guest/ready"):
+    for path in place.SHARE.glob(f"{job.file_id}@*/guest/ready"):
         return exited - path.stat().st_mtime
     return None
 

@@ -108,8 +108,9 @@ class Guests:
         job, token, user = (re.search(rf"\b{name}=[\"']([^\"']+)", element) for name in ("id", "token", "user"))
         if job is None or token is None:
             return
-        name = f"{job[1].replace('[', '-').replace(']', '')}.{token[1]}"
-        guest = Guest(token[1], next(self._numbers), self.share / name / "guest", self.spool / name / "keys", job[1],
+        name = job[1].replace("[", "-").replace("]", "")
+        shared = self.share / f"{name}@{os.uname().nodename}.{token[1]}" / "guest"
+        guest = Guest(token[1], next(self._numbers), shared, self.spool / f"{name}.{token[1]}" / "keys", job[1],
                       domain.UUIDString(), nature is not None and nature[1] == "mute")
         self._known[guest.address] = guest
         if nature is not None and nature[1] == "silent":

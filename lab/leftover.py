@@ -8,15 +8,16 @@ import libvirt
 from . import place
 
 RESERVATIONS = str(place.SHARE / ".addresses")
+MEETINGS = str(place.SHARE / ".nodes")
 PLACES = ("/var/lib/vmbatch/jobs", "/var/lib/vmbatch/spool", "/run/vmbatch/handover", str(place.SHARE),
-          "/var/lib/vmbatch/store/uses", RESERVATIONS)
+          "/var/lib/vmbatch/store/uses", RESERVATIONS, MEETINGS)
 _PROGRAMS = ("qemu-system-x86_64", "qemu-img", "cp", "cat", "ssh", "ssh-keygen", "prologue", "epilogue", "remoteshell")
 
 
 def found(uri: str = "qemu:///system") -> list[str]:
     """A line for every file, domain and process of a job; and for each that the sweep would remove."""
     lines = [str(path) for directory in PLACES if Path(directory).is_dir() for path in sorted(Path(directory).iterdir())
-             if str(path) != RESERVATIONS]
+             if str(path) not in (RESERVATIONS, MEETINGS)]
     connection = libvirt.open(uri)
     try:
         lines += [f"domain {domain.name()}" for domain in connection.listAllDomains()]
@@ -42,3 +43,7 @@ def processes() -> list[str]:
         if not dead and names & set(_PROGRAMS) and b"lab.leftover" not in words:
             lines.append(f"process {entry.name}: {b' '.join(words).decode(errors='replace')[:200]}")
     return lines
+
+
+if __name__ == "__main__":
+    print("\n".join(found()))

@@ -6,6 +6,7 @@ happens in which order is the caller's: an epilogue may be early, doubled or lef
 """
 
 import contextlib
+import dataclasses
 import fcntl
 import grp
 import itertools
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import termios
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,7 +35,10 @@ _numbers = itertools.count(int(time.time() * 1000) % 1_000_000_000)
 
 @dataclass
 class Job:
-    """A job on this node; `variables` are what the user gave to `qsub -v`."""
+    """A job on this node; `variables` are what the user gave to `qsub -v`.
+
+    `hosts` are its nodes in their order, with `slots` of each; `rank` is this node's place among them.
+    """
 
     id: str
     user: str
@@ -43,6 +48,9 @@ class Job:
     resources: str
     variables: dict[str, str]
     files: Path
+    hosts: tuple[str, ...] = ("node1",)
+    slots: int = 1
+    rank: int = 0
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -72,10 +80,16 @@ class Job:
 
 
 class Mom:
-    """A pbs_mom with its files under `home`."""
+    """A pbs_mom with its files under `home`, on the node `name`; `enter` is what runs a command there, if that is not here."""
 
-    def __init__(self, home: Path = place.MOM) -> None:
+    def __init__(self, home: Path = place.MOM, name: str = "node1", enter: Sequence[str] = ()) -> None:
         self.home = home
+        self.name = name
+        self._enter = enter
+
+    def _there(self, argv: list[str], directory: str | Path) -> list[str]:
+        """A command on this mom's node."""
+        return [*self._enter, f"--wdns={directory}", "--", *argv] if self._enter else argv
 
     @property
     def alarm(self) -> float:
@@ -87,11 +101,13 @@ class Mom:
     def accept(
         self, script: bytes, *, user: str = "alice", queue: str = "busybox", name: str = "job", account: str = "",
         variables: dict[str, str] | None = None, job_id: str = "", other: str = "",
+        hosts: tuple[str, ...] = ("node1",), slots: int = 1,
     ) -> Job:
         """A new job: its script, node file and spool files are made, as before a prologue. `other`: of `qsub -l other=`."""
         asked = f"other={other}," if other else ""
         job = Job(job_id or f"{next(_numbers)}.lab", user, queue, name, account,
-                  f"nodes=1:ppn=1,walltime=00:10:00,{asked}neednodes=1:ppn=1", variables or {}, self.home)
+                  f"nodes={len(hosts)}:ppn={slots},walltime=00:10:00,{asked}neednodes={len(hosts)}:ppn={slots}",
+                  variables or {}, self.home, hosts, slots)
         uid, gid = job.person.pw_uid, job.person.pw_gid
         with contextlib.suppress(FileNotFoundError):
             job.script.unlink()
@@ -102,19 +118,30 @@ class Mom:
             path.write_bytes(data)
             os.chown(path, uid, gid)
             path.chmod(mode)
-        (self.home / "aux" / job.id).write_text("node1\n")
+        (self.home / "aux" / job.id).write_text("".join(f"{host}\n" * slots for host in hosts))
         return job
+
+    def join(self, job: Job) -> Job:
+        """The job of another mom as this one gets it as a sister: there is neither script nor node file nor spool file."""
+        return dataclasses.replace(job, files=self.home, rank=job.hosts.index(self.name))
 
     def environment(self, job: Job) -> dict[str, str]:
         """Mom's own variables and the few of the job, as a prologue gets them."""
-        return {
+        nodes, slots = len(job.hosts), job.slots
+        made = {
             "LANG": "C.UTF-8", "PATH": "/bin:/usr/bin", "MOM_SECRET": "only the node's",
-            "PBS_MSHOST": "node1", "PBS_NODEFILE": f"{self.home}/aux//{job.id}", "PBS_NODENUM": "0", "PBS_NP": "1",
-            "PBS_NUM_NODES": "1", "PBS_NUM_PPN": "1", "PBS_O_WORKDIR": job.person.pw_dir, "PBS_RESOURCE_NODES": "1:ppn=1",
+            "PBS_MSHOST": job.hosts[0], "PBS_NODEFILE": f"{self.home}/aux//{job.id}", "PBS_NODENUM": str(job.rank),
+            "PBS_NP": str(nodes * slots), "PBS_NUM_NODES": str(nodes), "PBS_NUM_PPN": str(slots),
+            "PBS_O_WORKDIR": job.person.pw_dir, "PBS_RESOURCE_NODES": f"{nodes}:ppn={slots}",
         }
+        if job.rank:
+            del made["PBS_NODEFILE"]
+        return made
 
     def _hook(self, job: Job, name: str, words: list[str], umask: int) -> "subprocess.Popen[bytes]":
         path = self.home / "mom_priv" / name
+        if job.rank:
+            return self._sister_hook(job, path, words)
         leaked = os.pipe()
         try:
             with (
@@ -122,9 +149,9 @@ class Mom:
                 open(os.open(self.home / "spool" / f"{job.id}.ER", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "wb") as err,
             ):
                 return subprocess.Popen(
-                    [str(path), *words], stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=self.environment(job),
-                    cwd=self.home / "mom_priv", start_new_session=True, umask=umask, pass_fds=leaked, restore_signals=False,
-                    user=0, group=0, extra_groups=os.getgrouplist(job.user, job.person.pw_gid),
+                    self._there([str(path), *words], self.home / "mom_priv"), stdin=subprocess.DEVNULL, stdout=out, stderr=err,
+                    env=self.environment(job), cwd=self.home / "mom_priv", start_new_session=True, umask=umask, pass_fds=leaked,
+                    restore_signals=False, user=0, group=0, extra_groups=os.getgrouplist(job.user, job.person.pw_gid),
                 )
         finally:
             for fd in leaked:
@@ -134,6 +161,22 @@ class Mom:
         """The prologue's arguments."""
         group = grp.getgrgid(job.person.pw_gid).gr_name
         return [job.id, job.user, group, job.name, job.resources, job.queue, job.account, str(job.script)]
+
+    def _sister_hook(self, job: Job, path: Path, words: list[str]) -> "subprocess.Popen[bytes]":
+        """Of a sister: the prologue's streams lead nowhere; the epilogue has but standard input, and signals that are blocked."""
+        ends = path.name.startswith("epilogue")
+
+        def in_child() -> None:
+            if ends:
+                os.closerange(1, 3)
+                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD})
+
+        return subprocess.Popen(
+            self._there([str(path), *words], self.home / "mom_priv"),
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env=self.environment(job), cwd=self.home / "mom_priv", start_new_session=True, umask=0o022, restore_signals=False,
+            user=0, group=0, extra_groups=os.getgrouplist(job.user, job.person.pw_gid) if ends else [0], preexec_fn=in_child,
+        )
 
     def start_prologue(self, job: Job, name: str = "prologue") -> "subprocess.Popen[bytes]":
         """Starts the prologue, leader of its own session."""
@@ -154,7 +197,8 @@ class Mom:
     def start_epilogue(self, job: Job, status: int = 0, name: str = "epilogue") -> "subprocess.Popen[bytes]":
         """Starts the epilogue."""
         group = grp.getgrgid(job.person.pw_gid).gr_name
-        words = [job.id, job.user, group, job.name, "26054", job.resources, "cput=00:00:00,walltime=00:00:03", job.queue,
+        session = "0" if job.rank else "26054"
+        words = [job.id, job.user, group, job.name, session, job.resources, "cput=00:00:00,walltime=00:00:03", job.queue,
                  job.account, str(status), str(job.script)]
         return self._hook(job, name, words, 0o022)
 
@@ -200,6 +244,14 @@ class Mom:
             process.stdin.write(given)
             process.stdin.close()
         return process
+
+    def run_task(self, job: Job, argv: list[str], number: int = 1) -> "subprocess.CompletedProcess[bytes]":
+        """A task that the job starts here through TM, such as by pbsdsh: `$job_starter` gets its arguments, and mom no shell."""
+        starter = str(self.home / "mom_priv/remoteshell")
+        as_user = ["setpriv", f"--reuid={job.person.pw_uid}", f"--regid={job.person.pw_gid}", "--init-groups", "--"]
+        return subprocess.run(self._there([*as_user, starter, *argv], job.person.pw_dir), stdin=subprocess.DEVNULL,
+                              capture_output=True, check=False,
+                              env={**self.shell_environment(job, "/bin/bash"), "PBS_TASKNUM": str(number)})
 
     def shell_environment(self, job: Job, shell: str) -> dict[str, str]:
         """Of the job's shell: users can change only what mom sets before their own variables."""

@@ -13,6 +13,7 @@ from .contextplan import Delivery
 from .errors import DeadlineError, NodeError, SiteError
 from .exchange.channel import Channel
 from .exchange.inbox import Inbox
+from .exchange.meeting import Meeting
 from .guest import Message, parse_message, spans
 from .host import console, process, ssh, virt
 from .host.log import Log
@@ -46,13 +47,14 @@ class Messages(Protocol):
 class Wait:
     """Waiting for a guest: woken by its messages, by libvirt, by the end of the job; never beyond the deadline."""
 
-    def __init__(self, chosen: Plan, start: Start, config: Config, deadline: Deadline) -> None:
+    def __init__(self, chosen: Plan, start: Start, config: Config, deadline: Deadline, meeting: Meeting | None = None) -> None:
         self.chosen = chosen
+        self.meeting = meeting
         self.start = start
         self.seconds = min(config.timeouts_boot * config.timeouts_scale, deadline.left())
         self.deadline = deadline.earlier(self.seconds)
         self.next_check = 0.0
-        self.interval = _LOOK_SECONDS if config.share_local else _POLL_SECONDS
+        self.interval = _LOOK_SECONDS if config.share_local and meeting is None else _POLL_SECONDS
         self.terminal = _open_terminal(chosen) if chosen.console_shell else None
         self.watch = Watch()
         self.watch.directory(journal.ended_directory())
@@ -90,6 +92,8 @@ class Wait:
     def check(self, what: str) -> None:
         """Whether it is still worth waiting."""
         journal.check_not_ended(self.start)
+        if self.meeting is not None:
+            self.meeting.check()
         failed = self.inbox.read("failed")
         if failed is not None:
             raise SiteError(f"the guest could not prepare itself for the job: {failed.text}")
@@ -160,20 +164,28 @@ def _open_channel(chosen: Plan) -> Channel:
     return Channel(path, chosen.job.token)
 
 
-def bring_up(chosen: Plan, start: Start, config: Config, log: Log, deadline: Deadline) -> tuple[str, str]:
-    """Waits until the guest is ready and its user has been seen to log in; its address and its console's pty, or ''."""
-    wait = Wait(chosen, start, config, deadline)
+def bring_up(chosen: Plan, start: Start, config: Config, log: Log, deadline: Deadline,
+             meeting: Meeting | None = None) -> tuple[str, str]:
+    """Waits until the guest is ready and its user has been seen to log in; its address and its console's pty, or ''.
+
+    With a `meeting`, the login waits for the other guests, and brings what the guest must know of them.
+    """
+    wait = Wait(chosen, start, config, deadline, meeting)
     try:
         if chosen.delivery is not None:
             _deliver(wait, chosen.delivery, log)
         with log.phase("boot" if chosen.delivery is None else "mount"):
             announced = wait.message("announce", "phase boot: it has not announced its address on the share")
         _log_times(wait, log)
+        party = b""
+        if meeting is not None:
+            with log.phase("arrival"):
+                party = _meet(wait, meeting, announced.address)
         with log.phase("login"):
             if wait.terminal is not None:
                 _log_in_there(wait, wait.terminal)
             elif announced.address:
-                _log_in(wait, announced.address, log)
+                _log_in(wait, announced.address, log, party)
             else:
                 raise SiteError("the guest has announced itself without an address, and the job's way is ssh",
                                 "give the guest a network, or write <vbshell>CONSOLE</vbshell>")
@@ -214,12 +226,22 @@ def _log_in_there(wait: Wait, terminal: Terminal) -> None:
         raise SiteError(f"{who} cannot log in through the guest's console: status {status}")
 
 
-def _log_in(wait: Wait, address: str, log: Log) -> None:
+def _meet(wait: Wait, meeting: Meeting, address: str) -> bytes:
+    """Waits for the addresses of all guests of the job; what the guest is told of them, a line for each."""
+    if not address:
+        raise SiteError("the guest has announced itself without an address, and the job's other guests cannot reach it",
+                        "give the guest a network")
+    meeting.arrive(address, ssh.pinned(os.path.join(wait.chosen.handover, "known_hosts")))
+    party = wait.until(meeting.arrived, "phase arrival: not all of the job's guests are up")
+    return "".join(f"{guest.address} {guest.name} {guest.host_key}\n" for guest in party).encode()
+
+
+def _log_in(wait: Wait, address: str, log: Log, party: bytes) -> None:
     """Tries until the submitting user can log in."""
     chosen = wait.chosen
     said = "no answer yet"
     while True:
-        attempt = ssh.prove_login(chosen.handover, chosen.job.user, address, chosen.alias)
+        attempt = ssh.prove_login(chosen.handover, chosen.job.user, address, chosen.alias, party)
         handle = os.pidfd_open(attempt.pid)
         wait.watch.descriptor(handle)
         try:

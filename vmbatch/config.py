@@ -82,6 +82,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     requests_patience: float
     requests_keep: int
     requests_keep_longest: float
+    nodes_directory: str
     users_minimum_uid: int
     users_allow: tuple[str, ...]
     users_deny: tuple[str, ...]
@@ -110,6 +111,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     def reservations(self) -> str:
         """The directory of the guests' addresses."""
         return self.network_reservations or os.path.join(self.share_directory, ".addresses")
+
+    @property
+    def meeting(self) -> str:
+        """The directory where the nodes of a job meet."""
+        return self.nodes_directory or os.path.join(self.share_directory, ".nodes")
 
     def template_path(self, queue: str, name: str = "") -> str | None:
         """The template `name` of a queue, or its first; None for a native queue."""
@@ -334,6 +340,8 @@ OPTIONS: dict[str, Option] = {
     "requests.patience": Option(_duration, 5.0, "how long the server may take for its answer"),
     "requests.keep": Option(_whole, 0, "how many failed jobs' disks and consoles are kept at once, if their users ask for it"),
     "requests.keep_longest": Option(_duration, 86400.0, "how long they are kept at most"),
+    "nodes.directory": Option(_optional_path, "",
+                              "where the nodes of a job meet, the same for all; empty for .nodes on the share"),
     "users.minimum_uid": Option(_whole, 1000, "jobs of users below this uid are refused"),
     "users.allow": Option(_names, (), "if not empty, only these users' jobs run"),
     "users.deny": Option(_names, (), "these users' jobs are refused"),

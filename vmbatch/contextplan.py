@@ -40,7 +40,7 @@ class Context:
     """`steps` before the guest starts, in their order, and `changes` for its domain. SiteError for what cannot be."""
 
     def __init__(self, job: Job, template: Template, profile: Profile, spool: str, config: Config, facts: Facts,
-                 nets: tuple[Net, ...], disks: Disks) -> None:
+                 nets: tuple[Net, ...], disks: Disks, *, party: bool = False) -> None:
         self.steps: list[Piece] = []
         self.changes: list[DiskChange] = []
         self._template = template
@@ -49,18 +49,19 @@ class Context:
         self._nets = nets
         self._facts = facts
         by_qemu = config.share_type in ("virtiofs", "9p")
-        source = _TAG if by_qemu else f"{config.share_source.rstrip('/')}/{job.unique}/guest"
+        source = _TAG if by_qemu else f"{config.share_source.rstrip('/')}/{job.unique_on(facts.node)}/guest"
         if template.messages != "SHARE":
             source = ""
         self.directories = tuple(NodeDirectory(share.kind, share.source, share_tag(number), share.readonly)
                                  for number, share in enumerate(template.shares) if share.of_node)
         if by_qemu and source:
-            place = os.path.join(config.share_directory, job.unique, "guest")
+            place = os.path.join(config.share_directory, job.unique_on(facts.node), "guest")
             self.directories += (NodeDirectory(config.share_type, place, _TAG, False),)
         self._content = Content(
             parameters=parameters(job, template, config, source) | network.parameters(nets), keys=os.path.join(spool, "keys"),
             host_key=template.method != "ROOTSSH",
-            script=job.script, node_file=job.node_file, archives=template.archives, scripts=facts.scripts)
+            script=job.script, node_file=job.node_file, archives=template.archives, scripts=facts.scripts,
+            party=party)
         self.delivery: Delivery | None = None
         self.kernel_words = ""
         if template.kernel_line:

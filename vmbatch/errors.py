@@ -76,3 +76,7 @@ class DeadlineError(NodeError):
 
 class EndedError(NodeError):
     """The batch system has ended this start of the job: its epilogue has run, or another start took over."""
+
+
+class SisterError(VmBatchError):
+    """Another node of the job failed, with the fault that it says itself: nothing that this node must be blamed for."""

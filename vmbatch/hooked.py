@@ -6,16 +6,18 @@ import subprocess
 import sys
 import syslog
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from . import native
+from .batch.leader import parent
 from .batch.system import Call, System
 from .config import Config, parse
-from .errors import EndedError, InputError, NodeError, VmBatchError
-from .host import file, process
+from .errors import EndedError, InputError, JobError, NodeError, VmBatchError
+from .host import clock, file, process
 from .host.log import Log, tell_user
 from .job import check_job_id
-from .lifecycle import end_lines, pause, refuse, stop
+from .lifecycle import end_lines, excuse, pause, refuse, stop
 from .lifecycle import epilogue as end
 from .lifecycle import prologue as start
 from .registry import BATCH, EXIT_STATUS
@@ -27,6 +29,7 @@ def load_config() -> Config:
 
 
 _ALIVE_SECONDS = 0.2
+_REQUEUE = 2
 State = dict[str, Any]
 """Directory, umask, groups and signals that mom gave a hook, for subprocess.Popen."""
 
@@ -53,8 +56,53 @@ def prologue(batch: str, site: str | None, as_from_mom: State) -> int:
         return _failed(system, NodeError("a defect in VmBatch; the node's log has the details"), call, config, log)
 
 
+def sister_prologue(batch: str, site: str | None, as_from_mom: State) -> int:
+    """Exit status: 0, or the one of the site's own hook. Mom takes a node whose `prologue.parallel` fails out of service.
+
+    Mom does nothing else on this node until the hook ends. So the guest is made by a process apart, and the hook ends as soon as
+    the job's first node can see that this one has begun.
+    """
+    try:
+        status = _run_site_hook(site, as_from_mom)
+        return status or process.apart(functools.partial(_sister_start, BATCH[batch], _call()))
+    except VmBatchError as error:
+        _report(error, None)
+        return _REQUEUE
+    except BaseException:
+        _report_defect(None)
+        return 0
+
+
+def _sister_start(system: System, call: Call, met: Callable[[], None]) -> None:
+    """A sister's guest, from start to hand-over; what goes wrong is for the first node to tell the user."""
+    job_id = system.job_id(call)
+    config, log, begun = parse(b"", "defaults"), None, False
+
+    def begin() -> None:
+        nonlocal begun
+        begun = True
+        met()
+
+    try:
+        check_job_id(job_id)
+        config = load_config()
+        if config.template_path(system.queue(call, "prologue")) is None:
+            return
+        log = Log(config.log_directory, job_id, "prologue.parallel")
+        start(system, call, config, log, None, begin)
+    except BaseException as error:
+        if not begun:
+            excuse(job_id, clock.new_token(), error, config)
+        if not isinstance(error, VmBatchError):
+            _report_defect(log)
+            return
+        _report(error, log)
+        if not isinstance(error, EndedError | JobError):
+            system.failed(error, call, config, log)
+
+
 def _call() -> Call:
-    return Call(list(sys.argv), dict(os.environ), os.path.dirname(os.path.abspath(sys.argv[0])))
+    return Call(list(sys.argv), dict(os.environ), os.path.dirname(os.path.abspath(sys.argv[0])), parent())
 
 
 def _failed(system: System, error: VmBatchError, call: Call, config: Config, log: Log | None) -> int:
@@ -79,8 +127,28 @@ def _failed(system: System, error: VmBatchError, call: Call, config: Config, log
     return outcome.status
 
 
+def sister_epilogue(batch: str, site: str | None, as_from_mom: State) -> int:
+    """Exit status: 0, or that of the site's own hook. What could not be removed is for the sweep; the node stays in service."""
+    _end(batch, sister=True)
+    try:
+        return _run_site_hook(site, as_from_mom)
+    except VmBatchError as error:
+        _report(error, None)
+        return 1
+
+
 def epilogue(batch: str, site: str | None, as_from_mom: State) -> int:
-    """Exit status of the site's own hook, else 0, or 1 if something could not be removed. Works without a configuration."""
+    """Exit status of the site's own hook, else 0, or 1 if something could not be removed."""
+    status, log = _end(batch)
+    try:
+        return _run_site_hook(site, as_from_mom) or status
+    except VmBatchError as error:
+        _report(error, log)
+        return 1
+
+
+def _end(batch: str, *, sister: bool = False) -> tuple[int, Log | None]:
+    """Ends the job, with or without a configuration: (1 if something could not be removed, the log)."""
     job_id = BATCH[batch].job_id(_call())
     status = 0
     log = None
@@ -91,20 +159,16 @@ def epilogue(batch: str, site: str | None, as_from_mom: State) -> int:
         except VmBatchError as error:
             syslog.syslog(syslog.LOG_ERR, f"{job_id} epilogue: {error}; using the defaults")
             config = parse(b"", "defaults")
-        log = Log(config.log_directory, job_id, "epilogue")
+        log = Log(config.log_directory, job_id, "epilogue.parallel" if sister else "epilogue")
         status_of = EXIT_STATUS.get(batch)
-        end(job_id, config, log, None if status_of is None else status_of(_call()))
+        end(job_id, config, log, None if status_of is None else status_of(_call()), sister=sister)
     except VmBatchError as error:
         _report(error, log)
         status = 1
     except BaseException:
         _report_defect(log)
         status = 1
-    try:
-        return _run_site_hook(site, as_from_mom) or status
-    except VmBatchError as error:
-        _report(error, log)
-        return 1
+    return status, log
 
 
 _NOT_SERVED = 3

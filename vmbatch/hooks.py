@@ -67,8 +67,11 @@ def _in_order() -> dict[str, object]:
     return as_from_mom
 
 
-def _run(batch: str, hook: str, queue: str | None, job_id: str) -> None:
-    """Native jobs leave here; for all others, and where the queue is to be found out (None), the hook's real work begins."""
+def _run(batch: str, hook: str, queue: str | None, job_id: str, work: str = "") -> None:
+    """Native jobs leave here; for all others, and where the queue is to be found out (None), the hook's real work begins.
+
+    That is `work` of `hooked`, or what is called as the hook.
+    """
     _standard_streams()
     try:
         native.uncoerce()
@@ -79,7 +82,7 @@ def _run(batch: str, hook: str, queue: str | None, job_id: str) -> None:
         as_from_mom = _in_order()
         from . import hooked
 
-        os._exit(getattr(hooked, hook)(batch, _site_hook(hook), as_from_mom))
+        os._exit(getattr(hooked, work or hook)(batch, _site_hook(hook), as_from_mom))
     except Exception as error:
         _refuse(f"the {hook} of job {job_id[:80]!r} cannot run: {error!r}")
 
@@ -90,7 +93,7 @@ def _may_be_ours(queue: str | None) -> bool:
 
 def prologue() -> None:
     """`prologue` in mom_priv."""
-    _run("torque", "prologue", sys.argv[6] if len(sys.argv) > 6 else "", sys.argv[1] if len(sys.argv) > 1 else "")
+    _prologue("")
 
 
 def slurm_prolog() -> None:
@@ -105,7 +108,7 @@ def slurm_epilog() -> None:
 
 def epilogue() -> None:
     """`epilogue` in mom_priv. A journal counts for more than the configuration, which may have changed."""
-    _run("torque", "epilogue", sys.argv[8] if len(sys.argv) > 8 else "", sys.argv[1] if len(sys.argv) > 1 else "")
+    _epilogue("")
 
 
 def openpbs_prologue() -> None:
@@ -133,3 +136,26 @@ def openpbs() -> None:
         os._exit(hooked.openpbs(*sys.argv[1:]))
     except Exception as error:
         _refuse(f"{sys.argv[0]} cannot run: {error!r}")
+
+
+def _prologue(work: str) -> None:
+    _run("torque", "prologue", sys.argv[6] if len(sys.argv) > 6 else "", sys.argv[1] if len(sys.argv) > 1 else "", work)
+
+
+def _epilogue(work: str) -> None:
+    _run("torque", "epilogue", sys.argv[8] if len(sys.argv) > 8 else "", sys.argv[1] if len(sys.argv) > 1 else "", work)
+
+
+def prologue_parallel() -> None:
+    """`prologue.parallel` in mom_priv: at a job's sister nodes; with `qsub -T parallel` instead of `prologue` at the first."""
+    _prologue("" if _first() else "sister_prologue")
+
+
+def epilogue_parallel() -> None:
+    """`epilogue.parallel` in mom_priv: as `prologue.parallel`."""
+    _epilogue("" if _first() else "sister_epilogue")
+
+
+def _first() -> bool:
+    """Mom counts a job's nodes from 0."""
+    return os.environ.get("PBS_NODENUM", "0") == "0"

@@ -11,7 +11,8 @@ from .host import file, process
 from .shell.environment import PREFIX
 from .units import Deadline
 
-HOOKS = ("prologue", "epilogue", "remoteshell", "submitfilter", "pygrub-vmbatch", "slurm-prolog", "slurm-epilog", "slurm-task")
+HOOKS = ("prologue", "epilogue", "prologue.parallel", "epilogue.parallel", "remoteshell", "submitfilter", "pygrub-vmbatch",
+         "slurm-prolog", "slurm-epilog", "slurm-task")
 OPENPBS_HOOKS = ("openpbs/prologue", "openpbs/epilogue", "openpbs/openpbs", "remoteshell")
 _SHEBANG_LIMIT = 127
 """What Linux reads of a `#!` line for sure (fs/binfmt_script.c)."""

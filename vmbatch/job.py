@@ -49,9 +49,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One start of one job on this node; `token` is this start's own, `wishes` is what the submitter asks VmBatch for, unchecked.
 
     `batch` is the batch system's name in the registry. `nodes` are the job's hosts, each once, the first node first, and
-    `rank` is this node's place among them. `cores` and `memory` (bytes) are what the job may use on this node, as the batch
-    system says itself; None where it does not. `type` is Torque's job type, `features` are Slurm's constraints.
-    `leader` proves a job's shell to be this start's, where the batch system's own process becomes that shell.
+    `rank` is this node's place among them; a sister, whose rank is not 0, may know the first alone. `cores` and `memory` (bytes)
+    are what the job may use on this node, as the batch system says itself; None where it does not. `type` is Torque's job type,
+    `features` are Slurm's constraints. `leader` proves a job's shell to be this start's, where the batch system's own process
+    becomes that shell.
     """
 
     id: str
@@ -84,11 +85,24 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         """The name of all that this start owns where others own things, too."""
         return f"{self.slug}.{self.token}"
 
+    def unique_on(self, node: str) -> str:
+        """As `unique`, where what other nodes own lies beside it; `node` is this one's host name, '' if it does not matter."""
+        return f"{self.slug}{_at(node)}.{self.token}"
+
 
 def slug(job_id: str) -> str:
     """A checked job id as a file name, as Torque writes it: `42[1].vm` becomes `42-1.vm`."""
     check_job_id(job_id)
     return job_id.replace("[", "-").replace("]", "")
+
+
+def is_of_node(name: str, node: str) -> bool:
+    """Whether what is called so may be this node's: a name of `unique_on` says it."""
+    return "@" not in name or re.search(rf"{re.escape(_at(node))}\.[0-9a-f]{{32}}$", name) is not None
+
+
+def _at(node: str) -> str:
+    return f"@{re.sub('[^A-Za-z0-9._-]', '_', node)}" if node else ""
 
 
 def check_job_id(job_id: str) -> None:

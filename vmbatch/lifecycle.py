@@ -14,6 +14,10 @@ from .config import Config
 from .errors import DeadlineError, EndedError, NodeError, SiteError, VmBatchError
 from .exchange.address import look as reservations
 from .exchange.address import stale
+from .exchange.meeting import Meeting
+from .exchange.member import Member, forget_note, leave_note
+from .exchange.member import look as entries
+from .exchange.member import stale as unread
 from .format import FormatError
 from .grant import grant, template_name
 from .handover import Handover, Mark, ScriptMark
@@ -21,9 +25,9 @@ from .host import clock, console, file, process, virt
 from .host.log import Log, tell_user
 from .hypervisor.domain import Domain
 from .image import store
-from .job import Job, Leader, Script, slug
+from .job import Job, Leader, Script, is_of_node, slug
 from .journal import Journal, Start
-from .plan import Plan, check_user, plan
+from .plan import Plan, check_user, member, plan
 from .registry import ASK, BATCH
 from .resource import Piece, Resource, Work
 from .spool import directory
@@ -37,10 +41,15 @@ _FORGOTTEN_SECONDS = 900.0
 """How long an epilogue may be late: mom restarted within seconds of a job's start has forgotten it, and never runs one."""
 
 
-def prologue(system: System, call: Call, config: Config, log: Log, site: Callable[[], None] | None) -> None:
-    """Brings the job's guest up and hands it over, or leaves nothing behind; `site` runs the site's own hook. VmBatchError."""
+def prologue(system: System, call: Call, config: Config, log: Log, site: Callable[[], None] | None,
+             met: Callable[[], None] = lambda: None) -> None:
+    """Brings the job's guest up and hands it over, or leaves nothing behind; `site` runs the site's own hook. VmBatchError.
+
+    On a job's sister node `met` is called once the first node can see that there is this start.
+    """
     begin = time.monotonic()
-    deadline = _deadline(system.alarm(call, config), config)
+    alarm = system.alarm(call, config)
+    deadline = _deadline(alarm, config)
     job, form = read(system, call, clock.new_token(), config)
     check_user(job, config)
     granted = grant(job, form, config)
@@ -48,29 +57,50 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
     make_places(config, form)
     if any(interface.pools for interface in form.interfaces):
         file.make_state_directory(config.reservations, 0o700)
+    entry = member(job, config, os.uname().nodename, alarm)
+    if entry is not None:
+        file.make_state_directory(config.meeting, 0o700)
+        if job.rank:  # nobody kills it, and the first node, which gives up in time, begins later
+            deadline = Deadline(2 * alarm)
     start = Start(job.id, job.token, job.user.name, job.queue, job.script, clock.this_process(), time.time(), system.name,
                   granted.keep, job.leader)
-    work = Work(deadline, lambda: journal.check_not_ended(start), log.detail)
-    process.watch(work.alive)
+    process.watch(lambda: journal.check_not_ended(start))
     sweep_journals(config, log, dry_run=False)
     book = _take(start, deadline, config, log)
     over = wanted.ask(system, call, start, config, log)
     gathered = facts.Gathered()
+    meeting = None if entry is None else Meeting(entry)
+    work = Work(deadline, lambda: _check(start, meeting), log.detail)
+    process.watch(work.alive)
     try:
+        if entry is not None:
+            book.promise(entry)
+            entry.acquire()
+            met()
         if site is not None:
             with log.phase("site hook"):
                 site()
         with log.phase("images"):
             known = facts.gather(form, wishes, job, config, gathered, work)
-        chosen = plan(job, form, config, known)
+        chosen = plan(job, form, config, known, entry)
         for note in chosen.notes:
             log.line(note)
         with _console_of_failure(chosen, config, log):
             _make(chosen, book, work, log, gathered)
             gathered.close()
-            address, terminal = boot.bring_up(chosen, start, config, log, deadline)
+            address, terminal = boot.bring_up(chosen, start, config, log, deadline, meeting)
+            if meeting is not None and not job.rank:
+                with log.phase("sisters"):
+                    meeting.wait_ready(work)
+                    meeting.ready()
             _hand_over(chosen, book, address, terminal, call.environ, x11=config.guest_display)
+            if meeting is not None and job.rank:
+                meeting.ready()
+                with log.phase("first node"):
+                    meeting.wait_ready(work)
     except BaseException as error:
+        if meeting is not None and job.rank:
+            excuse(job.id, job.token, error, config)
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         process.watch(None)
         booted = any(isinstance(owned, Domain) for owned in book.resources)
@@ -84,6 +114,20 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
         book.close()
     seconds = time.monotonic() - begin
     log.line(f"guest {chosen.domain.name} of {job.user.name} is ready at {address or terminal} after {seconds:.3f} s")
+
+
+def _check(start: Start, meeting: Meeting | None) -> None:
+    """Whether this start is still wanted, here and at the job's other nodes. VmBatchError."""
+    journal.check_not_ended(start)
+    if meeting is not None:
+        meeting.check()
+
+
+def excuse(job_id: str, token: str, error: BaseException, config: Config) -> None:
+    """Tells the first node of a job why its sister failed, where that is not the first node's own doing."""
+    if not isinstance(error, EndedError):
+        cause = error if isinstance(error, VmBatchError) else NodeError("a defect in VmBatch; the node's log has the details")
+        leave_note(config.meeting, job_id, os.uname().nodename, token, cause)
 
 
 def _deadline(alarm: float, config: Config) -> Deadline:
@@ -273,11 +317,13 @@ def stop(job_id: str) -> None:
     journal.mark_end(job_id, clock.this_process())
 
 
-def epilogue(job_id: str, config: Config, log: Log, status: int | None = None) -> None:
+def epilogue(job_id: str, config: Config, log: Log, status: int | None = None, *, sister: bool = False) -> None:
     """Ends every start of the job that began before now, and releases what they own. VmBatchError.
 
     `status`: how the job ended, if the batch system says it; of one that failed something may be kept.
     """
+    if sister:
+        forget_note(config.meeting, job_id, os.uname().nodename)
     me = clock.this_process()
     path = journal.path_of(job_id)
     patience = _END_PATIENCE_SECONDS * config.timeouts_scale
@@ -315,12 +361,14 @@ def _open_by_force(path: str, patience: float, log: Log) -> Journal | None:
 
 def sweep(config: Config, log: Log, *, dry_run: bool) -> list[str]:
     """Releases what no living job owns; a line for each thing found, and for each that could not be judged."""
+    node = os.uname().nodename
     things: list[Resource] = [
         found for parent in (config.spool_directory, config.share_directory, sshargs.HANDOVER,
                              *(os.path.join(config.images_directory, name) for name in ("uses", "once")))
-        for found in directory.ours(parent)
+        for found in directory.ours(parent) if is_of_node(os.path.basename(found.path), node)
     ]
     reserved = list(reservations(config.reservations))
+    met = list(entries(config.meeting, node))
     said = []
     try:
         things[:0] = [Domain(config.libvirt_uri, name, uuid, token, "") for name, uuid, token in virt.ours(config.libvirt_uri)]
@@ -328,8 +376,8 @@ def sweep(config: Config, log: Log, *, dry_run: bool) -> list[str]:
         said.append(f"cannot see the domains: {error}")
     tokens, found = sweep_journals(config, log, dry_run=dry_run)
     said += found
-    gone, left = stale(reserved, os.uname().nodename, tokens)
-    things += gone
+    gone, left = stale(reserved, node, tokens)
+    things += [*gone, *unread(met, tokens)]
     said += left
     for thing in things:
         if getattr(thing, "token", None) not in tokens:
@@ -391,6 +439,9 @@ def _judge(book: Journal, *, dry_run: bool) -> str:
         return "dead, its prologue ended before the guest was ready"
     if book.start.owner.boot != clock.boot_id():
         return "dead, the node was booted since"
+    for owned in book.resources:
+        if isinstance(owned, Member) and (gone := owned.is_gone()) is not None:
+            return "dead, the job has ended at its first node" if gone else ""
     system = BATCH.get(book.start.batch)
     if system is None:
         return f"a job of batch system {book.start.batch}, which this version does not know"

@@ -10,10 +10,13 @@ from . import network, sshargs
 from .config import Config
 from .context.credentials import oem_strings
 from .context.keys import HandoverKeys, Keys
+from .context.parameters import hostname
 from .contextplan import Context, Delivery
 from .diskplan import Disks
-from .errors import JobError, SiteError
+from .errors import JobError, NodeError, SiteError
 from .exchange.address import Address
+from .exchange.meeting import Introduction
+from .exchange.member import Member, short
 from .exchange.place import GuestPlace
 from .facts import Facts
 from .grant import grant
@@ -83,18 +86,32 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     messages: str
 
 
-def names(job: Job, config: Config) -> tuple[str, str, str]:
-    """Where a start has its own: (spool directory, directory on the share, hand-over directory)."""
+def names(job: Job, config: Config, node: str) -> tuple[str, str, str]:
+    """Where a start has its own: (spool directory, directory on the share, which other nodes may share, hand-over directory)."""
     return (
         os.path.join(config.spool_directory, job.unique),
-        os.path.join(config.share_directory, job.unique),
+        os.path.join(config.share_directory, job.unique_on(node)),
         os.path.join(sshargs.HANDOVER, job.slug),
     )
 
 
-def plan(job: Job, template: Template, config: Config, facts: Facts) -> Plan:
-    """Decides everything. JobError, SiteError, NodeError for what cannot be."""
+def member(job: Job, config: Config, node: str, patience: float) -> Member | None:
+    """The entry of this node, whose host name is `node`, where the nodes of a job meet; None for a job on one node. NodeError."""
+    if job.rank == 0 and len(job.nodes) < 2:
+        return None
+    if job.rank == 0 and short(job.nodes[0]) != short(node):
+        raise NodeError(f"the batch system calls this node {job.nodes[0]}, but its host name is {node}",
+                        "the nodes of a job find each other by their host names; give the node one of both")
+    return Member(directory=config.meeting, token=job.token, job=job.id, node=node, rank=job.rank,
+                  name=hostname(config.guest_hostname, job), others=job.nodes[0 if job.rank else 1:], patience=patience)
+
+
+def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member | None = None) -> Plan:
+    """Decides everything; `met` is this node's entry for the job's others. JobError, SiteError, NodeError for what cannot be."""
     check_user(job, config)
+    if met is not None and template.console_shell:
+        raise JobError(f"jobs on several nodes do not run in queue {job.queue}: its guests cannot reach each other",
+                       "ask for one node")
     if template.messages == "SHARE" and not config.share_source and config.share_type.startswith("nfs"):
         raise SiteError("there is no share for guests: [share] source is empty", "set it to SERVER:/PATH in vmbatch.conf")
     hiding = next((tag for tag in template.shares if f"{config.share_mountpoint}/".startswith(f"{tag.target}/")), None)
@@ -106,13 +123,13 @@ def plan(job: Job, template: Template, config: Config, facts: Facts) -> Plan:
         raise SiteError(f"{template.path}: no hypervisor {template.hypervisor or '(none)'}",
                         f"write one of {', '.join(HYPERVISORS)} in <vbhypervisor>")
     granted = grant(job, template, config)
-    spool, share, handover = names(job, config)
+    spool, share, handover = names(job, config, facts.node)
     disks = Disks(job, template, profile, spool, config, facts)
     macs = _macs(template, job.token)
     addresses = tuple(Address(os.path.join(config.reservations, address), job.token, job.id, facts.node)
                       for interface in facts.addresses for address in interface)
     nets = network.nets(template.interfaces, macs, facts.addresses or ((),) * len(macs))
-    context = Context(job, template, profile, spool, config, facts, nets, disks)
+    context = Context(job, template, profile, spool, config, facts, nets, disks, party=met is not None)
     alias = f"vmbatch-{job.token[:16]}"
     domain = Domain(config.libvirt_uri, f"vmbatch-{job.slug}-{job.token[:8]}", str(uuid.UUID(hex=job.token, version=4)),
                     job.token, os.path.join(spool, "domain.xml"))
@@ -134,11 +151,14 @@ def plan(job: Job, template: Template, config: Config, facts: Facts) -> Plan:
     if template.messages == "SHARE":
         owner = 0 if config.share_type == "virtiofs" else config.share_owner
         shared = (Directory(share, job.token, 0o711), GuestPlace(place, owner))
+    own = Keys(keys, job.id)
+    meeting = (Introduction(met, keys, job.nodes, job.node_file or ""),) if met is not None else ()
     phases = (
         Phase("addresses", addresses),
         Phase("disks", (Directory(spool, job.token, 0o711), *disks.steps)),
+        Phase("meeting", (own, *meeting) if meeting else ()),
         Phase("context", (
-            Keys(keys, job.id),
+            *(() if meeting else (own,)),
             *context.steps,
             *shared,
             Directory(handover, job.token, 0o711),

@@ -12,6 +12,7 @@ from .batch.system import Call, System
 from .batch.torque import Torque, exit_status
 from .config import Config
 from .exchange.address import Address
+from .exchange.member import Member
 from .hypervisor import profile
 from .hypervisor.domain import Domain
 from .hypervisor.profile import Profile
@@ -32,9 +33,9 @@ EXIT_STATUS: dict[str, Callable[[Call], int | None]] = {
 }
 """Of batch systems whose epilogue is told how the job ended."""
 
-KINDS: tuple[type[Resource], ...] = (Directory, Domain, FirstFill, Address)
+KINDS: tuple[type[Resource], ...] = (Directory, Domain, FirstFill, Address, Member)
 
-_Kind = Directory | Domain | FirstFill | Address
+_Kind = Directory | Domain | FirstFill | Address | Member
 _decoder: msgspec.json.Decoder[_Kind] = msgspec.json.Decoder(_Kind)
 
 

@@ -67,9 +67,9 @@ def _kit(script: str, run: str, *words: str) -> str:
     return " ".join((f"exec /bin/sh {BASE}/kit/{script}.sh", f"{int(run, 16):016x}", *words))
 
 
-def login_command() -> str:
-    """Proves that the user can log in."""
-    return f"exec /bin/sh {BASE}/kit/login.sh"
+def login_command(*, party: bool = False) -> str:
+    """Proves that the user can log in; with `party`, reads from its input what the job's other guests are."""
+    return f"exec /bin/sh {BASE}/kit/login.sh{' party' if party else ''}"
 
 
 def run_command(run: str) -> str:

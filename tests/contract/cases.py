@@ -9,6 +9,7 @@ from pathlib import Path
 import libvirt
 
 from vmbatch.exchange.address import Address
+from vmbatch.exchange.member import Member
 from vmbatch.host import virt
 from vmbatch.hypervisor.domain import Domain
 from vmbatch.resource import Resource
@@ -204,11 +205,53 @@ class AddressCase(Case):
         """pytest removes the directory."""
 
 
+class MemberCase(Case):
+    """A sister's entry, in a directory that other nodes share."""
+
+    def __init__(self, parent: Path) -> None:
+        self.token = new_token()
+        self.path = parent / "42.vm@node2"
+        self.resource = Member(str(parent), self.token, "42.vm", "node2.cluster", 1, "vm-42-n1", ("node1",), 60.0)
+
+    def _entry(self, token: str, node: str = "node2.cluster", **more: object) -> str:
+        return json.dumps({"job": "42.vm", "rank": 1, "guest": {"token": token, "node": node, "name": "vm-42-n1"}, **more})
+
+    def _temporary(self, content: str) -> None:
+        (self.path.parent / f".{self.token}.42.vm@node2").write_text(content)
+
+    def exists(self) -> bool:
+        return bool(list(self.path.parent.iterdir()))
+
+    def half_made(self) -> Iterator[tuple[str, Callable[[], None]]]:
+        yield "empty, not renamed", lambda: self._temporary("")
+        yield "torn, not renamed", lambda: self._temporary(self._entry(self.token)[:30])
+        yield "not renamed", lambda: self._temporary(self._entry(self.token))
+        yield "there, and a new version not renamed", self._both
+
+    def _both(self) -> None:
+        self.path.write_text(self._entry(self.token))
+        self._temporary(self._entry(self.token, ready=True))
+
+    def foreign(self) -> Iterator[tuple[str, Callable[[], None]]]:
+        yield "another node's of that name", lambda: self._write(self._entry(new_token(), "node2.elsewhere"))
+        yield "no entry", lambda: self._write("")
+        yield "not even JSON", lambda: self._write("\x00" * 100)
+        yield "a directory", self.path.mkdir
+        yield "a link to nowhere", lambda: self.path.symlink_to("nowhere")
+
+    def _write(self, text: str) -> None:
+        self.path.write_text(text)
+
+    def clear(self) -> None:
+        """pytest removes the directory."""
+
+
 FACTORIES: dict[str, tuple[type[Resource], Callable[[Path], Case]]] = {
     "spool directory": (Directory, lambda parent: DirectoryCase(parent, named=True)),
     "hand-over directory": (Directory, lambda parent: DirectoryCase(parent, named=False)),
     "first filling": (FirstFill, FirstFillCase),
     "domain": (Domain, DomainCase),
     "address": (Address, AddressCase),
+    "entry for the job's other nodes": (Member, MemberCase),
 }
 """Of every kind in the registry, at least one."""

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmbatch.errors import Fault, JobError
-from vmbatch.job import check_job_id, check_name, check_token, slug
+from vmbatch.job import check_job_id, check_name, check_token, is_of_node, slug
 
 from .sample import TOKEN, job
 
@@ -153,3 +153,13 @@ def test_no_token(token: str) -> None:
 
 def test_token() -> None:
     check_token(TOKEN)
+
+
+def test_what_other_nodes_own_is_told_by_its_name() -> None:
+    nodes = ("node1", "node1.cluster", "1")
+    assert job().unique_on("node1") == f"42.vm@node1.{TOKEN}"
+    assert job().unique_on("a b/c") == f"42.vm@a_b_c.{TOKEN}"
+    assert job().unique_on("") == job().unique
+    for node in nodes:
+        assert [other for other in nodes if is_of_node(job().unique_on(node), other)] == [node]
+    assert is_of_node(job().unique, "node1")

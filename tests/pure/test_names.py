@@ -80,9 +80,9 @@ def test_a_fixed_mac_is_kept() -> None:
 
 
 def test_places() -> None:
-    assert names(job(id="42[7].vm"), settings()) == (
+    assert names(job(id="42[7].vm"), settings(), "node2.cluster") == (
         f"/var/lib/vmbatch/spool/42-7.vm.{TOKEN}",
-        f"/srv/vmbatch/share/42-7.vm.{TOKEN}",
+        f"/srv/vmbatch/share/42-7.vm@node2.cluster.{TOKEN}",
         "/run/vmbatch/handover/42-7.vm",
     )
 
@@ -150,3 +150,10 @@ def test_assignments_quote_everything(value: str) -> None:
     words = re.fullmatch(r"((?:'[^']*'|\\')*)", line[5:-1])
     assert words
     assert "".join("'" if part == "\\'" else part[1:-1] for part in re.findall(r"'[^']*'|\\'", words[1])) == value
+
+
+@pytest.mark.parametrize(("pattern", "rank", "name"), [
+    ("vm-{job}", 1, "vm-42-n1"), ("vm", 12, "vm-n12"), ("v" * 63, 1234, "v" * 57 + "-n1234"),
+])
+def test_a_sisters_guest_has_another_name(pattern: str, rank: int, name: str) -> None:
+    assert hostname(pattern, job(rank=rank)) == name

@@ -8,9 +8,11 @@ from vmbatch.config import Config
 from vmbatch.disk.duplicate import Duplicate
 from vmbatch.disk.overlay import Overlay
 from vmbatch.errors import JobError, NodeError, SiteError, VmBatchError
+from vmbatch.exchange.meeting import Introduction
+from vmbatch.exchange.member import Member
 from vmbatch.format.name import Form
 from vmbatch.hypervisor.domain import Domain
-from vmbatch.plan import Plan, plan, preview
+from vmbatch.plan import Plan, member, plan, preview
 from vmbatch.resource import Resource
 from vmbatch.spool.directory import Directory
 
@@ -147,3 +149,42 @@ def test_template_of_the_test_driver() -> None:
         plan(job(), template.parse(text.encode(), "t.xml"), settings(libvirt_uri="test:///default"), facts()).domain.uri
         == "test:///default"
     )
+
+
+PAIR = job(nodes=("node1", "node2"))
+
+
+def test_one_node_meets_nobody() -> None:
+    for alone in (job(), job(nodes=("node1",))):
+        assert member(alone, settings(), "elsewhere", 300.0) is None
+        assert "meeting" not in [phase.name for phase in plan(alone, form(), settings(), facts()).phases]
+
+
+def test_the_first_node_and_a_sister() -> None:
+    first = member(PAIR, settings(), "node1.cluster", 300.0)
+    sister = member(job(rank=1, nodes=("node1",)), settings(nodes_directory="/nodes"), "node2", 300.0)
+    assert first == Member("/srv/vmbatch/share/.nodes", PAIR.token, "42.vm", "node1.cluster", 0, "vm-42", ("node2",), 300.0)
+    assert sister == Member("/nodes", PAIR.token, "42.vm", "node2", 1, "vm-42-n1", ("node1",), 300.0)
+
+
+def test_guests_are_introduced_before_their_media_are_made() -> None:
+    met = member(PAIR, settings(), "node1", 300.0)
+    chosen = plan(PAIR, form(), settings(), facts(), met)
+    assert [phase.name for phase in chosen.phases] == ["disks", "meeting", "context", "start"]
+    (meeting,) = (phase.steps for phase in chosen.phases if phase.name == "meeting")
+    assert [type(step).__name__ for step in meeting] == ["Keys", "Introduction"]
+    assert isinstance(meeting[1], Introduction)
+    assert (meeting[1].member, meeting[1].hosts, meeting[1].node_file) == (met, ("node1", "node2"), job().node_file)
+
+
+def test_a_node_that_its_batch_system_calls_otherwise() -> None:
+    with pytest.raises(NodeError, match=r"^the batch system calls this node node1, but its host name is node1-ib\.cluster$"):
+        member(PAIR, settings(), "node1-ib.cluster", 300.0)
+
+
+def test_guests_without_ssh_are_for_one_node() -> None:
+    console = TEMPLATE.replace("<vbconfig>", "<vbconfig><vbshell>CONSOLE</vbshell>")
+    console = console.replace("<devices>", "<devices><console type='pty'><target type='virtio'/></console>", 1)
+    plan(job(), form(console), settings(), facts(text=console))
+    with pytest.raises(JobError, match="jobs on several nodes do not run in queue vm: its guests cannot reach each other"):
+        plan(PAIR, form(console), settings(), facts(text=console), member(PAIR, settings(), "node1", 300.0))

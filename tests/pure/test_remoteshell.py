@@ -238,6 +238,8 @@ TASKS = [
 def test_tasks(run: Run, words: list[str], command: bytes) -> None:
     """pbsdsh and the like: a task's words come behind $job_starter; the first task is the job's shell."""
     assert what(run(*words, environment={"PBS_TASKNUM": "2"})) == (b"", None, b"", command)
+    sister = {"PBS_NODENUM": "1", "PBS_TASKNUM": "1"}
+    assert what(run(*words, environment=sister)) == (b"", None, b"", command), "mom counts a sister's tasks from 1, too"
 
 
 def test_first_task(run: Run, script: Path) -> None:

@@ -260,3 +260,22 @@ def test_queues() -> None:
     assert Torque().queue(Call(words, {}, ""), "epilogue") == "vm"
     for short in ([], words[:6]):
         assert Torque().queue(Call(short, {}, ""), "prologue") == Torque().queue(Call(short, {}, ""), "epilogue") == ""
+
+
+def test_the_jobs_nodes(script: Path, tmp_path: Path) -> None:
+    path = tmp_path / "183.vm"
+    path.write_text("node2\nnode2\nnode1.cluster\n\nnode2\nnode3")
+    found = parse(argv(script), {"PBS_NODEFILE": str(path), "PBS_NODENUM": "0", "PBS_MSHOST": "node2"}, None)
+    assert (found.rank, found.nodes) == (0, ("node2", "node1.cluster", "node3"))
+    assert parse(argv(script), {}, None).nodes == ()
+
+
+def test_a_sister_knows_the_first_node_alone(tmp_path: Path) -> None:
+    found = parse(argv(tmp_path / "none.SC"), {"PBS_NODENUM": "12", "PBS_MSHOST": "node2"}, None)
+    assert (found.rank, found.nodes, found.script, found.node_file) == (12, ("node2",), None, None)
+
+
+@pytest.mark.parametrize("number", ["", "-1", "1 ", "0x1", "one", "1" * 7])
+def test_a_node_number_that_mom_does_not_give(script: Path, number: str) -> None:
+    with pytest.raises(NodeError, match="mom says that this is the job's node number"):
+        parse(argv(script), {"PBS_NODENUM": number}, None)

@@ -81,6 +81,7 @@ AT_HOME: dict[str, set[str]] = {
 }
 STARTERS = {
     "hooks": {"execv"},
+    "host.process": {"fork"},
     "remoteshell": {"execvpe"},
     "shell.connection": {"posix_spawn"},
     "shell.suspension": {"fork"},

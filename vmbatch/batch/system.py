@@ -14,11 +14,15 @@ from ..job import Job, Leader, Script
 
 
 class Call(msgspec.Struct, frozen=True):
-    """One run of a hook by a batch system; `directory` is the one in which the hook lies, such as mom_priv."""
+    """One run of a hook by a batch system; `directory` is the one in which the hook lies, such as mom_priv.
+
+    `parent` is who started the hook; it must be known beforehand where the hook's work is done by a process apart.
+    """
 
     argv: list[str]
     environ: Mapping[str, str]
     directory: str
+    parent: Leader | None = None
 
 
 class Refusal(msgspec.Struct, frozen=True):

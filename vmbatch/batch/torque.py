@@ -56,10 +56,12 @@ class Torque:
         if script is not None and found is None and not _may_lack_a_script(call.environ):
             raise EndedError(f"job {identifier} has no script any more: mom has done with it")
         node_file = _node_file(call.environ.get("PBS_NODEFILE", ""))
+        rank, nodes = _place(call.environ, node_file)
         share = slots(call.environ, node_file)
+        leader = call.parent or parent()
         return Job(
             batch=self.name, id=identifier, token=token, user=person, name=name, queue=queue, account=account,
-            resources=resources, script=found, leader=parent(),
+            resources=resources, script=found, leader=leader, rank=rank, nodes=nodes,
             node_file=node_file, wishes=parse_wishes(resources), type=_type(argv[0], call.environ.get("PBS_NODENUM", "0")),
             cores=None if share is None else share[0],
             memory=memory(unambiguous(resources, call.environ.get("PBS_RESOURCE_NODES", "")), share),
@@ -113,6 +115,23 @@ def _node_file(path: str) -> str | None:
     except OSError:
         return None
     return path if stat.S_ISREG(status.st_mode) and status.st_uid == 0 else None
+
+
+def _place(environ: Mapping[str, str], node_file: str | None) -> tuple[int, tuple[str, ...]]:
+    """(this node's number, hosts of the job): a sister has no node file, and knows the first node alone. NodeError.
+
+    Mom sets both variables of each hook herself, the number by the order of the node file (resmom/prolog.c,
+    setup_pelog_environment).
+    """
+    number = environ.get("PBS_NODENUM", "0")
+    if not re.fullmatch("[0-9]{1,6}", number):
+        raise NodeError(f"mom says that this is the job's node number {number[:80]!r}", "it is to be run by pbs_mom")
+    if int(number):
+        return int(number), (environ.get("PBS_MSHOST", ""),)
+    if node_file is None:
+        return 0, ()
+    with open(node_file, encoding="utf-8", errors="replace") as opened:
+        return 0, tuple(dict.fromkeys(line.strip() for line in opened if line.strip()))
 
 
 def alarm(mom_directory: str) -> float:

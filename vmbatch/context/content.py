@@ -1,5 +1,6 @@
 """What a job's guest gets: the files of its context, however they get there."""
 
+import os
 from collections.abc import Iterator
 from importlib import resources
 
@@ -19,7 +20,8 @@ _SCRIPT_LIMIT = 64 << 20
 class Content(msgspec.Struct, frozen=True):
     """The sources are paths on the node; `scripts` are pairs of (name in the context, path), `more` is what a form adds.
 
-    `host_key`: whether the guest gets a host key from us.
+    `host_key`: whether the guest gets a host key from us. `party`: beside the keys lies what the guest must know of the job's
+    other guests.
     """
 
     parameters: dict[str, str]
@@ -30,6 +32,7 @@ class Content(msgspec.Struct, frozen=True):
     archives: tuple[TarFile, ...]
     scripts: tuple[tuple[str, str], ...]
     more: tuple[Entry, ...] = ()
+    party: bool = False
 
     def entries(self) -> Iterator[Entry]:
         """Every file. SiteError for a name that is there twice, or both as file and as directory."""
@@ -53,11 +56,16 @@ class Content(msgspec.Struct, frozen=True):
         if self.host_key:
             yield Entry("ssh/host_key", 0o600, source=host_key)
             yield Entry("ssh/host_key.pub", 0o644, source=f"{host_key}.pub")
+        if self.party:
+            yield Entry("ssh/party_key", 0o600, source=ssh.party_key(self.keys))
+            yield Entry("ssh/party_keys", 0o600, source=os.path.join(self.keys, "party_keys"))
+            yield Entry("ssh/party", 0o644, source=os.path.join(self.keys, "party"))
         if self.script is not None:
             identity = (self.script.device, self.script.inode, self.script.mtime_ns)
             yield Entry("job/script", 0o600, file.read_same(self.script.path, identity, _SCRIPT_LIMIT))
         if self.node_file is not None:
-            yield Entry("job/nodefile", 0o644, source=self.node_file)
+            source = os.path.join(self.keys, "nodefile") if self.party else self.node_file
+            yield Entry("job/nodefile", 0o644, source=source)
         for name, path in self.scripts:
             yield Entry(name, 0o755, source=path)
         yield from self._archives()

@@ -6,9 +6,10 @@ from ..template import Template
 
 
 def hostname(pattern: str, job: Job) -> str:
-    """The guest's host name: `{job}` becomes the job's number, with an array member's index."""
+    """The guest's host name: `{job}` becomes the job's number, with an array member's index; `-nRANK` follows at a sister."""
     number = job.slug.split(".", 1)[0]
-    return pattern.replace("{job}", number)[:63].rstrip("-")
+    place = f"-n{job.rank}" if job.rank else ""
+    return pattern.replace("{job}", number)[:63 - len(place)].rstrip("-") + place
 
 
 def parameters(job: Job, template: Template, config: Config, share_source: str) -> dict[str, str]:

@@ -160,6 +160,26 @@ def end(process: subprocess.Popen[bytes]) -> None:
             stream.close()
 
 
+def apart(work: Callable[[Callable[[], None]], None]) -> int:
+    """Runs `work` in a process and session of its own, which outlives us; 0 once `work` calls what it is given, or ends."""
+    source, sink = os.pipe2(os.O_CLOEXEC)
+    if os.fork():
+        os.close(sink)
+        os.read(source, 1)
+        os.close(source)
+        return 0
+    try:
+        os.setsid()
+        os.close(source)
+
+        def go_on() -> None:
+            os.close(sink)
+
+        work(go_on)
+    finally:
+        os._exit(0)
+
+
 def kill(pid: int, started: int) -> None:
     """Kills a process unless its number has gone to another one since."""
     from .clock import started as started_now

@@ -15,10 +15,22 @@ def make_key(path: str, comment: str, deadline: Deadline) -> None:
     process.run(["/usr/bin/ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", path], deadline)
 
 
-def prove_login(handover: str, user: User, address: str, alias: str) -> subprocess.Popen[bytes]:
-    """Starts a login as the submitting user, with the user's rights on the node and the job's key."""
-    return process.start(
-        [*sshargs.client(handover, alias), "-n", *sshargs.target(user.name, address), login_command()], user=user)
+def prove_login(handover: str, user: User, address: str, alias: str, party: bytes = b"") -> subprocess.Popen[bytes]:
+    """Starts a login as the submitting user, with the user's rights on the node and the job's key.
+
+    `party` is what the guest is told of the job's other guests on that occasion, one a line.
+    """
+    said = None
+    if party:
+        said = os.memfd_create("party", os.MFD_CLOEXEC)
+        os.write(said, party)
+        os.lseek(said, 0, os.SEEK_SET)
+    try:
+        return process.start([*sshargs.client(handover, alias), *(() if party else ("-n",)), *sshargs.target(user.name, address),
+                              login_command(party=bool(party))], user=user, stdin=said)
+    finally:
+        if said is not None:
+            os.close(said)
 
 
 def public_key(path: str) -> str:
@@ -35,3 +47,14 @@ def known_host(alias: str, key: str) -> bytes:
 def key_files(directory: str) -> tuple[str, str]:
     """(the user's key, the guest's host key) in a directory of keys."""
     return os.path.join(directory, "id_ed25519"), os.path.join(directory, "host_key")
+
+
+def party_key(directory: str) -> str:
+    """The key of a guest's user towards the job's other guests, in a directory of keys."""
+    return os.path.join(directory, "party_key")
+
+
+def pinned(path: str) -> str:
+    """The key in the only line of a file of known hosts."""
+    with open(path, encoding="ascii") as opened:
+        return opened.read().strip().partition(" ")[2]

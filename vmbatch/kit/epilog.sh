@@ -12,6 +12,8 @@ esac
 . "$medium/kit/lib.sh"
 # shellcheck source=share.sh
 . "$medium/kit/share.sh"
+# shellcheck source=party.sh
+. "$medium/kit/party.sh"
 
 # A prolog that failed, or never ran, is told and the end of it.
 check_prolog() {
@@ -88,6 +90,7 @@ case ${1-} in
         run_site epilog.d
         wait_until_ready
         wait_for_login
+        meet_party
         tell ready "$address"
         ;;
     stop)

@@ -130,6 +130,9 @@ run() {
     "$@"
 }
 
+# An MPI that knows Torque would start its processes through mom, who is not in here: by ssh, unless the job says how.
+[ ! -d "$base/party" ] ||
+    set -- OMPI_MCA_plm=rsh PRTE_MCA_plm=ssh HYDRA_LAUNCHER=ssh I_MPI_HYDRA_BOOTSTRAP=ssh "$@"
 # watch: when the host's side of the connection is gone, the job ends. With a lifeline our input tells, else our parent.
 watch() {
     trap '' HUP INT QUIT # of a terminal

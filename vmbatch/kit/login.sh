@@ -1,4 +1,8 @@
 #!/bin/sh
-# login.sh: run by the host as the user; the file it makes is the proof that the user can log in.
+# login.sh [party]: run by the host as the user; the file it makes is the proof that the user can log in.
 
-: >"${0%/kit/*}/job/login"
+job=${0%/kit/*}/job
+if [ "${1-}" = party ]; then # from the host: where the job's other guests are
+    { cat >"$job/party.new" && mv -f "$job/party.new" "$job/party"; } || exit 1
+fi
+: >"$job/login"

@@ -25,6 +25,8 @@ esac
 . "$medium/kit/user.sh"
 # shellcheck source=ssh.sh
 . "$medium/kit/ssh.sh"
+# shellcheck source=party.sh
+. "$medium/kit/party.sh"
 
 install_kit() {
     doing='installing the kit'
@@ -79,6 +81,7 @@ set_network
 create_user
 install_host_key
 trust_job_key
+install_party_key
 place_job
 unpack_archives
 run_site prolog.d

@@ -64,11 +64,20 @@ trust_job_key() {
     fi
 }
 
+# trusted_keys: prints the job's key, and those of its other guests, a line each
+trusted_keys() {
+    for list in authorized_key party_keys; do
+        [ ! -f "$medium/ssh/$list" ] || while IFS= read -r key || [ -n "$key" ]; do
+            printf '%s\n' "$key"
+        done <"$medium/ssh/$list"
+    done
+}
+
 trust_key_elsewhere() {
     config=$root/etc/ssh/sshd_config
     [ -f "$config" ] || fail 'a home on a share needs OpenSSH in the guest: no other sshd can take a key from elsewhere'
     mkdir -p "$base/keys"
-    cp "$medium/ssh/authorized_key" "$base/keys/$VMBATCH_USER"
+    trusted_keys >"$base/keys/$VMBATCH_USER"
     chmod 644 "$base/keys/$VMBATCH_USER"
     named=$(grep -hi '^[[:space:]]*AuthorizedKeysFile[[:space:]]' "$config" "$config.d"/*.conf 2>/dev/null || :)
     case $named in *"$base/keys/%u"*) return 0 ;; esac
@@ -96,12 +105,11 @@ trust_key_at_home() {
     else
         mkdir -m 700 "$directory"
     fi
-    IFS= read -r key <"$medium/ssh/authorized_key" || [ -n "$key" ]
     [ ! -e "$keys.vmbatch" ] && [ ! -h "$keys.vmbatch" ] || rm -rf "$keys.vmbatch"
     umask 077
     {
-        [ ! -f "$keys" ] || grep -vxF -e "$key" "$keys" || :
-        printf '%s\n' "$key"
+        [ ! -f "$keys" ] || grep -vxF -e "$(trusted_keys)" "$keys" || :
+        trusted_keys
     } >"$keys.vmbatch"
     umask 022
     chown "$VMBATCH_UID:$VMBATCH_GID" "$directory" "$keys.vmbatch"

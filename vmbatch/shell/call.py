@@ -39,7 +39,7 @@ class Call:
         self.uses_input = not is_null(0)
         self._environ = environ
         words = list(words)
-        if environ.get("PBS_TASKNUM", "1") != "1" and words:  # a task that another one has started by TM, such as pbsdsh's
+        if words and _is_task(environ):
             self.command = b"exec " + b" ".join([quote(os.fsencode(word)) for word in words])
             return
         known = handover.script.path if handover.script else None
@@ -119,6 +119,11 @@ class Call:
                 continue  # ssh brings them
             chosen[os.fsencode(name)] = os.fsencode(value)
         return chosen
+
+
+def _is_task(environ: dict[str, str]) -> bool:
+    """Whether mom starts a program for the job (TM, as for pbsdsh) and not the job: that is the first task of the first node."""
+    return environ.get("PBS_NODENUM", "0") != "0" or environ.get("PBS_TASKNUM", "1") != "1"
 
 
 def _is_options(word: str) -> bool:
