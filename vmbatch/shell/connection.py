@@ -37,12 +37,13 @@ class Connection:
     def start(self, stdin: int, *, close: tuple[int, ...] = (), blocked: Iterable[int] = ()) -> int:
         """Starts the run without a terminal, in a session of its own so that mom's signals pass the connection by; its process.
 
-        It dies with the caller. `close`: descriptors that it must not have; `blocked`: signals that stay pending with it.
+        It dies with the caller. `close`: descriptors that it must not have; `blocked`: signals that stay pending with it, which
+        needs no session of its own then, and stays in our process group.
         """
         argv = [*sshargs.WITH_PARENT, *self._base, "-T", "-oControlMaster=yes", self._control, *self._target,
                 request.run_command(self.id)]
         actions = [(os.POSIX_SPAWN_DUP2, stdin, 0), *((os.POSIX_SPAWN_CLOSE, descriptor) for descriptor in close)]
-        return os.posix_spawn(argv[0], argv, environment(), setsigmask=blocked, setsid=True, file_actions=actions)
+        return os.posix_spawn(argv[0], argv, environment(), setsigmask=blocked, setsid=not blocked, file_actions=actions)
 
     def start_on_terminal(self, environ: dict[str, str]) -> int:
         """Starts the run on the terminal of our standard input, in our session; its process."""

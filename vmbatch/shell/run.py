@@ -26,7 +26,7 @@ _WITNESS_SECONDS = 0.05
 def without_terminal(place: str, handover: Handover, understand: Callable[[], Call], *, of_many: bool = False) -> int:
     """The job's exit status, 255 with a message if the guest was lost. What is to be run is found out while ssh connects.
 
-    `of_many`: one of many runs at once, as Slurm's tasks are, and what Slurm signals is found by its descent.
+    `of_many`: one of many runs at once, as Slurm's tasks are; Slurm signals a task alone, its process group, or all below it.
     """
     source, sink = os.pipe()
     connection = Connection(place, handover)
@@ -165,7 +165,7 @@ class Signals:
 
 
 def _was_sent(child: int, number: int) -> bool:
-    """Whether a process that blocks the signal was sent it, too, some moments behind us (proc(5), ShdPnd)."""
+    """Whether a process of our group that blocks the signal was sent it, too, some moments behind us (proc(5), ShdPnd)."""
     import time
 
     time.sleep(_WITNESS_SECONDS)
