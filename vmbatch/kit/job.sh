@@ -1,6 +1,6 @@
 #!/bin/sh
-# job.sh ID: reads a request (docs/architecture.md, "In the guest") from its input and runs the job with the rest of it; or with all of
-# it, where request.sh has taken the request.
+# job.sh ID: reads a request (docs/architecture.md, "In the guest") from its input and runs the job with the rest of it; or with
+# all of it, where request.sh has taken the request.
 
 base=${0%/kit/*}
 run= script=$base/job/script command= args= cwd=${HOME:-/} wanted= login= lifeline=
@@ -148,9 +148,29 @@ watch() {
     done
 }
 
-# end_job: kills what runs of the job; false if it has not begun
+# note_processes: sets $old to those there are before the job
+note_processes() {
+    set -- /proc/[0-9]*
+    old=$*
+}
+
+# end_rest: what the job has left behind dies, as on a node. Most jobs leave nothing, and no new process: that is seen at once.
+end_rest() {
+    read -r pid <"$run/pid" || return
+    if kill -0 "-$pid"; then
+        end_job
+        return
+    fi
+    set --
+    for process in /proc/[0-9]*; do
+        case " $old " in *" $process "*) ;; *) [ "$process" = "/proc/$watch" ] || set -- "$@" "$process/stat" ;; esac
+    done
+    [ $# -eq 0 ] || end_job "$@"
+}
+
+# end_job [STAT...]: kills what runs of the job; false if it has not begun
 end_job() {
-    find_job "$run" || return 1
+    find_job "$run" "$@" || return 1
     # shellcheck disable=SC2086 # words wanted
     [ -z "$members" ] || kill -9 $members
     :
@@ -169,7 +189,8 @@ else
     watch >/dev/null 3>&- &
 fi
 watch=$!
-[ ! -t 0 ] || ! look $$ || echo "$session $$ $watch" >"$run/terminal" # we are in the job's session then
+note_processes
+[ ! -t 0 ] || echo "$(sed 's/.*) //' /proc/$$/stat | cut -d' ' -f4) $$ $watch" >"$run/terminal" # the session is the job's, too
 around before "$@" || {
     status=$?
     printf 'vmbatch: %s failed with status %s; the job was not run\n' "$hook" "$status" >&3
@@ -178,7 +199,7 @@ around before "$@" || {
 }
 run "$@"
 status=$?
-end_job # what it has left behind, as on a node
+end_rest
 around after "$@"
 kill "$watch"
 end "$status"
