@@ -212,6 +212,7 @@ def test_targets_are_there(name: str) -> None:
     "README.md", "CONTRIBUTING.md", "examples/guest/README.md", "docs/decisions.md", "docs/disks.md", "docs/context.md",
     "docs/requests.md",
     "docs/slurm.md",
+    "docs/torque.md",
     "docs/openpbs.md",
 ])
 def test_files_are_there(name: str) -> None:
@@ -275,7 +276,7 @@ def test_the_table_of_slurms_events() -> None:
     assert tests - named == set()
 
 
-EVENT_TABLES = ["docs/openpbs.md"]
+EVENT_TABLES = ["docs/openpbs.md", "docs/torque.md"]
 """Documents with tables of events whose last column, `test`, names the tests of each row."""
 
 
