@@ -52,7 +52,7 @@ def test_the_first_process_alone(runs: Runs) -> None:
 @pytest.mark.parametrize("name", ["HUP", "INT", "QUIT", "KILL", "USR1", "USR2", "ALRM", "TERM"])
 def test_deaths(runs: Runs, name: str) -> None:
     """Also: the job has the default for each of them."""
-    process = runs.start(request(login=b"/bin/bash", command=b"ulimit -c 0; touch started; exec sleep 60"))
+    process = runs.start(request(login=b"/bin/bash", command=b"ulimit -c 0; : >started; exec sleep 60"))
     wait_for(Path(runs.environment["HOME"]) / "started")
     assert runs.call("signal.sh", ID, name).returncode == 0
     _, err = process.communicate(timeout=30)

@@ -19,7 +19,7 @@ def in_node() -> None:
         pytest.exit("these tests run inside the lab's node: use `make test`, or `python -m lab exec -- pytest`", 4)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def slurm() -> Iterator[Slurm]:
     """The cluster; its partitions are the lab's queues, and one without guests."""
     before = CONFIG.read_text()
