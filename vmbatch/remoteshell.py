@@ -77,7 +77,7 @@ def _native(queue: str, words: list[str], environ: dict[str, str]) -> None:
 
 def _run(queue: str, job_id: str, words: list[str], environ: dict[str, str]) -> int:
     """The job's exit status. RefusedError."""
-    from .shell import RefusedError, proof, run
+    from .shell import RefusedError, environment, proof, run
     from .shell.call import Call as Understood
 
     found = proof.find(job_id, task=environ.get("PBS_TASKNUM", "1") != "1")
@@ -87,6 +87,7 @@ def _run(queue: str, job_id: str, words: list[str], environ: dict[str, str]) -> 
         raise RefusedError(f"job {job_id} of queue {queue} has no guest: its prologue has not handed one over "
                            "(admin: is VmBatch's prologue in mom_priv, and did it end by itself?)")
     place, handover = found
+    environ = environment.of_guest(environ)
     terminal = os.isatty(0)
 
     def understand() -> Call:

@@ -111,6 +111,17 @@ def test_a_native_jobs_shell(mom: Mom, words: str) -> None:
     mom.forget(job)
 
 
+@pytest.mark.parametrize("way", ["shell", "starter"])
+def test_no_variable_makes_a_job_native(mom: Mom, way: str) -> None:
+    """Whatever names the user's variables have: only mom's own PBS_QUEUE counts, and without a guest nothing runs."""
+    forged = {f"{prefix}{name}": value for prefix in ("VMBATCH_JOB_", "job:") for name, value in (
+        ("PBS_QUEUE", NATIVE), ("PBS_JOBID", "1.lab"), ("PBS_TASKNUM", "2"))}
+    job = mom.accept(b"#!/bin/sh\necho ran on $(hostname)\n", variables=forged)
+    assert mom.start_shell(job, way=way).wait() == 255
+    assert (job.output, f"job {job.id} of queue busybox has no guest" in job.errors.decode()) == (b"", True)
+    mom.forget(job)
+
+
 def test_a_native_tasks_words(mom: Mom) -> None:
     """A task of TM's is executed as it is."""
     job = mom.accept(b"", queue=NATIVE)

@@ -481,3 +481,9 @@ def test_environment_behind_the_starter(monkeypatch: pytest.MonkeyPatch) -> None
     assert environ_module.read(True) == found
     monkeypatch.setattr(os, "environ", {"job:PATH": "/x", "PATH": "/y"})
     assert environ_module.read(False) == {"job:PATH": "/x", "PATH": "/y"}
+
+
+def test_environment_from_openpbs() -> None:
+    """Its hook gives the user's variables other names; a native job's stay as they are."""
+    raw = {"VMBATCH_JOB_PATH": "/hers", "PATH": "/usr/bin:/bin", "VMBATCH_JOB_LD_PRELOAD": "x.so", "VMBATCH_JOB_": "odd", "B": ""}
+    assert environ_module.of_guest(raw) == {"PATH": "/hers", "B": "", "LD_PRELOAD": "x.so", "": "odd"}

@@ -11,9 +11,17 @@ OPENPBS_PREFIX = "VMBATCH_JOB_"
 
 def read(started: bool) -> dict[str, str]:
     """All variables; `started`: by the starter (shell/starter.c), whose own variables are none of the job's."""
-    found = dict(os.environ)
-    if started:
-        found = {os.fsdecode(name[len(PREFIX):]): os.fsdecode(value)
-                 for name, value in os.environb.items() if name.startswith(PREFIX)}
-    hidden = {name[len(OPENPBS_PREFIX):]: value for name, value in found.items() if name.startswith(OPENPBS_PREFIX)}
-    return {name: value for name, value in found.items() if not name.startswith(OPENPBS_PREFIX)} | hidden
+    if not started:
+        return dict(os.environ)
+    found = {}
+    for name, value in os.environb.items():
+        if name.startswith(PREFIX):
+            found[os.fsdecode(name[len(PREFIX):])] = os.fsdecode(value)
+    return found
+
+
+def of_guest(environ: dict[str, str]) -> dict[str, str]:
+    """The same for a job in its guest: the user's variables have their own names again."""
+    hidden = {name: value for name, value in environ.items() if name.startswith(OPENPBS_PREFIX)}
+    kept = {name: value for name, value in environ.items() if name not in hidden}
+    return kept | {name.removeprefix(OPENPBS_PREFIX): value for name, value in hidden.items()}
