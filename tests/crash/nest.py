@@ -179,6 +179,7 @@ def _start_daemons(more: list[str | Path]) -> None:
         )
     if guests.stdout is None or guests.stdout.readline() != b"up\n":
         raise RuntimeError(Path("/var/log/vmbatch/.daemons").read_text())
+    guests.stdout.close()  # a worker's forks must not find it open in `guests`, which subprocess keeps
 
 
 def _without_drivers() -> None:
