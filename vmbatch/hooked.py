@@ -30,6 +30,8 @@ def load_config() -> Config:
 
 _ALIVE_SECONDS = 0.2
 _REQUEUE = 2
+_SISTER_SECONDS = 20.0
+"""For an earlier start of the job to end; mom does nothing else meanwhile, and would put the node out of service in the end."""
 State = dict[str, Any]
 """Directory, umask, groups and signals that mom gave a hook, for subprocess.Popen."""
 
@@ -64,7 +66,9 @@ def sister_prologue(batch: str, site: str | None, as_from_mom: State) -> int:
     """
     try:
         status = _run_site_hook(site, as_from_mom)
-        return status or process.apart(functools.partial(_sister_start, BATCH[batch], _call()))
+        if status == 0:
+            process.apart(functools.partial(_sister_start, BATCH[batch], _call()), _SISTER_SECONDS)
+        return status
     except VmBatchError as error:
         _report(error, None)
         return _REQUEUE

@@ -160,14 +160,17 @@ def end(process: subprocess.Popen[bytes]) -> None:
             stream.close()
 
 
-def apart(work: Callable[[Callable[[], None]], None]) -> int:
-    """Runs `work` in a process and session of its own, which outlives us; 0 once `work` calls what it is given, or ends."""
+def apart(work: Callable[[Callable[[], None]], None], patience: float) -> None:
+    """Runs `work` in a process and session of its own, which outlives us.
+
+    Returns once `work` calls what it is given, or ends, or after `patience` seconds.
+    """
     source, sink = os.pipe2(os.O_CLOEXEC)
     if os.fork():
         os.close(sink)
-        os.read(source, 1)
+        select.select([source], [], [], patience)
         os.close(source)
-        return 0
+        return
     try:
         os.setsid()
         os.close(source)
