@@ -12,7 +12,11 @@ demo: .venv/.stamp-product
 	@$(python) -m lab demo
 
 test: .venv/.stamp-product
-	@$(python) -m lab exec -- $(python) -m pytest -n 2 --dist loadscope $(PYTEST_ARGS)
+ifeq ($(PYTEST_ARGS),)
+	@$(python) -m lab suite
+else
+	@$(python) -m lab exec -- $(python) -m pytest $(PYTEST_ARGS)
+endif
 
 bench: .venv/.stamp-product
 	@$(python) -m lab exec -- $(python) -m bench

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import boot, guest, node, place, product
+from . import boot, guest, node, place, product, suite
 from .process import ProcessError, run
 
 
@@ -60,6 +60,10 @@ def _demo(_: argparse.Namespace) -> int:
     return execute([sys.executable, "-m", "lab.demo"])
 
 
+def _suite(_: argparse.Namespace) -> int:
+    return suite.run()
+
+
 def _boot(options: argparse.Namespace) -> int:
     if not node.inside():
         return execute([sys.executable, "-m", "lab", *sys.argv[1:]])
@@ -79,6 +83,7 @@ def parser() -> argparse.ArgumentParser:
         ("status", _status, "whether the node is up, and its guests; status 3: down"),
         ("guests", _guests, "build the guests, and print their directories"),
         ("demo", _demo, "run one job in a guest, and show it"),
+        ("suite", _suite, "run all tests, in two nodes at the same time"),
     ):
         verbs.add_parser(name, help=text, description=text).set_defaults(act=act)
     text = "run a command in the node, in the same directory, with its exit status"

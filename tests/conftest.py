@@ -2,50 +2,33 @@
 
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import settings
 
+from lab.suite import HALVES
 from tests import summary
 
 _TESTS = Path(__file__).parent
-_FREE = frozenset(("bootloader", "format", "hostile", "host", "kit", "pure", "rootssh", "rules", "signature", "transfer"))
-"""Folders whose tests touch nothing that the node has only once."""
+_GUESTS = frozenset(("guest", "guestdisk", "image", "lab", "load"))
+"""Folders of one half of the suite, by the time that they take."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--regenerate", action="store_true", help="write the golden files anew instead of comparing with them")
+    parser.addoption("--half", choices=HALVES, help="only this half of the suite")
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
-    """With several workers: what needs the lab's node for itself goes to one of them, and first; other files beside it."""
-    from xdist.scheduler import LoadScopeScheduling
-
-    class Scheduler(LoadScopeScheduling):  # type: ignore[misc]
-        def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.partition("::")[0]
-            return file if file.split("/")[1] in _FREE else "node"
-
-    return Scheduler(config, log)
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A worker of pytest-xdist hands over what it has to say."""
-    output = getattr(session.config, "workeroutput", None)
-    if output is not None:
-        output["summary"] = summary.lines()
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any) -> None:
-    """A worker has ended."""
-    summary.hear(getattr(node, "workeroutput", {}).get("summary", []))
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of a half, its tests alone; `make test` runs both."""
+    half = config.getoption("--half")
+    chosen = [item for item in items if not half or (item.path.relative_to(_TESTS).parts[0] in _GUESTS) == (half == "guests")]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
+    items[:] = chosen
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    for line in summary.lines():
+    for line in filter(None, (function() for function in summary.FUNCTIONS)):
         terminalreporter.write_line(line)
 
 
