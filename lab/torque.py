@@ -206,6 +206,10 @@ class Torque:
         """The process of each start's prologue, known beside mom, who may have died meanwhile."""
         return {int(number): int(pid) for number, pid in (line.split()[:2] for line in self._book.read_text().splitlines())}
 
+    def leaked(self, number: int) -> int:
+        """The inode of the pipe that mom leaked to a start's prologue."""
+        return {int(start): int(pipe) for start, _, pipe in map(str.split, self._book.read_text().splitlines())}[number]
+
     def busy(self) -> bool:
         """Whether anything is still at work: jobs, epilogues, or starters that mom has forgotten."""
         return bool(self._children or self._again)
@@ -397,10 +401,10 @@ class Torque:
         return self._shell(start)
 
     def _prologue_code(self, start: Start, name: str, user: bool) -> int:
-        def told(pid: int) -> None:
+        def told(pid: int, pipe: int) -> None:
             if name == "prologue":
                 with open(self._book, "a") as book:
-                    book.write(f"{start.number} {pid} {time.time()}\n")
+                    book.write(f"{start.number} {pid} {pipe}\n")
 
         words = self.mom.prologue_words(start.job)
         status = self._hook(start, name, words, user=user, streams=self._streams(start), umask=0o077, told=told)
@@ -434,7 +438,7 @@ class Torque:
 
     def _hook(
         self, start: Start, name: str, words: list[str], *, streams: tuple[str, str], user: bool = False, umask: int = 0o022,
-        told: Callable[[int], None] = lambda _: None,
+        told: Callable[[int, int], None] = lambda _pid, _pipe: None,
     ) -> int:
         """Runs a hook to its end: its exit status, minus the signal that killed it, 255 if it may not run or is overdue."""
         path = self._named(start, name)
@@ -446,7 +450,7 @@ class Torque:
         for fd in leaked:
             os.set_inheritable(fd, True)
         pid = self._fork(lambda: self._become_hook(start, path, words, streams, user, umask))
-        told(pid)
+        told(pid, os.fstat(leaked[0]).st_ino)
         for fd in leaked:
             os.close(fd)
         handle = os.pidfd_open(pid)
