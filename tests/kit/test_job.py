@@ -306,3 +306,10 @@ def test_what_is_no_program_is_no_hook(runs: Runs) -> None:
     (runs.base / "before.d/README").write_text("exit 9\n")
     (Path(runs.environment["HOME"]) / ".vmbatch/prologue").mkdir(parents=True)
     assert runs.job(request(command=b"exit 4")).returncode == 4
+
+
+def test_what_is_left_behind_dies_though_it_is_just_forking(runs: Runs) -> None:
+    """A child that its parent makes between our look and our blow holds the job's output, too."""
+    script = b"#!/bin/bash\nset -m\nsleep 1031 &\n(trap : TERM HUP; sleep 1031; sleep 1031) &\nexit 4\n"
+    for number in range(6):
+        assert runs.job(request(file=script), f"{number}").returncode == 4

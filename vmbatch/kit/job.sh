@@ -168,12 +168,16 @@ end_rest() {
     [ $# -eq 0 ] || end_job "$@"
 }
 
-# end_job [STAT...]: kills what runs of the job; false if it has not begun
+# end_job [STAT...]: kills what runs of the job, until nothing does: who is killed may just have forked; false if it has not begun
 end_job() {
     find_job "$run" "$@" || return 1
-    # shellcheck disable=SC2086 # words wanted
-    [ -z "$members" ] || kill -9 $members
-    :
+    rounds=0
+    while [ -n "$members" ] && [ "$rounds" -lt 100 ]; do
+        # shellcheck disable=SC2086 # words wanted
+        kill -9 $members
+        rounds=$((rounds + 1))
+        find_job "$run"
+    done
 }
 
 case $cwd in /*) ;; *) cwd=${HOME:-/} ;; esac
