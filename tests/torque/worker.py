@@ -9,6 +9,10 @@ import os
 import sys
 import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .stage import Stage
 
 
 def main() -> None:
@@ -20,13 +24,14 @@ def main() -> None:
 
     stage = Stage(Path(sys.argv[1]))
     for line in sys.stdin:
-        module, name, arguments = json.loads(line)
-        try:
-            stage.clear()
-            answer = getattr(importlib.import_module(module), name)(stage, **arguments)
-            told = {"answer": answer}
-        except BaseException as error:
-            text = "".join(traceback.TracebackException.from_exception(error, capture_locals=True).format())
-            told = {"failed": text[-12000:]}
-        answers.write(json.dumps(told) + "\n")
+        answers.write(json.dumps(_play(stage, *json.loads(line))) + "\n")
         answers.flush()
+
+
+def _play(stage: "Stage", module: str, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    try:
+        stage.clear()
+        return {"answer": getattr(importlib.import_module(module), name)(stage, **arguments)}
+    except BaseException as error:
+        text = "".join(traceback.TracebackException.from_exception(error, capture_locals=True).format())
+        return {"failed": text[-12000:]}
