@@ -13,7 +13,7 @@ from vmbatch.batch import failures, remedy, torquefault
 from vmbatch.batch.system import Call, Outcome, Refusal
 from vmbatch.batch.torque import Torque
 from vmbatch.config import Config, parse
-from vmbatch.errors import EndedError, Fault, JobError, NodeError, SiteError, VmBatchError
+from vmbatch.errors import EndedError, Fault, JobError, NodeError, SisterError, SiteError, VmBatchError
 from vmbatch.host import clock
 from vmbatch.host.log import Log
 from vmbatch.units import Deadline
@@ -52,9 +52,11 @@ Fail = Callable[..., Outcome]
 def fail(mom: Path, clients: Clients, tmp_path: Path) -> Fail:
     """One failed start, by settings of [torque]."""
 
-    def fail(error: VmBatchError, settings: str = "", *, job: str = "42.vm", script: str = "", host: str = "node7") -> Outcome:
+    def fail(error: VmBatchError, settings: str = "", *, job: str = "42.vm", script: str = "", host: str = "node7",
+             number: str = "0") -> Outcome:
         config = parse(f'[torque]\nprograms = "{clients.directory}"\n{settings}\n'.encode(), "x")
-        call = Call(["prologue", job, "root", "root", "name", "nodes=1", "vm", "", script], {"PBS_MSHOST": host}, str(mom))
+        environ = {"PBS_MSHOST": host, "PBS_NODENUM": number}
+        call = Call(["prologue", job, "root", "root", "name", "nodes=1", "vm", "", script], environ, str(mom))
         return Torque().failed(error, call, config, Log(str(tmp_path / "log"), "42.vm", "prologue"))
 
     return fail
@@ -92,6 +94,26 @@ def test_a_node_that_fails_all_jobs_is_taken_off_line(fail: Fail, clients: Clien
         2, "the job goes back into its queue, and this node takes no more jobs")
     assert clients.calls() == [["pbsnodes", "-o", "-N", "VmBatch on node7: the disk is full", "node7"]]
     assert "took this node off-line after 3 failed starts; pbsnodes -c node7 brings it back" in logged(tmp_path)
+
+
+def test_a_sister_takes_itself_off_line_and_not_the_first_node(fail: Fail, clients: Clients) -> None:
+    """Of two nodes of a job, the one that is at fault; mom tells it the other one's name."""
+    settings = 'node_fault = "offline"\nfailures = 1'
+    for _ in range(2):
+        assert fail(SisterError("node node8: the disk is full", fault=Fault.NODE), settings).text == BACK
+    assert clients.calls() == []
+    fail(NodeError("the disk is full"), settings, number="1")
+    me = os.uname().nodename
+    assert clients.calls() == [["pbsnodes", "-o", "-N", f"VmBatch on {me}: the disk is full", me]]
+
+
+def test_failures_of_sisters_count_for_the_job_alone(fail: Fail, clients: Clients) -> None:
+    for _ in range(2):
+        fail(SisterError("node node8: x", fault=Fault.NODE), 'node_fault = "offline"')
+    assert fail(NodeError("x"), 'node_fault = "offline"') == Outcome(2, BACK, 30.0)
+    assert clients.calls() == []
+    held = fail(SisterError("node node8: x", fault=Fault.NODE), 'node_fault = "hold"')
+    assert held == Outcome(2, "the job is held until an administrator releases it (qrls -h s 42.vm)")
 
 
 @pytest.mark.parametrize("settings", ['node_fault = "offline"\nsite_fault = "offline"\nfailures = 0',
@@ -258,6 +280,6 @@ def test_a_pause_ends_before_the_alarm(fail: Fail, mom: Path, monkeypatch: pytes
 def test_nothing_is_raised(mom: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever goes wrong, the hook knows its exit status."""
     config: Config = parse(b"", "x")
-    monkeypatch.setattr(failures, "note", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(failures, "note", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     call = Call(["prologue", "42.vm"], {}, str(mom))
     assert torquefault.failed(NodeError("x"), call, config, None, Deadline(100)) == Outcome(2, BACK, 30.0)

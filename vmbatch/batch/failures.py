@@ -16,17 +16,18 @@ _LOCK_SECONDS = 2.0
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True):
-    """A start that failed: seconds since the epoch, the job, whose fault it was."""
+    """A start that failed: seconds since the epoch, the job, whose fault it was; `sister`: another node's of the job."""
 
     time: float
     job: str
     fault: Fault
+    sister: bool = False
 
 
 _decoder = msgspec.json.Decoder(Failure)
 
 
-def note(job_id: str, fault: Fault, seconds: float) -> list[Failure]:
+def note(job_id: str, fault: Fault, seconds: float, *, sister: bool = False) -> list[Failure]:
     """Writes a failed start down; all of the last `seconds`, this one included. OSError, VmBatchError."""
     file.make_state_directory(os.path.dirname(PATH), 0o711)
     now = time.time()
@@ -34,7 +35,7 @@ def note(job_id: str, fault: Fault, seconds: float) -> list[Failure]:
     try:
         _lock(lock)
         known = [failure for failure in _read() if abs(now - failure.time) <= seconds][1 - _MOST:]
-        known.append(Failure(now, job_id, fault))
+        known.append(Failure(now, job_id, fault, sister))
         file.replace(PATH, b"".join(msgspec.json.encode(failure) + b"\n" for failure in known), 0o600)
     finally:
         os.close(lock)

@@ -8,7 +8,7 @@ import os
 import re
 
 from ..config import Config
-from ..errors import Fault, VmBatchError
+from ..errors import Fault, SisterError, VmBatchError
 from ..host.log import LOG_ERR, Log
 from ..job import check_job_id
 from ..units import Deadline
@@ -52,11 +52,15 @@ def _by_the_job(error: VmBatchError, job_id: str, call: Call, config: Config, lo
 
 
 def _by_others(error: VmBatchError, job_id: str, call: Call, config: Config, log: Log, deadline: Deadline) -> Outcome:
-    row = failures.note(job_id, error.fault, config.torque_within)
+    foreign = isinstance(error, SisterError)  # that node has its own remedy
+    row = failures.note(job_id, error.fault, config.torque_within, sister=foreign)
     wanted = config.torque_node_fault if error.fault is Fault.NODE else config.torque_site_fault
-    same = [failure for failure in row if failure.fault is error.fault and (wanted != "hold" or failure.job == job_id)]
+    if wanted == "offline" and foreign:
+        wanted = ""
+    same = [failure for failure in row if failure.fault is error.fault
+            and (failure.job == job_id if wanted == "hold" else not failure.sister)]
     late = len(row) >= max(1, config.torque_failures)
-    host = call.environ.get("PBS_MSHOST") or os.uname().nodename
+    host = _own_name(call) or os.uname().nodename
     reason = f"VmBatch on {host}: {error.what}"
     if len(same) >= max(1, config.torque_failures):
         try:
@@ -70,6 +74,11 @@ def _by_others(error: VmBatchError, job_id: str, call: Call, config: Config, log
         except VmBatchError as trouble:
             _say(log, f"could not {'hold the job' if wanted == 'hold' else 'take the node off-line'}: {trouble}")
     return Outcome(REQUEUE, BACK, min(config.torque_pause, deadline.left()) if late else 0.0)
+
+
+def _own_name(call: Call) -> str:
+    """What Torque calls this node, where it is the job's first one; a sister is told the first one's name, not its own."""
+    return call.environ.get("PBS_MSHOST", "") if call.environ.get("PBS_NODENUM", "0") == "0" else ""
 
 
 def has_job_starter(mom_directory: str) -> bool:
