@@ -22,7 +22,7 @@ def _refuse(text: str) -> None:
 
 
 def _site_hook(hook: str) -> str | None:
-    """The site's own hook beside ours, `prologue.site`, also for a job type; None if none. Refuses what mom would not run."""
+    """The site's own hook beside ours, `prologue.site`, whatever the job type; None if none. Refuses what mom would not run."""
     path = os.path.join(os.path.dirname(sys.argv[0]), f"{hook}.site")
     try:
         status = os.stat(path)
@@ -70,19 +70,20 @@ def _in_order() -> dict[str, object]:
 def _run(batch: str, hook: str, queue: str | None, job_id: str, work: str = "") -> None:
     """Native jobs leave here; for all others, and where the queue is to be found out (None), the hook's real work begins.
 
-    That is `work` of `hooked`, or what is called as the hook.
+    That is `work` of `hooked`, for a sister node, or what is called as the hook.
     """
+    site = f"{hook}.parallel" if work else hook
     _standard_streams()
     try:
         native.uncoerce()
         if not sys.flags.isolated:
             _refuse(f"{sys.argv[0]} must run as `python3 -I`; have `vmbatch hooks` write it anew")
         if not _may_be_ours(queue) and not (hook == "epilogue" and native.has_journal(job_id)):
-            _native(hook)
+            _native(site)
         as_from_mom = _in_order()
         from . import hooked
 
-        os._exit(getattr(hooked, work or hook)(batch, _site_hook(hook), as_from_mom))
+        os._exit(getattr(hooked, work or hook)(batch, _site_hook(site), as_from_mom))
     except Exception as error:
         _refuse(f"the {hook} of job {job_id[:80]!r} cannot run: {error!r}")
 
