@@ -1,6 +1,7 @@
 """The small initrd of the guests that have a root disk: loads virtio_blk, mounts root= (ext4) and hands over."""
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from .image import cpio
@@ -11,8 +12,8 @@ HERE = CLONE / "lab"
 INPUTS = [HERE / name for name in ("initrd.py", "image.py", "kernel.py", "package.py", "tree/initrd")]
 
 
-def initrd(linux: Kernel, busybox: Path, directory: Path) -> None:
-    """Write `initrd.cpio` into the directory; `busybox` is the static program."""
+def initrd(linux: Kernel, busybox: Path, directory: Path, modules: Iterable[str] = ("virtio_pci", "virtio_blk")) -> None:
+    """Write `initrd.cpio` into the directory; `busybox` is the static program, `modules` are what the root disk needs."""
     tree = directory / "initrd"
     shutil.copytree(HERE / "tree/initrd", tree)
     for name in ("bin", "dev", "proc", "root"):
@@ -20,9 +21,14 @@ def initrd(linux: Kernel, busybox: Path, directory: Path) -> None:
     shutil.copy2(busybox, tree / "bin/busybox")
     for applet in ("sh", "cat", "insmod", "mount", "sleep", "switch_root"):
         (tree / "bin" / applet).symlink_to("busybox")
-    modules = linux.files(["virtio_pci", "virtio_blk"])
-    for module in modules:
-        copy_module(module, tree / "modules" / module.name)
-    (tree / "modules/order").write_text("".join(f"{module.name}\n" for module in modules))
+    copy_modules(linux, modules, tree / "modules")
     cpio(tree, directory / "initrd.cpio")
     shutil.rmtree(tree)
+
+
+def copy_modules(linux: Kernel, names: Iterable[str], target: Path) -> None:
+    """The modules and all they need, and a file `order` with their file names in the order of loading."""
+    modules = linux.files(names)
+    for module in modules:
+        copy_module(module, target / module.name)
+    (target / "order").write_text("".join(f"{module.name}\n" for module in modules))
