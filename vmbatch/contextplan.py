@@ -69,20 +69,20 @@ class Context:
         if template.rootssh is not None:
             self.kernel_words = f"vbcontext=ssh {self.kernel_words}".strip()
         if template.method == "CDROM":
-            self._media()
+            self._media(disks)
         if template.method == "DISK":
             self._injection(config, disks)
         if template.rootssh is not None:
             own = next((address for net in nets for address in (net.address4, net.address6) if address), "")
             self.delivery = Delivery(self._content, access(template.rootssh), own.partition("/")[0])
 
-    def _media(self) -> None:
+    def _media(self, disks: Disks) -> None:
         for tag in self._template.disks:
             if tag.medium is not None:
                 path = os.path.join(self._spool, tag.medium.name)
                 label = tag.medium.label or LABELS[tag.medium.form]
                 self.steps.append(Medium(path, label, self._in_form(tag.medium, label)))
-                self.changes.append(DiskChange(tag.index, path, "raw", None, driver=self._profile.driver))
+                self.changes.append(DiskChange(tag.index, path, "raw", None, driver=disks.driver(tag, "raw")))
 
     def _injection(self, config: Config, disks: Disks) -> None:
         root, jobs = (self._target(name, disks) for name in ("rootdisk", "jobdisk"))

@@ -14,11 +14,12 @@ from .facts import Facts, Image
 from .format import FormatError, qcow, vhd
 from .format.name import Form, parse_form
 from .hypervisor.profile import Profile
+from .hypervisor.target import Target, warnings
 from .job import Job
 from .resource import Piece, Resource
 from .spool.directory import Directory
 from .spool.first import FirstFill
-from .template import BlankSource, DiskChange, DiskTag, ImageSource, Template
+from .template import BlankSource, DiskChange, DiskTag, DriverChange, ImageSource, Template, known_format
 from .units import format_size
 
 _LIMITS = {"vhd": vhd.SIZE_LIMIT, "vhd-fixed": vhd.SIZE_LIMIT, "qcow": qcow.SIZE_LIMIT}
@@ -31,7 +32,7 @@ def _check_size(form: str, size: int) -> None:
 
 
 class Disks:
-    """`steps` in their order, `changes` for the domain, `notes` for the log. SiteError, NodeError for what cannot be.
+    """`steps` in their order, `changes` and `drivers` for the domain, `notes` for the log. SiteError, NodeError for what cannot be.
 
     `made` has (path, format, (path, format) of the image below an overlay) of the disks, by index.
     """
@@ -39,6 +40,7 @@ class Disks:
     def __init__(self, job: Job, template: Template, profile: Profile, spool: str, config: Config, facts: Facts) -> None:
         self.steps: list[Resource | Piece] = []
         self.changes: list[DiskChange] = []
+        self.drivers: list[DriverChange] = []
         self.notes: list[str] = []
         self.made: dict[int, tuple[str, str, tuple[str, str] | None]] = {}
         self._job = job
@@ -52,11 +54,45 @@ class Disks:
         self._downloads: list[tuple[int, ImageSource, str]] = []
         for tag in template.disks:
             try:
+                self._check_driver(tag)
                 self._disk(tag)
             except FormatError as error:
                 raise SiteError(f"{template.path}:{tag.line}: disk {tag.target}: {error.what}", error.hint) from None
         self._check_space()
         self._add_downloads()
+        self._check_order()
+
+    def _check_driver(self, tag: DiskTag) -> None:
+        """The template's own driver for what it has, and another one where a disk is not otherwise changed."""
+        source = tag.source
+        if isinstance(source, BlankSource):
+            form = parse_form(source.form).format
+        else:
+            form = source.format if isinstance(source, ImageSource) else known_format(tag.type)
+        self._profile.check_stated(tag.driver, form)
+        if source is None and tag.medium is None and tag.driver:
+            driver = self.driver(tag, form)
+            if driver != tag.driver:
+                self.drivers.append(DriverChange(tag.index, driver, self._profile.drivers[form]))
+
+    def driver(self, tag: DiskTag, form: str) -> str:
+        """The name of <driver> for a disk whose file has this format."""
+        driver, note = self._profile.chosen(tag.driver, form)
+        if note:
+            self.notes.append(f"disk {tag.target}: {note}")
+        return driver
+
+    def _check_order(self) -> None:
+        """Where a bootloader on the node chooses the disk, by the targets' order."""
+        root = self._template.root
+        if not self._profile.xen or root.find("os/kernel") is not None or (root.findtext("os/type") or "").strip() == "hvm":
+            return
+        targets = [Target(tag.target, "medium" if tag.medium else "empty" if isinstance(tag.source, BlankSource)
+                          else "image" if tag.source else "other") for tag in self._template.disks]
+        places = [place for tag in self._template.disks if isinstance(tag.source, ImageSource) for place in tag.source.places]
+        cernvm = any(tag.medium is not None and tag.medium.form == "cernvm" for tag in self._template.disks) or any(
+            "cernvm" in place.rsplit("/", 1)[-1] for place in places)
+        self.notes.extend(warnings(targets, cernvm=cernvm))
 
     def _disk(self, tag: DiskTag) -> None:
         source = self._facts.wishes.get(tag.index, tag.source)
@@ -90,9 +126,10 @@ class Disks:
         if method == "shared":
             self._change(tag, base, image.format, shared=True)
             return
-        if overlay.format not in self._profile.overlays:
-            raise FormatError(f"{self._profile.name} has no overlays in the format {overlay.format}",
-                              f"write format='{self._profile.overlays[0]}', or leave format= out")
+        kind, note = self._profile.overlay(overlay.format)
+        if note:
+            overlay = Form("", kind)
+            self.notes.append(f"disk {tag.target}: {note}")
         if overlay.format == "vhd" and image.format not in ("raw", "vhd"):
             raise FormatError(f"an overlay in the format vhd takes an image that is raw or vhd, not {image.format}",
                               f"write format='{self._profile.overlays[0]}', or leave format= out")
@@ -175,7 +212,7 @@ class Disks:
         if form not in self._profile.drivers:
             raise FormatError(f"{self._profile.name} reads no images in the format {form}")
         defaults = {} if shared or tag.readonly else self._profile.throwaway
-        driver, kind = self._profile.driver, self._profile.drivers[form]
+        driver, kind = self.driver(tag, form), self._profile.drivers[form]
         below = None if backing is None else (backing[0], self._profile.drivers[backing[1]])
         self.changes.append(DiskChange(tag.index, path, kind, below, shared, driver, defaults))
         self.made[tag.index] = (path, form, backing)

@@ -22,6 +22,7 @@ from .facts import Facts
 from .grant import grant
 from .host import file
 from .hypervisor.domain import Domain
+from .hypervisor.profile import Profile
 from .job import Job
 from .registry import HYPERVISORS
 from .resource import Piece, Resource
@@ -122,10 +123,11 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
     if profile is None:
         raise SiteError(f"{template.path}: no hypervisor {template.hypervisor or '(none)'}",
                         f"write one of {', '.join(HYPERVISORS)} in <vbhypervisor>")
+    _check_connection(template, profile, config)
     granted = grant(job, template, config)
     spool, share, handover = names(job, config, facts.node)
     disks = Disks(job, template, profile, spool, config, facts)
-    macs = _macs(template, job.token)
+    macs = _macs(template, job.token, profile.oui)
     addresses = tuple(Address(os.path.join(config.reservations, address), job.token, job.id, facts.node)
                       for interface in facts.addresses for address in interface)
     nets = network.nets(template.interfaces, macs, facts.addresses or ((),) * len(macs))
@@ -138,7 +140,7 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
     place = os.path.join(share, "guest")
     xml = domain_xml(template, DomainChange(
         name=domain.name, uuid=domain.uuid, job=job.id, token=job.token, user=job.user.name, console=console,
-        shell_console=template.console_shell,
+        drivers=tuple(disks.drivers), shell_console=template.console_shell,
         kernel_words=context.kernel_words,
         channel=template.messages == "CHANNEL",
         directories=context.directories,
@@ -182,13 +184,23 @@ def check_user(job: Job, config: Config) -> None:
         raise JobError(f"jobs of {name} do not run in queue {job.queue}: only those of {', '.join(config.users_allow)}")
 
 
-def _macs(template: Template, token: str) -> tuple[str, ...]:
-    """A MAC for each interface: the template's own where it has one, else made from the token, in QEMU's range."""
+def _check_connection(template: Template, profile: Profile, config: Config) -> None:
+    """SiteError for a template that is not for the hypervisor of this node."""
+    if profile.xen != (config.libvirt_uri.partition(":")[0].partition("+")[0] == "xen"):
+        raise SiteError(f"{template.path} is for {profile.name}, and [libvirt] uri = {config.libvirt_uri}",
+                        "for Xen's templates it is xen:///system, for QEMU's and KVM's qemu:///system")
+    if profile.xen and template.messages == "SHARE" and not config.share_type.startswith("nfs"):
+        raise SiteError(f"[share] type = {config.share_type} needs QEMU or KVM, and {template.path} is for {profile.name}",
+                        "use type = \"nfs4\" or \"nfs\"")
+
+
+def _macs(template: Template, token: str, oui: tuple[int, int, int]) -> tuple[str, ...]:
+    """A MAC for each interface: the template's own where it has one, else made from the token, in the hypervisor's range."""
     found = []
     for number, interface in enumerate(template.root.findall("devices/interface")):
         fixed = interface.find("mac")
         digest = hashlib.sha256(f"{token}/{number}".encode()).digest()
-        made = ":".join(f"{byte:02x}" for byte in (0x52, 0x54, 0x00, *digest[:3]))
+        made = ":".join(f"{byte:02x}" for byte in (*oui, *digest[:3]))
         found.append((None if fixed is None else fixed.get("address")) or made)
     return tuple(found)
 

@@ -21,7 +21,9 @@ from .resource import Resource
 from .spool.directory import Directory
 from .spool.first import FirstFill
 
-HYPERVISORS: dict[str, Profile] = {"QEMU": profile.QEMU, "KVM": profile.KVM, "TEST": profile.TEST}
+HYPERVISORS: dict[str, Profile] = {
+    each.name: each for each in (profile.QEMU, profile.KVM, profile.XEN, profile.XEN3, profile.XEN4, profile.TEST)
+}
 
 BATCH: dict[str, System] = {"torque": Torque(), "openpbs": OpenPBS(), "slurm": Slurm()}
 

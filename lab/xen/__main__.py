@@ -42,7 +42,8 @@ def main() -> int:
             print(f"Xen machine {place.name()}: {f'up, its QEMU is {running}' if running else 'down'}; console in {found.console}")
             return 0 if running else 3
         else:
-            machine.up()
+            if not (options.verb == "exec" and machine.pid()):
+                machine.up()
             if options.verb == "exec":
                 command = options.command[1:] if options.command[:1] == ["--"] else options.command
                 sys.stdout.flush()

@@ -32,9 +32,20 @@ def add_console(devices: etree._Element, device: str) -> None:
     console.tail = "\n"
 
 
+def have_xen_console(devices: etree._Element) -> None:
+    """Xen's own console, hvc0 in the guest, with a pty: it is the only one, and libxl (libvirt 9) writes no log of it."""
+    console = devices.find("console")
+    if console is None:
+        console = etree.SubElement(devices, "console")
+        etree.SubElement(console, "target", {"type": "xen", "port": "0"})
+        console.tail = "\n"
+    console.set("type", "pty")
+
+
 def console_path(xml: str, device: str) -> str | None:
     """The pty behind a console of a running domain, out of its XML."""
-    kind = "console[target[@type='virtio']]" if device.startswith("hvc") else f"serial[target[@port='{device[4:]}']]"
+    hvc = "console[target[@type='virtio' or @type='xen']]"
+    kind = hvc if device.startswith("hvc") else f"serial[target[@port='{device[4:]}']]"
     return _first(xml, f"devices/{kind}[@type='pty']/source/@path")
 
 

@@ -76,7 +76,10 @@ class MediumTag(msgspec.Struct, frozen=True):
 
 
 class DiskTag(msgspec.Struct, frozen=True):
-    """A disk of the template: `index` counts the disks; `medium` is there if it is a context medium."""
+    """A disk of the template: `index` counts the disks; `medium` is there if it is a context medium.
+
+    `driver` and `type` are what <driver> states, '' where it does not.
+    """
 
     index: int
     line: int
@@ -85,6 +88,8 @@ class DiskTag(msgspec.Struct, frozen=True):
     source: ImageSource | BlankSource | None
     user: UserImage | None
     medium: MediumTag | None
+    driver: str = ""
+    type: str = ""
 
 
 class _Reader:
@@ -226,8 +231,16 @@ def read_disk(index: int, disk: etree._Element, template: str, found: list[schem
     source: ImageSource | BlankSource | None = None
     if tag is not None:
         source = reader.blank(tag) if tag.get("create") else reader.image(tag)
+    driver = disk.find("driver")
+    name_stated, type_stated = ("", "") if driver is None else (driver.get("name", ""), driver.get("type", ""))
     return DiskTag(index, disk.sourceline or 0, name, reader.readonly, source, reader.user(source),
-                   None if medium is None else _medium(medium, template, found))
+                   None if medium is None else _medium(medium, template, found),
+                   name_stated, type_stated)
+
+
+def known_format(stated: str) -> str:
+    """VmBatch's name of the format that a template's <driver> states; raw where it states none of those."""
+    return _FORMATS.get(stated, "raw")
 
 
 def beside(template: str, path: str) -> str:

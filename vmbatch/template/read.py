@@ -59,11 +59,8 @@ class Template(msgspec.Struct, frozen=True):
     requests: dict[str, float] = {}
 
 
-_LATER = {
-    "XEN": "vbhypervisor XEN is not in this version of VmBatch; use QEMU or KVM",
-    "XEN3": "vbhypervisor XEN3 is not in this version of VmBatch; use QEMU or KVM",
-    "XEN4": "vbhypervisor XEN4 is not in this version of VmBatch; use QEMU or KVM",
-}
+_TYPES = {"QEMU": "qemu", "KVM": "kvm", "TEST": "test", "XEN": "xen", "XEN3": "xen", "XEN4": "xen"}
+"""The domain's type for each hypervisor; without `vbhypervisor` the type says it."""
 
 
 def parse(text: bytes, path: str) -> Template:
@@ -77,7 +74,9 @@ def parse(text: bytes, path: str) -> Template:
         raise InputError(path, [(1, "has a DOCTYPE; a template may have neither DTD nor entities")])
     if root.tag != "domain":
         raise InputError(path, [(root.sourceline or 0, f"is a <{root.tag!s}>, not a libvirt <domain>")])
-    found = schema.problems(root) + _libvirt_problems(root) + _later(root)
+    found = schema.problems(root) + _libvirt_problems(root)
+    if root.get("type") == "xen":
+        found += _xen_problems(root)
     disks = [read_disk(index, disk, path, found) for index, disk in enumerate(root.findall("devices/disk"))]
     interfaces = read_networks(root, found)
     guest_disks = read_guest_disks(root, disks, found)
@@ -178,14 +177,15 @@ def _libvirt_problems(root: etree._Element) -> list[schema.Problem]:
     found: list[schema.Problem] = []
     if not root.get("type"):
         found.append((root.sourceline or 0, "<domain> needs the attribute type, such as type='kvm'"))
-    if root.get("type", "qemu") not in ("qemu", "kvm", "test"):
+    if root.get("type", "qemu") not in _TYPES.values():
         found.append((root.sourceline or 0, f"<domain type='{root.get('type')}'> is not in this version of VmBatch; "
-                                            "use type='kvm' or type='qemu'"))
-    wanted = {"QEMU": "qemu", "KVM": "kvm", "TEST": "test"}.get(_text(root, "vbconfig/vbhypervisor"))
+                                            "use type='kvm', type='qemu' or type='xen'"))
+    wanted = _TYPES.get(_text(root, "vbconfig/vbhypervisor"))
     if wanted and root.get("type") and root.get("type") != wanted:
         tag = root.find("vbconfig/vbhypervisor")
         line = 0 if tag is None else tag.sourceline or 0
-        found.append((line, f"<vbhypervisor>{wanted.upper()}</vbhypervisor> in a <domain type='{root.get('type')}'>; "
+        name = _text(root, "vbconfig/vbhypervisor")
+        found.append((line, f"<vbhypervisor>{name}</vbhypervisor> in a <domain type='{root.get('type')}'>; "
                             f"it must be type='{wanted}'"))
     targets: set[str] = set()
     for target in root.findall("devices/disk/target"):
@@ -199,13 +199,19 @@ def _libvirt_problems(root: etree._Element) -> list[schema.Problem]:
     return found
 
 
-def _later(root: etree._Element) -> list[schema.Problem]:
-    """What a later version brings is refused, not ignored."""
+def _xen_problems(root: etree._Element) -> list[schema.Problem]:
+    """What Xen has not."""
     found: list[schema.Problem] = []
-    for element in root.iter("vbhypervisor"):
-        text = (element.text or "").strip()
-        if text in _LATER:
-            found.append((element.sourceline or 0, _LATER[text]))
+    messages, shell = root.find("vbconfig/vbmessages"), root.find("vbconfig/vbshell")
+    if messages is not None and (messages.text or "").strip() == "CHANNEL":
+        found.append((messages.sourceline or 0, "<vbmessages>CHANNEL</vbmessages> is a virtio port, which Xen has not; "
+                                                "use SHARE, or CONSOLE with <vbshell>CONSOLE</vbshell>"))
+    if shell is not None and shell.get("device") == "ttyS1":
+        found.append((shell.sourceline or 0, "<vbshell device='ttyS1'>: a Xen guest has one console, hvc0; take device= out"))
+    firmware = root.find("vbconfig/vbcredentials")
+    if firmware is not None:
+        found.append((firmware.sourceline or 0, "<vbcredentials> go through the firmware's tables, which Xen's guests have not; "
+                                                "use vbpreparemethod CDROM"))
     return found
 
 

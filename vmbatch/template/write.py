@@ -6,7 +6,7 @@ import msgspec
 from lxml import etree
 
 from .credentials import add_oem_strings
-from .devices import NodeDirectory, add_channel, add_console, add_directory
+from .devices import NodeDirectory, add_channel, add_console, add_directory, have_xen_console
 from .read import Template
 from .resources import set_cores, set_memory
 
@@ -30,10 +30,19 @@ class DiskChange(msgspec.Struct, frozen=True):
     defaults: dict[str, str] = {}
 
 
+class DriverChange(msgspec.Struct, frozen=True):
+    """Another driver for a disk that is otherwise as the template has it."""
+
+    index: int
+    driver: str
+    type: str
+
+
 class DomainChange(msgspec.Struct, frozen=True, kw_only=True):
     """All that is this job's own in its domain.
 
-    `console` is the path of the log, `shell_console` the guest's name of a console for the job, `hvc0` or `ttyS1`, or ''.
+    `console` is the path of the log, '' where the hypervisor cannot write one; `shell_console` the guest's name of a console for
+    the job, `hvc0` or `ttyS1`, or ''.
     `cores` and `memory` (bytes) replace the template's own; None for these.
     """
 
@@ -50,6 +59,7 @@ class DomainChange(msgspec.Struct, frozen=True, kw_only=True):
     directories: tuple[NodeDirectory, ...]
     macs: tuple[str, ...]
     disks: tuple[DiskChange, ...]
+    drivers: tuple[DriverChange, ...] = ()
     cores: int | None = None
     memory: int | None = None
 
@@ -61,6 +71,11 @@ def domain_xml(template: Template, change: DomainChange) -> bytes:
     disks = root.findall("devices/disk")
     for disk in change.disks:
         _replace_image(disks[disk.index], disk)
+    for other in change.drivers:
+        driver = disks[other.index].find("driver")
+        if driver is not None:
+            driver.set("name", other.driver)
+            driver.set("type", other.type)
     for element in list(root.iter()):
         if isinstance(element.tag, str) and element.tag.startswith("vb"):
             _take_out(element)
@@ -76,9 +91,12 @@ def domain_xml(template: Template, change: DomainChange) -> bytes:
     add_oem_strings(root, change.oem_strings)
     devices = root.find("devices")
     if devices is not None:
-        _log_console(devices, change.console)
-        if change.shell_console:
-            add_console(devices, change.shell_console)
+        if root.get("type") == "xen":
+            have_xen_console(devices)
+        else:
+            _log_console(devices, change.console)
+            if change.shell_console:
+                add_console(devices, change.shell_console)
         if change.channel:
             add_channel(devices)
         for shown in change.directories:
