@@ -82,7 +82,8 @@ class Context:
                 path = os.path.join(self._spool, tag.medium.name)
                 label = tag.medium.label or LABELS[tag.medium.form]
                 self.steps.append(Medium(path, label, self._in_form(tag.medium, label)))
-                self.changes.append(DiskChange(tag.index, path, "raw", None, driver=disks.driver(tag, "raw")))
+                self.changes.append(DiskChange(tag.index, path, "raw", None, driver=disks.driver(tag, "raw"),
+                                               device=disks.device(tag, "raw")))
 
     def _injection(self, config: Config, disks: Disks) -> None:
         root, jobs = (self._target(name, disks) for name in ("rootdisk", "jobdisk"))

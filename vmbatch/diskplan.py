@@ -71,9 +71,9 @@ class Disks:
             form = source.format if isinstance(source, ImageSource) else known_format(tag.type)
         self._profile.check_stated(tag.driver, form)
         if source is None and tag.medium is None and tag.driver:
-            driver = self.driver(tag, form)
-            if driver != tag.driver:
-                self.drivers.append(DriverChange(tag.index, driver, self._profile.drivers[form]))
+            driver, device = self.driver(tag, form), self.device(tag, form)
+            if driver != tag.driver or device:
+                self.drivers.append(DriverChange(tag.index, driver, self._profile.drivers[form], device))
 
     def driver(self, tag: DiskTag, form: str) -> str:
         """The name of <driver> for a disk whose file has this format."""
@@ -81,6 +81,11 @@ class Disks:
         if note:
             self.notes.append(f"disk {tag.target}: {note}")
         return driver
+
+    def device(self, tag: DiskTag, form: str) -> str:
+        """What <disk device='...'> must be for a disk whose file has this format, '' for what the template has."""
+        opens = self._profile.chosen(tag.driver, form)[0] == self._profile.driver
+        return self._profile.readonly if tag.readonly and opens else ""
 
     def _check_order(self) -> None:
         """Where a bootloader on the node chooses the disk, by the targets' order."""
@@ -179,6 +184,10 @@ class Disks:
 
     def _blank(self, tag: DiskTag, source: BlankSource) -> None:
         form, program = self._tool(parse_form(source.form))
+        kind, note = self._profile.blank(form.format)
+        if note:
+            form, program = Form("", kind), ""
+            self.notes.append(f"disk {tag.target}: {note}")
         _check_size(form.format, source.size)
         path = os.path.join(self._spool, f"{tag.target}.{form.format}")
         if tag.index in self._facts.first:
@@ -214,7 +223,7 @@ class Disks:
         defaults = {} if shared or tag.readonly else self._profile.throwaway
         driver, kind = self.driver(tag, form), self._profile.drivers[form]
         below = None if backing is None else (backing[0], self._profile.drivers[backing[1]])
-        self.changes.append(DiskChange(tag.index, path, kind, below, shared, driver, defaults))
+        self.changes.append(DiskChange(tag.index, path, kind, below, shared, driver, defaults, self.device(tag, form)))
         self.made[tag.index] = (path, form, backing)
 
     def _check_space(self) -> None:

@@ -14,7 +14,8 @@ class Profile(msgspec.Struct, frozen=True):
 
     `throwaway` are attributes of <driver> for disks that nobody needs after the job. `driver` opens all formats; `stated` are the
     drivers that a template may name and `here` those of them that today's hypervisor has; empty: `driver` alone is used, whatever
-    the template names. `translates`: what is not here is replaced by what is, and said, instead of refused. `oui` begins the MACs.
+    the template names. `translates`: what is not here is replaced by what is, and said, instead of refused. `readonly` is the
+    <disk device='...'> of disks that `driver` opens for reading alone, '' for the template's own. `oui` begins the MACs.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Profile(msgspec.Struct, frozen=True):
     stated: Drivers = {}
     here: Drivers = {}
     translates: bool = False
+    readonly: str = ""
     oui: tuple[int, int, int] = (0x52, 0x54, 0x00)
 
     @property
@@ -47,11 +49,14 @@ class Profile(msgspec.Struct, frozen=True):
         return "" if self.translates else f", such as <driver name='{self.driver}' type='raw'/>"
 
     def chosen(self, stated: str, form: str) -> tuple[str, str]:
-        """(driver for a disk whose file has this format, a line for the log where it is not the one that the template states)."""
-        if not self.here or not stated:
+        """(driver for a disk whose file has this format, a line for the log where it is not the stated one). FormatError."""
+        if not self.here or form in self.here.get(stated, ()):
+            return stated if self.here else self.driver, ""
+        if form not in self.here[self.driver]:
+            raise FormatError(f"no disk driver of today's libxl opens images in the format {form}",
+                              "make another one of it, once: qemu-img convert -O qcow2")
+        if not stated:
             return self.driver, ""
-        if form in self.here.get(stated, ()):
-            return stated, ""
         why = "does not open that format" if stated in self.here else "is not in today's libxl"
         return self.driver, f"driver {self.driver} with type {self.drivers[form]} opens it: {stated} {why}"
 
@@ -64,6 +69,12 @@ class Profile(msgspec.Struct, frozen=True):
             raise FormatError(f"{self.name} has no overlays in the format {wanted}",
                               f"write format='{best}', or leave format= out")
         return best, f"the overlay is {best}, as driver {self.driver} would not read the image below one in the format {wanted}"
+
+    def blank(self, wanted: str) -> tuple[str, str]:
+        """(format of an empty disk in place of the wanted one, a line for the log if it is another)."""
+        if not self.translates or wanted in self.here.get(self.driver, ()):
+            return wanted, ""
+        return self.overlays[0], f"the empty disk is {self.overlays[0]}, as no driver of today's libxl opens {wanted}"
 
 
 _DRIVERS = {"raw": "raw", "qcow2": "qcow2", "qcow": "qcow", "vhd": "vpc", "vhd-fixed": "vpc"}
@@ -78,14 +89,16 @@ TEST = Profile("TEST", "test", "qemu", _DRIVERS, ("qcow2", "qcow", "vhd"), _THRO
 _XEN_TYPES = {**_DRIVERS, "vhd": "vhd", "vhd-fixed": "vhd"}
 """libxlMakeDisk (libvirt, src/libxl/libxl_conf.c) knows a VHD as `vhd`; with `vpc` it starts no guest."""
 _RAW = ("raw",)
-_QDISK = ("raw", "qcow2", "qcow", "vhd", "vhd-fixed")
-_LIBXL: Drivers = {"qemu": _QDISK, "phy": _RAW, "file": _RAW}
-"""Today's: a process of QEMU's in dom0 (qdisk), and for a device or a raw file the kernel. Xen has removed blktap."""
+_LIBXL: Drivers = {"qemu": ("raw", "qcow2", "vhd", "vhd-fixed"), "phy": _RAW, "file": _RAW}
+"""Today's: a process of QEMU's in dom0 (qdisk; Debian's build for Xen has no qcow), and for a device or a raw file the kernel.
+
+Xen has removed blktap. A disk with <readonly/> makes QEMU 7.2's qdisk fail ("Block node is read-only"), a CD does not.
+"""
 _XEN_OUI = (0x00, 0x16, 0x3E)
 
 
 def _xen(name: str, stated: Drivers, *, translates: bool) -> Profile:
-    return Profile(name, "xen", "qemu", _XEN_TYPES, ("qcow2", "qcow"), {}, stated, _LIBXL, translates, _XEN_OUI)
+    return Profile(name, "xen", "qemu", _XEN_TYPES, ("qcow2",), {}, stated, _LIBXL, translates, "cdrom", _XEN_OUI)
 
 
 XEN = _xen("XEN", _LIBXL, translates=False)

@@ -18,7 +18,7 @@ class DiskChange(msgspec.Struct, frozen=True):
     """The file behind a disk for this job; `format` is libvirt's, `backing` is (path, format) of the image below an overlay.
 
     `shared`: the file is not this job's own. `driver` and `defaults`: the name of <driver>, and what else it gets where the
-    template is silent.
+    template is silent. `device`: another one than the template's, or ''.
     """
 
     index: int
@@ -28,6 +28,7 @@ class DiskChange(msgspec.Struct, frozen=True):
     shared: bool = False
     driver: str = ""
     defaults: dict[str, str] = {}
+    device: str = ""
 
 
 class DriverChange(msgspec.Struct, frozen=True):
@@ -36,6 +37,7 @@ class DriverChange(msgspec.Struct, frozen=True):
     index: int
     driver: str
     type: str
+    device: str = ""
 
 
 class DomainChange(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +78,8 @@ def domain_xml(template: Template, change: DomainChange) -> bytes:
         if driver is not None:
             driver.set("name", other.driver)
             driver.set("type", other.type)
+            if other.device:
+                disks[other.index].set("device", other.device)
     for element in list(root.iter()):
         if isinstance(element.tag, str) and element.tag.startswith("vb"):
             _take_out(element)
@@ -145,6 +149,8 @@ def _take_out(element: etree._Element) -> None:
 
 def _replace_image(disk: etree._Element, change: DiskChange) -> None:
     disk.set("type", "file")
+    if change.device:
+        disk.set("device", change.device)
     driver = disk.find("driver")
     if driver is None:
         driver = etree.Element("driver")
