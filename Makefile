@@ -6,17 +6,23 @@ PYTEST_ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: demo test lint bench man guests lab-up lab-down packages clean
+.PHONY: demo test test-xen lint bench man guests lab-up lab-down lab-xen packages clean
 
 demo: .venv/.stamp-product
 	@$(python) -m lab demo
 
 test: .venv/.stamp-product
+	@$(python) -m lab.xen build >/dev/null
 ifeq ($(PYTEST_ARGS),)
 	@$(python) -m lab suite
 else
 	@$(python) -m lab exec -- $(python) -m pytest $(PYTEST_ARGS)
 endif
+
+# The Xen part alone, beside the lab's node.
+test-xen: .venv/.stamp-product
+	@$(python) -m lab.xen build >/dev/null
+	@$(python) -m pytest tests/xen $(PYTEST_ARGS)
 
 bench: .venv/.stamp-product
 	@$(python) -m lab exec -- $(python) -m bench
@@ -35,6 +41,10 @@ lab-up: .venv/.stamp-product
 
 lab-down: .venv/.stamp-product
 	@$(python) -m lab down
+	@$(python) -m lab.xen down
+
+lab-xen: .venv/.stamp-product
+	@$(python) -m lab.xen up
 
 # Man pages from their Markdown.
 pages := $(patsubst docs/man/%.md,dist/man/%,$(wildcard docs/man/*.md))

@@ -11,7 +11,7 @@ from . import machine, parts
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser(prog="python -m lab.xen", description="The lab's Xen host: a machine of QEMU's, with real guests.")
+    top = argparse.ArgumentParser(prog="python -m lab.xen", description="The lab's Xen host, a machine of QEMU's.")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, text in (
         ("build", "build what is missing, and print where it is"),
@@ -39,7 +39,8 @@ def main() -> int:
             machine.down()
         elif options.verb == "status":
             running = machine.pid()
-            print(f"Xen machine {place.name()}: {f'up, its QEMU is {running}' if running else 'down'}; console in {found.console}")
+            what = f"up, its QEMU is {running}" if running else "down"
+            print(f"Xen machine {place.name()}: {what}; console in {found.console}")
             return 0 if running else 3
         else:
             if not (options.verb == "exec" and machine.pid()):

@@ -1,7 +1,7 @@
 """In dom0: does what the lab asks for, one request and its answer a connection, many at once.
 
-A request is a line of JSON, {"do": NAME, "with": {...}}, NAME a function of `inside`; the answer is {"gave": VALUE} or {"failed": TEXT}.
-Bytes go as text of latin-1. A Python that begins anew for each request would take seconds under emulation.
+A request is a line of JSON, {"do": NAME, "with": {...}}, NAME a function of `inside`; the answer is {"gave": VALUE} or
+{"failed": TEXT}. Bytes go as text of latin-1. A Python that begins anew for each request would take seconds under emulation.
 """
 
 import json

@@ -1,7 +1,7 @@
 """The outer machine's disk and kernels: Xen, and a Debian dom0 with libvirt's Xen driver, an NFS server and DHCP.
 
-A directory with `xen.elf`, `vmlinux` and `initrd.cpio` (what QEMU loads), `disk.raw` (dom0's ext4 root) and `key` (root's way in by
-ssh; `host_key.pub` is the other side's). As in the lab's guests the packages are only unpacked.
+A directory with `xen.elf`, `vmlinux` and `initrd.cpio` (what QEMU loads), `disk.raw` (dom0's ext4 root) and `key` (root's way in
+by ssh; `host_key.pub` is the other side's). As in the lab's guests the packages are only unpacked.
 """
 
 import gzip
@@ -66,6 +66,7 @@ def make_tree(tree: Path, content: dict[str, Any]) -> None:
         (tree / name).mkdir(parents=True, exist_ok=True)
     (tree / "tmp").chmod(0o1777)
     shutil.copytree(HERE / "tree/dom0", tree, dirs_exist_ok=True)
+    (tree / "etc/mtab").symlink_to("../proc/self/mounts")  # without it rpc.mountd dies at the first request
     make_accounts(tree, content["users"], content["groups"])
     add_people(tree)
     run(["ldconfig", "-r", tree])

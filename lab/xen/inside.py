@@ -110,9 +110,9 @@ def wait_for(path: str, pattern: str, seconds: float = 120) -> bool:
 
 def kernel_log() -> str:
     """Of dom0."""
-    return execute(["dmesg"])["out"]
+    return str(execute(["dmesg"])["out"])
 
 
 def left() -> list[str]:
     """A line for all that jobs have left: VmBatch's own places, libvirt, and what Xen keeps for a domain."""
-    return leftover.found(URI) + xenstore.left()
+    return [line for line in leftover.found(URI) if line != "domain Domain-0"] + xenstore.left()

@@ -1,7 +1,7 @@
 """The outer machine from outside: a QEMU process with Xen and dom0 in it, booted, reached by ssh, watched for its death.
 
-Which processor it shows decides. With SMAP, SMEP or five-level page tables dom0 dies at its first page fault under TCG; with XSAVE,
-or as an AMD, programs die at random, one start in thirty.
+Which processor it shows decides. With SMAP, SMEP or five-level page tables dom0 dies at its first page fault under TCG; with
+XSAVE, or as an AMD, programs die at random, one start in thirty.
 """
 
 import contextlib
@@ -142,7 +142,7 @@ def check(found: State, process: "subprocess.Popen[bytes] | None" = None) -> Non
     if death:
         raise OuterCrash(f"the Xen machine died: {death[0].decode(errors='replace')}\n{last_words(found)}")
     if (process.poll() is not None) if process else (pid() is None):
-        said = (found.directory / "qemu.out").read_text(errors="replace")
+        said = _read(found.directory / "qemu.out").decode(errors="replace")
         raise OuterCrash(f"the Xen machine's QEMU has ended: {said.strip()}\n{last_words(found)}")
 
 
@@ -157,8 +157,12 @@ def last_words(found: State) -> str:
 
 
 def _console(found: State) -> bytes:
+    return _read(found.console)
+
+
+def _read(path: Path) -> bytes:
     try:
-        return found.console.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
         return b""
 
@@ -172,8 +176,8 @@ def _command(wanted: parts.Parts, found: State, port: int) -> list[str]:
                   "-device", f"virtio-blk-pci,drive=d{number}"]
     memory = f"dom0_mem={DOM0_MIB}M,max:{DOM0_MIB}M"
     return [
-        "qemu-system-x86_64", "-name", "vmbatch-xen", "-accel", "tcg,tb-size=1024", "-cpu", CPU, "-m", str(MEMORY_MIB), "-smp", "1",
-        "-display", "none", "-monitor", "none", "-no-reboot", "-nodefaults",
+        "qemu-system-x86_64", "-name", "vmbatch-xen", "-accel", "tcg,tb-size=1024", "-cpu", CPU, "-m", str(MEMORY_MIB),
+        "-smp", "1", "-display", "none", "-monitor", "none", "-no-reboot", "-nodefaults",
         "-kernel", str(wanted.dom0 / "xen.elf"), "-append", f"{_XEN} {memory}",
         "-initrd", f"{wanted.dom0 / 'vmlinux'} {_LINUX},{wanted.dom0 / 'initrd.cpio'}", *disks,
         "-netdev", f"user,id=n0,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22", "-device", "virtio-net-pci,netdev=n0,romfile=",

@@ -1,7 +1,7 @@
 """This project as a site installs it, for dom0: its wheel and what that needs in an environment, its hooks, its configuration.
 
-A directory with `disk.raw`, dom0's disk /srv/vmbatch/software: `venv/`, `lab/` with what plays the batch system there, and `root/`,
-which `install` copies over dom0's own files.
+A directory with `disk.raw`, dom0's disk /srv/vmbatch/software: `venv/`, `lab/` with what plays the batch system there, and
+`root/`, which `install` copies over dom0's own files.
 """
 
 import shutil

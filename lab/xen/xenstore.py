@@ -1,4 +1,4 @@
-"""What a domain may leave in dom0 beside libvirt's view of it: in Xen, in xenstore, as devices and as their back ends' processes."""
+"""What a domain may leave in dom0 that libvirt does not show: in Xen, in xenstore, as devices and their back ends' processes."""
 
 import subprocess
 from pathlib import Path
@@ -23,8 +23,8 @@ def _domains() -> list[str]:
 def _store() -> list[str]:
     paths = [f"/local/domain/{number}" for number in _said("xenstore-list", "/local/domain") if number != "0"]
     for kind in _BACKENDS:
-        paths += [f"/local/domain/0/backend/{kind}/{number}" for number in _said("xenstore-list", f"/local/domain/0/backend/{kind}")
-                  if number != "0"]
+        place = f"/local/domain/0/backend/{kind}"
+        paths += [f"{place}/{number}" for number in _said("xenstore-list", place) if number != "0"]
     paths += [f"/libxl/{number}" for number in _said("xenstore-list", "/libxl") if number != "0"]
     return [f"xenstore: {path}" for path in paths]
 
