@@ -32,6 +32,8 @@ _LOOK_SECONDS = 1.0
 _CHECK_SECONDS = 0.02
 _POLL_SECONDS = 0.1
 _LOGIN_PAUSE_SECONDS = 0.3
+_PTY_SECONDS = 3.0
+"""Xen's console daemon opens the pty when it has heard of the domain."""
 
 
 class Messages(Protocol):
@@ -55,8 +57,12 @@ class Wait:
         self.deadline = deadline.earlier(self.seconds)
         self.next_check = 0.0
         self.interval = _LOOK_SECONDS if config.share_local and meeting is None else _POLL_SECONDS
-        self.terminal = _open_terminal(chosen) if chosen.console_shell else None
+        self.recorder = console.Recorder(chosen.console) if chosen.recorded else None
+        self.terminal = _open_terminal(chosen, self.recorder) if chosen.console_shell else None
+        self.follower = None if self.recorder is None or self.terminal is not None else _follow(chosen, self.recorder)
         self.watch = Watch()
+        if self.follower is not None:
+            self.watch.descriptor(self.follower.descriptor)
         self.watch.directory(journal.ended_directory())
         if self.terminal is not None:
             self.watch.descriptor(self.terminal.login.descriptor)
@@ -79,6 +85,7 @@ class Wait:
     def until(self, look: Callable[[], T | None], what: str) -> T:
         """The first thing that `look` finds. VmBatchError if that cannot come any more."""
         while True:
+            self._record()
             found = look()
             if found is not None:
                 return found
@@ -88,6 +95,13 @@ class Wait:
                 self.next_check = time.monotonic() + _CHECK_SECONDS
                 pause = self.interval
             self.watch.wait(min(pause, self.deadline.left()))
+
+    def _record(self) -> None:
+        """What the guest has written to a console that nobody else records."""
+        if self.follower is not None and not self.follower.copy():
+            self.watch.forget(self.follower.descriptor)
+            self.follower.close()
+            self.follower = None
 
     def check(self, what: str) -> None:
         """Whether it is still worth waiting."""
@@ -123,18 +137,19 @@ class Wait:
         self.watch.close()
         if self.inbox is not self.terminal:
             self.inbox.close()
-        if self.terminal is not None:
-            self.terminal.close()
+        for each in (self.terminal, self.follower, self.recorder):
+            if each is not None:
+                each.close()
 
 
 class Terminal:
     """The console for the job: the pty at `path`, and a login over it. Also the guest's messages, where they come that way."""
 
-    def __init__(self, path: str, token: str) -> None:
+    def __init__(self, path: str, token: str, recorder: console.Recorder | None) -> None:
         from .consoleshell import Login
 
         self.path = path
-        self.login = Login(path)
+        self.login = Login(path, None if recorder is None else recorder.write)
         self._token = token
 
     def read(self, kind: str) -> Message | None:
@@ -147,14 +162,32 @@ class Terminal:
         self.login.close()
 
 
-def _open_terminal(chosen: Plan) -> Terminal:
+def _pty(chosen: Plan, device: str) -> str:
+    """Of a console of the running guest. NodeError."""
+    over = Deadline(_PTY_SECONDS)
+    while True:
+        path = console_path(virt.running_xml(chosen.domain.uri, chosen.domain.uuid), device)
+        if path is not None and re.fullmatch(r"/dev/pts/[0-9]+", path):
+            return path
+        if over.passed():
+            raise NodeError(f"libvirt has given the guest no pty for its console {device}")
+        time.sleep(_CHECK_SECONDS)
+
+
+def _open_terminal(chosen: Plan, recorder: console.Recorder | None) -> Terminal:
     """The user's from now on. NodeError."""
-    path = console_path(virt.running_xml(chosen.domain.uri, chosen.domain.uuid), chosen.console_shell)
-    if path is None or not re.fullmatch(r"/dev/pts/[0-9]+", path):
-        raise NodeError(f"libvirt has given the guest no pty for its console {chosen.console_shell}")
+    path = _pty(chosen, chosen.console_shell)
     os.chown(path, chosen.job.user.uid, -1)
     os.chmod(path, 0o600)
-    return Terminal(path, chosen.job.token)
+    return Terminal(path, chosen.job.token, recorder)
+
+
+def _follow(chosen: Plan, recorder: console.Recorder) -> console.Follower | None:
+    """The guest's only console; None where it cannot be had: the job does not need it."""
+    try:
+        return console.Follower(_pty(chosen, "hvc0"), recorder)
+    except (OSError, NodeError):
+        return None
 
 
 def _open_channel(chosen: Plan) -> Channel:

@@ -385,16 +385,17 @@ class LostError(Exception):
 
 
 class Console:
-    """A session over the device at `path`, which is this process's alone for so long.
+    """A session over the device at `path`, which is this process's alone for so long; `heard` gets all that the guest writes.
 
     `step` is all that reads and writes; it may be called as rarely as the caller likes.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, heard: Callable[[bytes], None] | None = None) -> None:
         """LostError if the device cannot be had."""
         import secrets
 
         self._path = path
+        self._heard = heard
         self.descriptor = -1
         try:
             self.descriptor = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -438,6 +439,8 @@ class Console:
                 data = os.read(self.descriptor, 64 << 10)
                 if not data:
                     raise LostError("the guest is gone")
+                if self._heard is not None:
+                    self._heard(data)
                 self.link.feed(data, time.monotonic())
             if self.link.pending:
                 del self.link.pending[: os.write(self.descriptor, self.link.pending)]
@@ -472,10 +475,10 @@ def _make_raw(descriptor: int) -> None:
 class Login:
     """For the prologue: the kit's messages and a login over the console, in small steps beside other waiting."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, heard: Callable[[bytes], None] | None = None) -> None:
         """NodeError if the device cannot be had."""
         try:
-            self._console = Console(path)
+            self._console = Console(path, heard)
         except LostError as error:
             raise NodeError(f"the guest's console cannot be opened: {error}") from None
         self.descriptor = self._console.descriptor

@@ -32,7 +32,7 @@ def _check_size(form: str, size: int) -> None:
 
 
 class Disks:
-    """`steps` in their order, `changes` and `drivers` for the domain, `notes` for the log. SiteError, NodeError for what cannot be.
+    """`steps` in their order, `changes` and `drivers` for the domain, `notes` for the log. SiteError, NodeError.
 
     `made` has (path, format, (path, format) of the image below an overlay) of the disks, by index.
     """

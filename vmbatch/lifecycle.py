@@ -23,7 +23,7 @@ from .grant import grant, template_name
 from .handover import Handover, Mark, ScriptMark
 from .host import clock, console, file, process, virt
 from .host.log import Log, tell_user
-from .hypervisor.domain import Domain
+from .hypervisor.domain import Domain, forgotten
 from .image import store
 from .job import Job, Leader, Script, is_of_node, slug
 from .journal import Journal, Start
@@ -372,6 +372,7 @@ def sweep(config: Config, log: Log, *, dry_run: bool) -> list[str]:
     said = []
     try:
         things[:0] = [Domain(config.libvirt_uri, name, uuid, token, "") for name, uuid, token in virt.ours(config.libvirt_uri)]
+        things[:0] = forgotten(config.libvirt_uri, Deadline(config.timeouts_release * config.timeouts_scale))
     except VmBatchError as error:
         said.append(f"cannot see the domains: {error}")
     tokens, found = sweep_journals(config, log, dry_run=dry_run)
@@ -380,7 +381,8 @@ def sweep(config: Config, log: Log, *, dry_run: bool) -> list[str]:
     things += [*gone, *unread(met, tokens)]
     said += left
     for thing in things:
-        if getattr(thing, "token", None) not in tokens:
+        token = getattr(thing, "token", "")
+        if not any(known.startswith(token) for known in tokens if token):
             said.append(_remove(thing, config, dry_run=dry_run))
     if not dry_run:
         journal.forget_old_ends(_OLD_END_SECONDS)

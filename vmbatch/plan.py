@@ -69,7 +69,10 @@ class Phase(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What will be made, in order, what is said of it, and what must be known to wait for the guest and to hand it over."""
+    """What will be made, in order, what is said of it, and what must be known to wait for the guest and to hand it over.
+
+    `recorded`: the log at `console` is not written by the hypervisor, but from the console's pty, as long as the guest boots.
+    """
 
     job: Job
     template: str
@@ -78,6 +81,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     xml: bytes
     inbox: str
     console: str
+    recorded: bool
     handover: str
     alias: str
     notes: tuple[str, ...]
@@ -171,8 +175,9 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
         Phase("start", (domain,)),
     )
     return Plan(job=job, template=template.path, phases=tuple(phase for phase in phases if phase.steps), domain=domain, xml=xml,
-                inbox=place, console=console, handover=handover, alias=alias, notes=(*granted.notes, *disks.notes), macs=macs,
-                delivery=context.delivery, console_shell=template.console_shell, messages=template.messages)
+                inbox=place, console=console, recorded=profile.xen, handover=handover, alias=alias,
+                notes=(*granted.notes, *disks.notes), macs=macs, delivery=context.delivery,
+                console_shell=template.console_shell, messages=template.messages)
 
 
 def check_user(job: Job, config: Config) -> None:

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import pytest
 from _pytest.runner import runtestprotocol
 
-from lab.process import ProcessError
 from lab.xen import driver, machine
 
 OWN = "/etc/vmbatch/domains/own.xml"

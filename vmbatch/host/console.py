@@ -1,5 +1,6 @@
 """What a guest wrote to its console: the guest's to choose, so bounded and stripped before anybody sees it."""
 
+import contextlib
 import os
 import re
 
@@ -8,6 +9,56 @@ from ..guest import printable
 _TAIL_BYTES = 64 << 10
 _LINE_CHARS = 200
 _PANIC = re.compile(rb"Kernel panic - not syncing[^\r\n]{0,200}")
+
+
+_RECORD_BYTES = 1 << 20
+_PIECE_BYTES = 64 << 10
+
+
+class Recorder:
+    """Writes what a guest says to a log at `path`, for hypervisors that do not; when that has 1 MiB, it begins anew."""
+
+    def __init__(self, path: str) -> None:
+        """OSError if the log cannot be made."""
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        self._written = 0
+
+    def write(self, data: bytes) -> None:
+        """More of it; trouble with the log never stops a job."""
+        with contextlib.suppress(OSError):
+            if self._written + len(data) > _RECORD_BYTES:
+                os.ftruncate(self._fd, 0)
+                os.lseek(self._fd, 0, os.SEEK_SET)
+                self._written = 0
+            self._written += os.write(self._fd, data)
+
+    def close(self) -> None:
+        """The log stays."""
+        os.close(self._fd)
+
+
+class Follower:
+    """Reads a console's pty, for a recorder; `descriptor` has something to read when it is worth looking."""
+
+    def __init__(self, pty: str, recorder: Recorder) -> None:
+        """OSError if the pty cannot be opened."""
+        self._recorder = recorder
+        self.descriptor = os.open(pty, os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+    def copy(self) -> bool:
+        """Records what there is, a piece at a time; False if there will be nothing more."""
+        try:
+            data = os.read(self.descriptor, _PIECE_BYTES)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        self._recorder.write(data)
+        return bool(data)
+
+    def close(self) -> None:
+        """Gives the pty back."""
+        os.close(self.descriptor)
 
 
 def read_tail(path: str) -> bytes:

@@ -81,6 +81,14 @@ def running_xml(uri: str, uuid: str) -> str:
     raise NodeError("the guest has ended")
 
 
+def number(domain: "libvirt.virDomain") -> int:
+    """The hypervisor's number for a running domain, -1 if it has ended."""
+    try:
+        return int(domain.ID())
+    except libvirt.libvirtError:
+        return -1
+
+
 def destroy(domain: "libvirt.virDomain") -> None:
     """Ends a domain at once; gone is success. NodeError if it will not die."""
     try:

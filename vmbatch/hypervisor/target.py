@@ -41,6 +41,6 @@ def warnings(targets: list[Target], *, cernvm: bool) -> list[str]:
     caches = [each for each in targets if each.kind == "empty"]
     first = min(targets, key=lambda each: each.name)
     if cernvm and caches and first.kind != "empty":
-        said.append(f"CernVM takes the target that is first as a word, {first.name}, as its cache, and that is not the empty disk "
-                    f"{caches[0].name}: give that a target as xvdaa, which libvirt numbers behind xvdz")
+        said.append(f"CernVM takes the target that is first as a word, {first.name}, as its cache, and that is not the empty "
+                    f"disk {caches[0].name}: give that a target as xvdaa, which libvirt numbers behind xvdz")
     return said
