@@ -84,8 +84,7 @@ class Disks:
 
     def device(self, tag: DiskTag, form: str) -> str:
         """What <disk device='...'> must be for a disk whose file has this format, '' for what the template has."""
-        opens = self._profile.chosen(tag.driver, form)[0] == self._profile.driver
-        return self._profile.readonly if tag.readonly and opens else ""
+        return self._profile.device(self._profile.chosen(tag.driver, form)[0]) if tag.readonly else ""
 
     def _check_order(self) -> None:
         """Where a bootloader on the node chooses the disk, by the targets' order."""

@@ -14,8 +14,8 @@ class Profile(msgspec.Struct, frozen=True):
 
     `throwaway` are attributes of <driver> for disks that nobody needs after the job. `driver` opens all formats; `stated` are the
     drivers that a template may name and `here` those of them that today's hypervisor has; empty: `driver` alone is used, whatever
-    the template names. `translates`: what is not here is replaced by what is, and said, instead of refused. `readonly` is the
-    <disk device='...'> of disks that `driver` opens for reading alone, '' for the template's own. `oui` begins the MACs.
+    the template names. `translates`: what is not here is replaced by what is, and said, instead of refused. `no_readonly`
+    are drivers that open no disk for reading alone, but a CD. `oui` begins the MACs.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Profile(msgspec.Struct, frozen=True):
     stated: Drivers = {}
     here: Drivers = {}
     translates: bool = False
-    readonly: str = ""
+    no_readonly: tuple[str, ...] = ()
     oui: tuple[int, int, int] = (0x52, 0x54, 0x00)
 
     @property
@@ -60,6 +60,10 @@ class Profile(msgspec.Struct, frozen=True):
         why = "does not open that format" if stated in self.here else "is not in today's libxl"
         return self.driver, f"driver {self.driver} with type {self.drivers[form]} opens it: {stated} {why}"
 
+    def device(self, driver: str) -> str:
+        """The <disk device='...'> of a disk with <readonly/> for this driver, '' for the template's own."""
+        return "cdrom" if driver in self.no_readonly else ""
+
     def overlay(self, wanted: str) -> tuple[str, str]:
         """(format of an overlay in place of the wanted one, a line for the log if it is another). FormatError."""
         if wanted in self.overlays:
@@ -90,7 +94,7 @@ _XEN_TYPES = {**_DRIVERS, "vhd": "vhd", "vhd-fixed": "vhd"}
 """libxlMakeDisk (libvirt, src/libxl/libxl_conf.c) knows a VHD as `vhd`; with `vpc` it starts no guest."""
 _RAW = ("raw",)
 _LIBXL: Drivers = {"qemu": ("raw", "qcow2", "vhd", "vhd-fixed"), "phy": _RAW, "file": _RAW}
-"""Today's: a process of QEMU's in dom0 (qdisk; Debian's build for Xen has no qcow), and for a device or a raw file the kernel.
+"""Today's: `qemu` and `file` are a process of QEMU's in dom0 (qdisk; Debian's build for Xen has no qcow), `phy` is the kernel.
 
 Xen has removed blktap. A disk with <readonly/> makes QEMU 7.2's qdisk fail ("Block node is read-only"), a CD does not.
 """
@@ -98,11 +102,11 @@ _XEN_OUI = (0x00, 0x16, 0x3E)
 
 
 def _xen(name: str, stated: Drivers, *, translates: bool) -> Profile:
-    return Profile(name, "xen", "qemu", _XEN_TYPES, ("qcow2",), {}, stated, _LIBXL, translates, "cdrom", _XEN_OUI)
+    return Profile(name, "xen", "qemu", _XEN_TYPES, ("qcow2",), {}, stated, _LIBXL, translates, ("qemu", "file"), _XEN_OUI)
 
 
 XEN = _xen("XEN", _LIBXL, translates=False)
-XEN3 = _xen("XEN3", {"file": _RAW, "phy": _RAW, "tap": ("raw", "qcow")}, translates=True)
+XEN3 = _xen("XEN3", {**_LIBXL, "tap": ("raw", "qcow")}, translates=True)
 """As published for xend with blktap: copy-on-write by Xen's qcow."""
 XEN4 = _xen("XEN4", {**_LIBXL, "tap": ("raw", "vhd", "vhd-fixed"), "tap2": ("raw", "vhd", "vhd-fixed")}, translates=True)
 """As published for blktap2: copy-on-write by VHD; the documentation's qcow never worked."""
