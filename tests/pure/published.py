@@ -18,12 +18,14 @@ def _local(form: str) -> Image:
 
 DISKS: dict[str, tuple[str, Image | None]] = {
     "boot disk, downloaded": (
-        f"<driver name='tap2' type='aio'/><vbdisksource source='{FAT}' copy_method='download'/><target dev='xvdb' bus='xen'/>", None),
+        f"<driver name='tap2' type='aio'/><vbdisksource source='{FAT}' copy_method='download'/>"
+        "<target dev='xvdb' bus='xen'/>", None),
     "boot disk, shared": (
-        f"<driver name='tap2' type='aio'/><vbdisksource source='{FAT}' copy_method='shared'/><target dev='xvdb' bus='xen'/>"
-        "<readonly/>", _stored("raw")),
+        f"<driver name='tap2' type='aio'/><vbdisksource source='{FAT}' copy_method='shared'/>"
+        "<target dev='xvdb' bus='xen'/><readonly/>", _stored("raw")),
     "cache, new for each job": (
-        "<driver name='tap2' type='vhd'/><vbdisksource source='cernvm-hd.vhd' size='20480' create='always' format='vhd-util-vhd'/>"
+        "<driver name='tap2' type='vhd'/>"
+        "<vbdisksource source='cernvm-hd.vhd' size='20480' create='always' format='vhd-util-vhd'/>"
         "<target dev='xvdaa' bus='xen'/>", None),
     "cache, made once": (
         "<driver name='tap2' type='vhd'/><vbdisksource source='cernvm-hd.vhd' size='20480' create='once' format='vhd-util-vhd'/>"

@@ -66,7 +66,7 @@ def blank(attributes: str, more: str = RAW) -> BlankSource:
 
 def test_a_local_image() -> None:
     assert read(disk("source='/srv/el9.raw' copy_method='cow'")) == DiskTag(
-        0, FIRST, "vdb", False, ImageSource(("/srv/el9.raw",), "cow", "raw", "", None, "qcow2"), None, None
+        0, FIRST, "vdb", False, ImageSource(("/srv/el9.raw",), "cow", "raw", "", None, "qcow2"), None, None, "qemu", "raw"
     )
 
 

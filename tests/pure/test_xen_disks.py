@@ -29,7 +29,7 @@ def made(name: str, hypervisor: str) -> Plan:
     boot = "<os><type>linux</type><kernel>/boot/vmlinuz</kernel></os>"
     whole = f"<domain type='xen'>{named}{boot}<devices>{devices}</devices></domain>"
     template = parse(whole.encode(), "/etc/vmbatch/domains/sample.xml")
-    known = facts(text="<domain type='test'><devices>" + MEDIUM + "</devices></domain>", images={} if image is None else {0: image})
+    known = facts(text=f"<domain type='test'><devices>{MEDIUM}</devices></domain>", images={} if image is None else {0: image})
     return plan(job(), template, XEN, known)
 
 
@@ -64,7 +64,8 @@ def test_the_table_has_nothing_else() -> None:
 @pytest.mark.parametrize(("name", "hypervisor", "notes"), [
     ("boot disk, downloaded", "XEN4", [f"disk xvdb: driver qemu with type raw opens it: tap2 {GONE}"]),
     ("cache, new for each job", "XEN4", [
-        "vhd-util is not on this node; VmBatch writes vhd itself", f"disk xvdaa: driver qemu with type vhd opens it: tap2 {GONE}"]),
+        "vhd-util is not on this node; VmBatch writes vhd itself",
+        f"disk xvdaa: driver qemu with type vhd opens it: tap2 {GONE}"]),
     ("cache, made once", "XEN4", [f"disk xvdaa: driver qemu with type qcow2 opens it: tap2 {GONE}"]),
     ("medium", "XEN4", [f"disk xvdc: driver qemu with type raw opens it: tap2 {GONE}"]),
     ("copy-on-write as VHD", "XEN4", [
@@ -110,8 +111,10 @@ def test_a_disk_of_the_admins_own_is_translated_too() -> None:
 
 
 def test_a_device_stays_the_kernels() -> None:
-    own = "<disk type='block' device='disk'><driver name='phy'/><source dev='/dev/vg/data'/><target dev='xvde'/><readonly/></disk>"
-    text = f"""<domain type='xen'><os><type>linux</type><kernel>/boot/vmlinuz</kernel></os><devices>{own}{MEDIUM}</devices></domain>"""
+    own = ("<disk type='block' device='disk'><driver name='phy'/><source dev='/dev/vg/data'/><target dev='xvde'/>"
+           "<readonly/></disk>")
+    text = f"""<domain type='xen'><os><type>linux</type><kernel>/boot/vmlinuz</kernel></os>
+        <devices>{own}{MEDIUM}</devices></domain>"""
     chosen = plan(job(), parse(text.encode(), "t.xml"), XEN, facts(text=text))
     assert chosen.notes == ()
     assert own.replace("'", '"') in chosen.xml.decode()

@@ -17,7 +17,8 @@ LOWEST = "the bootloader reads the disk with the lowest target, {}, and that is 
 
 
 @pytest.mark.parametrize(("name", "expected"), [
-    ("xvda", 0), ("xvdb", 1), ("xvdz", 25), ("xvdaa", 26), ("xvdab", 27), ("xvdzz", 701), ("hda", 0), ("sdc1", 2), ("xvda2", 0), ("disk", -1),
+    ("xvda", 0), ("xvdb", 1), ("xvdz", 25), ("xvdaa", 26), ("xvdab", 27), ("xvdzz", 701), ("hda", 0), ("sdc1", 2), ("xvda2", 0),
+    ("disk", -1),
 ])
 def test_libvirts_number(name: str, expected: int) -> None:
     assert number(name) == expected

@@ -26,7 +26,7 @@ def parsed(*about: str) -> template.Template:
 
 
 def made(form: template.Template, **changed: object) -> etree._Element:
-    chosen = plan(job(), form, settings(**{"libvirt_uri": XEN, **changed}), facts(text=text()))  # type: ignore[arg-type]
+    chosen = plan(job(), form, settings(**{"libvirt_uri": XEN, **changed}), facts(text=text()))
     return etree.fromstring(chosen.xml)
 
 
@@ -39,12 +39,16 @@ def test_which(config: str, hypervisor: str) -> None:
 
 
 @pytest.mark.parametrize(("config", "kind", "said"), [
-    ("<vbhypervisor>XEN4</vbhypervisor>", "kvm", "<vbhypervisor>XEN4</vbhypervisor> in a <domain type='kvm'>; it must be type='xen'"),
-    ("<vbhypervisor>KVM</vbhypervisor>", "xen", "<vbhypervisor>KVM</vbhypervisor> in a <domain type='xen'>; it must be type='kvm'"),
+    ("<vbhypervisor>XEN4</vbhypervisor>", "kvm",
+     "<vbhypervisor>XEN4</vbhypervisor> in a <domain type='kvm'>; it must be type='xen'"),
+    ("<vbhypervisor>KVM</vbhypervisor>", "xen",
+     "<vbhypervisor>KVM</vbhypervisor> in a <domain type='xen'>; it must be type='kvm'"),
     ("", "vmware", "<domain type='vmware'> is not in this version of VmBatch; use type='kvm', type='qemu' or type='xen'"),
     ("<vbmessages>CHANNEL</vbmessages>", "xen",
-     "<vbmessages>CHANNEL</vbmessages> is a virtio port, which Xen has not; use SHARE, or CONSOLE with <vbshell>CONSOLE</vbshell>"),
-    ("<vbshell device='ttyS1'>CONSOLE</vbshell>", "xen", "<vbshell device='ttyS1'>: a Xen guest has one console, hvc0; take device= out"),
+     "<vbmessages>CHANNEL</vbmessages> is a virtio port, which Xen has not; use SHARE, or CONSOLE with "
+     "<vbshell>CONSOLE</vbshell>"),
+    ("<vbshell device='ttyS1'>CONSOLE</vbshell>", "xen",
+     "<vbshell device='ttyS1'>: a Xen guest has one console, hvc0; take device= out"),
     ("<vbcredentials><vbcredential name='a' value='b'/></vbcredentials>", "xen",
      "<vbcredentials> go through the firmware's tables, which Xen's guests have not; use vbpreparemethod CDROM"),
 ])
@@ -91,16 +95,18 @@ def test_a_console_of_the_templates_own_is_the_jobs() -> None:
                                  "</devices></domain>", "hvc0") == "/dev/pts/3"
 
 
-LIST = """Name                                        ID   Mem VCPUs\tState\tTime(s)   UUID                            Reason-Code\tSecurity Label
-Domain-0                                     0   768     1     r-----      47.7 00000000-0000-0000-0000-000000000000        -                -
-vmbatch-42.vm-8b00930f                       2   192     1     ------       0.5 8b00930f-1111-4222-8333-444455556666        -                -
-(null)                                      13     0     1     --p--d       2.1 5e1e0c0e-1111-4222-8333-444455556666        -                -
-a guest with blanks                          7   192     2     -b----       2.1 6e1e0c0e-1111-4222-8333-444455556666        -                -
+REST = "        -                -"
+LIST = f"""Name                                        ID   Mem VCPUs\tState\tTime(s)   UUID          Reason-Code\tSecurity Label
+Domain-0                                     0   768     1     r-----      47.7 00000000-0000-0000-0000-000000000000{REST}
+vmbatch-42.vm-8b00930f                       2   192     1     ------       0.5 8b00930f-1111-4222-8333-444455556666{REST}
+(null)                                      13     0     1     --p--d       2.1 5e1e0c0e-1111-4222-8333-444455556666{REST}
+vmbatch-43.vm-9b00930f                       7   192     2     -b---d       2.1 9b00930f-1111-4222-8333-444455556666{REST}
 """
 
 
 def test_what_xl_lists() -> None:
-    assert parse_list(LIST)[:2] == [
+    assert parse_list(LIST) == [
         XenDomain("vmbatch-42.vm-8b00930f", 2, "8b00930f-1111-4222-8333-444455556666", False),
         XenDomain("(null)", 13, "5e1e0c0e-1111-4222-8333-444455556666", True),
+        XenDomain("vmbatch-43.vm-9b00930f", 7, "9b00930f-1111-4222-8333-444455556666", True),
     ]

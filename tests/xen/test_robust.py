@@ -65,6 +65,5 @@ def test_a_domain_that_libvirt_has_forgotten(dom0: Dom0) -> None:
 
 def test_a_guest_whose_kernel_dies(dom0: Dom0) -> None:
     ended = dom0.play(JOB, template(line="lab.fault=panic"))
-    assert ended.verdict == "requeue" or ended.verdict == "abort"
-    assert "the guest's kernel died before the guest was ready" in ended.errors or "the guest ended before it was ready" in ended.errors
+    assert ended.verdict == "requeue"
     assert "Kernel panic - not syncing: Attempted to kill init!" in ended.errors, ended.told()
