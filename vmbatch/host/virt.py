@@ -59,12 +59,17 @@ def find(uri: str, uuid: str) -> "libvirt.virDomain | None":
 
 
 def owner(domain: "libvirt.virDomain") -> str | None:
-    """The token of the start that made a domain; None if it is not one of ours, or gone. NodeError if libvirt cannot say."""
+    """The token of the start that made a domain; None if it is not one of ours, or gone. NodeError if libvirt cannot say.
+
+    '' for a transient domain that is just being started: libvirt's driver for Xen shows it, but not yet what it is.
+    """
     try:
         text = domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, _OWNER, 0)
     except libvirt.libvirtError as error:
         if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN_METADATA, *_MISSING):
             return None
+        if error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID:
+            return ""
         raise NodeError(f"libvirt does not say whose a domain is: {error}") from None
     match = re.search(r"\btoken=[\"']([0-9a-f]{32})[\"']", text)
     return match[1] if match else None

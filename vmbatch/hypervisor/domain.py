@@ -47,11 +47,13 @@ class Domain(Resource, frozen=True, tag="domain"):
             domain = virt.find(self.uri, self.uuid)
             if domain is not None:
                 patience, seen = deadline, True
-                if virt.owner(domain) != self.token:
-                    return
-                if self.xen:
+                owner = virt.owner(domain)
+                if owner and self.xen:
                     numbers.add(virt.number(domain))
-                virt.destroy(domain)
+                if owner == self.token:
+                    virt.destroy(domain)
+                elif owner != "":
+                    return
             if patience.passed() or (domain is None and seen):
                 break
             time.sleep(0.02)
