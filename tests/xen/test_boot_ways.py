@@ -11,9 +11,10 @@ BOOT = ROOT.replace(f"{IMAGES}/disk.raw", f"{IMAGES}/boot.raw")
 LINE = "#!/bin/sh\ncat /proc/cmdline\n"
 
 
-def test_pygrub_appends_our_words(dom0: Dom0) -> None:
+@pytest.mark.parametrize("program", ["pygrub", "/var/spool/torque/mom_priv/pygrub-vmbatch"])
+def test_a_bootloader_of_the_node_appends_our_words(dom0: Dom0, program: str) -> None:
     """On a qcow2 overlay, which dom0 attaches to itself for so long."""
-    text = template("<vbkernelline>yes</vbkernelline>", BOOT + MEDIUM, boot="<bootloader>pygrub</bootloader>",
+    text = template("<vbkernelline>yes</vbkernelline>", BOOT + MEDIUM, boot=f"<bootloader>{program}</bootloader>",
                     line="lab.template=yes")
     ended = dom0.play(LINE, text)
     assert (ended.verdict, ended.errors) == ("run", ""), ended.told()
