@@ -209,7 +209,8 @@ def test_targets_are_there(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [
-    "README.md", "CONTRIBUTING.md", "examples/guest/README.md", "docs/decisions.md", "docs/disks.md", "docs/context.md", "docs/xen.md",
+    "README.md", "CONTRIBUTING.md", "examples/guest/README.md", "docs/decisions.md", "docs/disks.md", "docs/context.md",
+    "docs/xen.md",
     "docs/requests.md",
     "docs/slurm.md",
     "docs/torque.md",
