@@ -22,9 +22,8 @@ MODULES = {
     "nfs": ["nfsv4"],
 }
 MENU = """set timeout=0
-set default=0
+set default="0"
 menuentry 'The kernel of the disk' {
-	set root=(xen/xvda,msdos1)
 	linux /boot/vmlinux root=/dev/xvda1 rw console=hvc0 quiet mitigations=off lab.menu=yes
 	initrd /boot/initrd.cpio
 }
