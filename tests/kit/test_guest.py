@@ -50,6 +50,14 @@ def test_no_medium(guest: Guest) -> None:
         assert run(guest, *arguments) == (0, "vmbatch-guest: no context medium, nothing to do\n")
 
 
+def test_the_boot_leaves_a_context_alone_that_comes_by_ssh(guest: Guest) -> None:
+    """It may come while the guest still boots: then there would be two at work on it."""
+    guest.write("proc/cmdline", "quiet vbcontext=ssh root=/dev/xvda1\n")
+    guest.write("var/lib/vmbatch/medium/epilog.sh", "echo twice\n")
+    assert run(guest, "epilog") == (0, "")
+    assert run(guest, "epilog", "stop") == (0, "twice\n")
+
+
 def test_usage(guest: Guest) -> None:
     for arguments in ([], ["start"], ["prolog", "restart"]):
         assert guest.run(PROGRAM, *arguments).returncode == 2
