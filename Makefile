@@ -12,8 +12,8 @@ demo: .venv/.stamp-product
 	@$(python) -m lab demo
 
 test: .venv/.stamp-product
-	@$(python) -m lab.xen build >/dev/null
 ifeq ($(PYTEST_ARGS),)
+	@$(python) -m lab.xen build >/dev/null
 	@$(python) -m lab suite
 else
 	@$(python) -m lab exec -- $(python) -m pytest $(PYTEST_ARGS)
