@@ -231,7 +231,11 @@ def _admit(wanted: ImageSource, made: str, published: str, content: str, validat
 
 
 def _convert(made: str, form: str, name: str, terms: Terms, work: Work) -> None:
-    """Writes the image anew as qcow2, by a process without rights and within limits, so that nothing of its header remains."""
+    """Writes the image anew as qcow2, by a process without rights and within limits, so that nothing of its header remains.
+
+    The limit on memory is one on addresses, of which each thread would take
+    8 MiB of stack and up to 64 MiB of arena (mallopt(3)).
+    """
     clean = f"{made}.qcow2"
     account = process.account_of(terms.account)
     with _removed(clean):
@@ -240,10 +244,11 @@ def _convert(made: str, form: str, name: str, terms: Terms, work: Work) -> None:
             os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)
         try:
             process.run(
-                ["/usr/bin/qemu-img", "convert", "-q", "-f", "vpc" if form == "vhd" else form, "-O", "qcow2", made, clean],
+                ["/usr/bin/env", "MALLOC_ARENA_MAX=1", "/usr/bin/qemu-img", "convert", "-q",
+                 "-f", "vpc" if form == "vhd" else form, "-O", "qcow2", made, clean],
                 work.deadline, account=terms.account,
                 limits=(f"--as={terms.user_memory}", f"--cpu={terms.user_cpu}",
-                        f"--fsize={terms.user_largest + (terms.user_largest >> 4) + (16 << 20)}", "--core=0"))
+                        "--stack=1048576", f"--fsize={terms.user_largest + (terms.user_largest >> 4) + (16 << 20)}", "--core=0"))
         except CommandError as error:
             said = error.output.strip().splitlines()
             raise JobError(f"the image {name} cannot be converted: {said[-1] if said else error}",
