@@ -105,7 +105,7 @@ def test_deadline(tmp_path: Path) -> None:
     begin = time.monotonic()
     with pytest.raises(DeadlineError, match="guestfish did not answer in time"), opened(disk, "", 2):
         pass
-    assert time.monotonic() - begin < 4
+    assert time.monotonic() - begin < 15
     assert sorted(path.name for path in tmp_path.iterdir()) == ["disk.raw"]
 
 

@@ -204,7 +204,7 @@ def test_deadline() -> None:
     begin = time.monotonic()
     with pytest.raises(DeadlineError, match=r"^/bin/sleep did not end in time$"):
         run(["/bin/sleep", "60"], 0.3)
-    assert 0.3 <= time.monotonic() - begin < 3
+    assert 0.3 <= time.monotonic() - begin < 15
 
 
 def test_stopped_programs_are_ended() -> None:
@@ -345,7 +345,7 @@ def test_stream_asks_alive() -> None:
         begin = time.monotonic()
         with pytest.raises(EndedError, match=r"^the job has ended$"):
             list(process.stream(started, Deadline(20), alive))
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 15
     assert started.returncode == -signal.SIGKILL
 
 
@@ -354,7 +354,7 @@ def test_stream_deadline() -> None:
         begin = time.monotonic()
         with pytest.raises(DeadlineError, match=r"did not end in time$"):
             list(process.stream(started, Deadline(0.4), nothing))
-        assert 0.4 <= time.monotonic() - begin < 3
+        assert 0.4 <= time.monotonic() - begin < 15
 
 
 def test_stream_of_an_endless_writer_has_a_deadline() -> None:
@@ -386,7 +386,7 @@ def test_a_stream_that_is_closed_before_the_end_of_the_program() -> None:
         begin = time.monotonic()
         with pytest.raises(DeadlineError, match=r"did not end in time$"):
             list(process.stream(started, Deadline(0.5), nothing))
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 15
 
 
 def test_end_is_idempotent() -> None:

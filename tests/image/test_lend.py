@@ -108,7 +108,7 @@ def test_fifo_without_a_writer(home: Path) -> None:
     os.chown(home / "fifo", 1500, 1500)
     begin = time.monotonic()
     assert lent(home / "fifo") == (b"", str(home / "fifo"))
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 15
 
 
 def test_devices() -> None:
@@ -164,7 +164,7 @@ def test_stopped(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begin = time.monotonic()
     with pytest.raises(DeadlineError, match=rf"^{path} could not be opened in time$"):
         lent(path, 0.5)
-    assert 0.5 <= time.monotonic() - begin < 3
+    assert 0.5 <= time.monotonic() - begin < 15
 
 
 def test_killed_by_its_user(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

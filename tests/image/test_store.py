@@ -565,7 +565,7 @@ def test_alive_ends_the_waiting(store: Store, images: Path) -> None:
         begin = time.monotonic()
         with pytest.raises(EndedError, match=r"^the job has ended$"), store.locked(KEY, Deadline(60), over):
             pytest.fail("two have it")
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 15
         other.tell()
         assert other.line() == "free"
     assert not descriptors() - before

