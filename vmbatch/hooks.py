@@ -21,9 +21,9 @@ def _refuse(text: str) -> None:
     os._exit(_REQUEUE)
 
 
-def _site_hook(hook: str) -> str | None:
-    """The site's own hook beside ours, `prologue.site`, whatever the job type; None if none. Refuses what mom would not run."""
-    path = os.path.join(os.path.dirname(sys.argv[0]), f"{hook}.site")
+def _site_hook() -> str | None:
+    """The site's own hook beside ours, `prologue.site`; None if there is none. Refuses one that mom would not run."""
+    path = os.path.join(os.path.dirname(sys.argv[0]), f"{_plain_name()}.site")
     try:
         status = os.stat(path)
     except FileNotFoundError:
@@ -35,9 +35,18 @@ def _site_hook(hook: str) -> str | None:
     return path
 
 
-def _native(hook: str) -> None:
+def _plain_name() -> str:
+    """Ours without a job type: `prologue` for `prologue.kvm`, on a sister `prologue.parallel` for `prologue.parallel.kvm`."""
+    name = os.path.basename(sys.argv[0])
+    plain = name.partition(".")[0]
+    if plain not in ("prologue", "epilogue"):
+        return name
+    return f"{plain}.parallel" if name.startswith(f"{plain}.parallel") and not _first() else plain
+
+
+def _native() -> None:
     """A job that is not ours: the site's own hook in our place, or nothing."""
-    path = _site_hook(hook)
+    path = _site_hook()
     if path is not None:
         import signal
 
@@ -70,20 +79,19 @@ def _in_order() -> dict[str, object]:
 def _run(batch: str, hook: str, queue: str | None, job_id: str, work: str = "") -> None:
     """Native jobs leave here; for all others, and where the queue is to be found out (None), the hook's real work begins.
 
-    That is `work` of `hooked`, for a sister node, or what is called as the hook.
+    That is `work` of `hooked`, or what is called as the hook.
     """
-    site = f"{hook}.parallel" if work else hook
     _standard_streams()
     try:
         native.uncoerce()
         if not sys.flags.isolated:
             _refuse(f"{sys.argv[0]} must run as `python3 -I`; have `vmbatch hooks` write it anew")
         if not _may_be_ours(queue) and not (hook == "epilogue" and native.has_journal(job_id)):
-            _native(site)
+            _native()
         as_from_mom = _in_order()
         from . import hooked
 
-        os._exit(getattr(hooked, work or hook)(batch, _site_hook(site), as_from_mom))
+        os._exit(getattr(hooked, work or hook)(batch, _site_hook(), as_from_mom))
     except Exception as error:
         _refuse(f"the {hook} of job {job_id[:80]!r} cannot run: {error!r}")
 

@@ -1,6 +1,7 @@
 """Whether a queue may be ours: there is no false "no"."""
 
 import contextlib
+import sys
 import tomllib
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from vmbatch import native
+from vmbatch import hooks, native
 
 BARE = st.text("abcAZ09_-", min_size=1, max_size=8)
 ANY = st.text(max_size=8)
@@ -111,3 +112,15 @@ def test_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: str, ther
     for name in ("42.vm", "42-1.vm"):
         (tmp_path / f"{name}.journal").touch()
     assert native.has_journal(job) == there
+
+
+@pytest.mark.parametrize(("name", "rank", "expected"), [
+    ("prologue", "0", "prologue"), ("epilogue", "", "epilogue"), ("prologue.kvm", "0", "prologue"),
+    ("prologue.parallel", "0", "prologue"), ("prologue.parallel", "1", "prologue.parallel"),
+    ("epilogue.parallel.kvm", "2", "epilogue.parallel"), ("prologue.kvm", "1", "prologue"), ("slurm-prolog", "0", "slurm-prolog"),
+])
+def test_the_name_of_the_sites_own_hook(monkeypatch: pytest.MonkeyPatch, name: str, rank: str, expected: str) -> None:
+    """It stands beside ours whatever job type mom runs ours for; a sister has hooks of her own."""
+    monkeypatch.setattr(sys, "argv", [f"/var/spool/torque/mom_priv/{name}"])
+    monkeypatch.setenv("PBS_NODENUM", rank or "0")
+    assert hooks._plain_name() == expected
