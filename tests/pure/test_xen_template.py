@@ -43,7 +43,7 @@ def test_which(config: str, hypervisor: str) -> None:
      "<vbhypervisor>XEN4</vbhypervisor> in a <domain type='kvm'>; it must be type='xen'"),
     ("<vbhypervisor>KVM</vbhypervisor>", "xen",
      "<vbhypervisor>KVM</vbhypervisor> in a <domain type='xen'>; it must be type='kvm'"),
-    ("", "vmware", "<domain type='vmware'> is not in this version of VmBatch; use type='kvm', type='qemu' or type='xen'"),
+    ("", "vmware", "<domain type='vmware'> is none that VmBatch knows; use type='kvm', type='qemu' or type='xen'"),
     ("<vbmessages>CHANNEL</vbmessages>", "xen",
      "<vbmessages>CHANNEL</vbmessages> is a virtio port, which Xen has not; use SHARE, or CONSOLE with "
      "<vbshell>CONSOLE</vbshell>"),

@@ -178,7 +178,7 @@ def _libvirt_problems(root: etree._Element) -> list[schema.Problem]:
     if not root.get("type"):
         found.append((root.sourceline or 0, "<domain> needs the attribute type, such as type='kvm'"))
     if root.get("type", "qemu") not in _TYPES.values():
-        found.append((root.sourceline or 0, f"<domain type='{root.get('type')}'> is not in this version of VmBatch; "
+        found.append((root.sourceline or 0, f"<domain type='{root.get('type')}'> is none that VmBatch knows; "
                                             "use type='kvm', type='qemu' or type='xen'"))
     wanted = _TYPES.get(_text(root, "vbconfig/vbhypervisor"))
     if wanted and root.get("type") and root.get("type") != wanted:
