@@ -41,8 +41,10 @@ def build(directory: Path) -> None:
         (mom / name).mkdir(parents=True)
         (mom / name).chmod(mode)
     (mom / "mom_priv/config").write_text("$prologalarm 300\n")
+    interpreter = f"{place.ENVIRONMENT}/bin/python3"
     for name in installation.HOOKS:
-        (mom / "mom_priv" / name).write_bytes(installation.hook(name, f"{place.ENVIRONMENT}/bin/python3"))
+        text = installation.compile_starter(interpreter) if name == "remoteshell" else installation.hook(name, interpreter)
+        (mom / "mom_priv" / name).write_bytes(text)
         (mom / "mom_priv" / name).chmod(0o755)
     run(["chown", "-R", "root:root", tree])
     disk(tree, directory / "disk.raw", DISK_SIZE)

@@ -14,9 +14,12 @@ def test_templates_name_the_images_as_the_node_sees_them() -> None:
 
 
 def test_hooks_run_where_every_user_can_reach_the_interpreter() -> None:
-    mode, script = product.files({name: Path(f"/{name}") for name in guest.GUESTS})[place.MOM / "mom_priv/remoteshell"]
+    files = product.files({name: Path(f"/{name}") for name in guest.GUESTS})
+    mode, script = files[place.MOM / "mom_priv/prologue"]
     assert (mode, script.split(b"\n")[0]) == (0o755, b"#!/srv/vmbatch/venv/bin/python3 -I")
-    assert b"from vmbatch.remoteshell import main" in script
+    assert b"from vmbatch.hooks import prologue" in script
+    mode, program = files[place.MOM / "mom_priv/remoteshell"]
+    assert (mode, program[:4], b"\0/srv/vmbatch/venv/bin/python3\0" in program) == (0o755, b"\x7fELF", True)
 
 
 def test_the_environment_has_what_pyproject_asks_for() -> None:
