@@ -115,7 +115,8 @@ class Slurm:
     def _install(self) -> None:
         """VmBatch as docs/slurm.md has it."""
         HOOKS.mkdir(parents=True, exist_ok=True)
-        run([place.ENVIRONMENT / "bin/vmbatch", "hooks", HOOKS])
+        programs = place.ENVIRONMENT / "bin"
+        run([programs / "python3", programs / "vmbatch", "hooks", HOOKS])  # users reach this Python
         source = place.CLONE / "slurm"
         run(["make", "-s", "-C", source, f"plugin={PLUGIN}", "install"])
         (CONFIG / "plugstack.conf").write_text(f"required {PLUGIN} task={HOOKS}/slurm-task partitions={self._guests()}\n")

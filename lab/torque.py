@@ -340,11 +340,11 @@ class Torque:
     def _epilogue_ended(self, start: Start, status: int, again: bool) -> None:
         self.epilogues.append((start.number, status, start.ended[-1]))
         start.phase = "over"
+        if self.latest(start.job.id) is not start:  # the server has the job running already
+            return
         if again:
             if not self.eager:
                 self._again.append(start.job.id)
-            return
-        if self.latest(start.job.id) is not start:
             return
         out, err = self._streams(start)
         told = self._about[start.job.id]

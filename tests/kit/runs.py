@@ -1,11 +1,14 @@
 """The user's side of a guest: the kit in place, and runs of jobs started as the host starts them."""
 
+import contextlib
 import os
 import shutil
 import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from .guest import KIT, SHELLS
 
@@ -24,10 +27,17 @@ class Runs:
         return [*self.shell, str(self.base / "kit" / script), *arguments]
 
     def call(self, script: str, *arguments: str, input: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
-        command = self.command(script, *arguments)
-        return subprocess.run(
-            command, input=input, env=self.environment, capture_output=True, timeout=60, start_new_session=True, check=False
-        )
+        command, pipe = self.command(script, *arguments), subprocess.PIPE
+        with subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=pipe, env=self.environment, start_new_session=True
+        ) as process:
+            try:
+                out, err = process.communicate(input, timeout=60)
+            except subprocess.TimeoutExpired:
+                told = f"{script} is not over after a minute (status {process.poll()}): {holders(process)}"
+                process.kill()
+                pytest.fail(told)
+        return subprocess.CompletedProcess(command, process.returncode, out, err)
 
     def job(self, input: bytes, id: str = ID) -> "subprocess.CompletedProcess[bytes]":
         return self.call("job.sh", id, input=input)
@@ -67,6 +77,17 @@ def make_runs(directory: Path, name: str) -> Runs:
     home.mkdir()
     environment = {"PATH": os.defpath, "HOME": str(home), "SHELL": "/bin/bash", "LC_ALL": "C.UTF-8", "FROM_SSHD": "1"}
     return Runs(base, SHELLS[name], environment)
+
+
+def holders(process: "subprocess.Popen[bytes]") -> list[str]:
+    """The other processes that have the other ends of a process's output."""
+    pipes = {os.readlink(f"/proc/self/fd/{stream.fileno()}") for stream in (process.stdout, process.stderr) if stream}
+    found = []
+    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            if os.readlink(descriptor) in pipes and descriptor.parts[2] != str(os.getpid()):
+                found.append(f"{descriptor}: {Path(*descriptor.parts[:3], 'cmdline').read_bytes()!r}")
+    return found
 
 
 def wait_for(path: Path) -> None:

@@ -344,11 +344,12 @@ def test_proof_without_the_script(handover: Handover, script: Path) -> None:
 
 @pytest.mark.parametrize("shift", [0, 1])
 @pytest.mark.parametrize("who", ["process", "session", "parent", "none"])
-def test_proof_by_the_leader(handover: Handover, who: str, shift: int) -> None:
+def test_proof_by_the_leader(handover: Handover, monkeypatch: pytest.MonkeyPatch, who: str, shift: int) -> None:
     """Where there is no script: this process, its session's leader or its parent must be that of the prologue."""
-    pid = {"process": os.getpid(), "session": os.getsid(0), "parent": os.getppid(), "none": 1}[who]
-    if pid == 1 and 1 in (os.getpid(), os.getsid(0), os.getppid()):
-        pid = 2
+    own, other = os.getpid(), 1
+    monkeypatch.setattr(os, "getsid", lambda _: other if who == "session" else own)
+    monkeypatch.setattr(os, "getppid", lambda: other if who == "parent" else own)
+    pid = own if who == "process" else other
     started = int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
     proven = changed(handover, script=None, leader=Mark(pid, started + shift))
     if who != "none" and not shift:
