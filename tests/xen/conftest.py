@@ -1,6 +1,6 @@
 """The Xen machine for a session, jobs in it, and the difference between a test that fails and a machine that has died."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, NamedTuple
 
 import pytest
@@ -10,6 +10,7 @@ from lab.xen import driver, machine
 
 OWN = "/etc/vmbatch/domains/own.xml"
 _crashes: list[str] = []
+_death = pytest.StashKey[str]()
 
 
 class Ended(NamedTuple):
@@ -57,7 +58,7 @@ class Dom0:
 @pytest.fixture(scope="session")
 def dom0(request: pytest.FixtureRequest) -> Iterator[Dom0]:
     """Booted for the session, unless it runs: then it is used, and left running."""
-    ours = machine.pid() is None
+    ours = machine.pid() is None or bool(_crashes)
     try:
         machine.up()
     except machine.OuterCrash as error:
@@ -81,7 +82,7 @@ def _boot_again(why: str) -> None:
     machine.up()
 
 
-def _died(item: pytest.Item) -> str:
+def _died() -> str:
     """Why a test that failed says nothing: the machine is dead, or programs in dom0 die as programs do not; else nothing."""
     try:
         machine.check(machine.state())
@@ -91,6 +92,15 @@ def _died(item: pytest.Item) -> str:
     return f"programs in dom0 died by the emulation's fault: {found[-1]}" if found else ""
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """Notes a machine's death before the session's own end of it."""
+    report = yield
+    if report.failed and call.when != "teardown" and "dom0" in getattr(item, "fixturenames", ()):
+        item.stash[_death] = _died()
+    return report
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
     """Once in a session, a test during which the machine has died is run again in a new one; and it is said."""
@@ -98,9 +108,10 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
         return None
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     reports = runtestprotocol(item, nextitem=nextitem, log=False)
-    if any(report.failed for report in reports) and (why := _died(item)):
+    if why := item.stash.get(_death, ""):
         if not _crashes:
             _boot_again(why)
+            del item.stash[_death]
             item._initrequest()  # type: ignore[attr-defined]
             reports = runtestprotocol(item, nextitem=nextitem, log=False)
         else:
