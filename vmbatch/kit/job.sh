@@ -135,6 +135,7 @@ run() {
     set -- OMPI_MCA_plm=rsh PRTE_MCA_plm=ssh HYDRA_LAUNCHER=ssh I_MPI_HYDRA_BOOTSTRAP=ssh "$@"
 # watch: when the host's side of the connection is gone, the job ends. With a lifeline our input tells, else our parent.
 watch() {
+    exec >/dev/null 3>&- # a redirection of the whole function would have dash keep copies
     trap '' HUP INT QUIT # of a terminal
     if [ -n "$lifeline" ]; then
         while IFS= read -r _; do :; done
@@ -146,6 +147,11 @@ watch() {
         [ -d "/proc/$$" ] || return
         sleep 1
     done
+}
+
+# unwatch: another signal might be lost on a watcher that is so new that it still has our traps
+unwatch() {
+    kill -9 "$watch"
 }
 
 # note_processes: sets $old to those there are before the job
@@ -187,10 +193,10 @@ cd "$cwd" 2>/dev/null || cd "${HOME:-/}" 2>/dev/null || cd / || refuse 'no worki
 trap : HUP INT QUIT USR1 USR2 ALRM TERM
 exec 3>&2 2>/dev/null
 if [ -n "$lifeline" ]; then
-    watch <&4 >/dev/null 3>&- &
+    watch <&4 &
     exec 4<&-
 else
-    watch >/dev/null 3>&- &
+    watch &
 fi
 watch=$!
 note_processes
@@ -198,12 +204,12 @@ note_processes
 around before "$@" || {
     status=$?
     printf 'vmbatch: %s failed with status %s; the job was not run\n' "$hook" "$status" >&3
-    kill "$watch"
+    unwatch
     end "$status"
 }
 run "$@"
 status=$?
 end_rest
 around after "$@"
-kill "$watch"
+unwatch
 end "$status"
