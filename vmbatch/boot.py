@@ -34,6 +34,7 @@ _POLL_SECONDS = 0.1
 _LOGIN_PAUSE_SECONDS = 0.3
 _PTY_SECONDS = 3.0
 """Xen's console daemon opens the pty when it has heard of the domain."""
+_LAST_WORDS_SECONDS, _LAST_LOOK_SECONDS = 2.0, 0.02
 
 
 class Messages(Protocol):
@@ -103,6 +104,13 @@ class Wait:
             self.follower.close()
             self.follower = None
 
+    def _record_last_words(self) -> None:
+        """Of a guest that has ended: the hypervisor's console daemon brings them behind it, and then closes the console."""
+        over = Deadline(_LAST_WORDS_SECONDS)
+        while self.follower is not None and not over.passed():
+            self._record()
+            time.sleep(_LAST_LOOK_SECONDS)
+
     def check(self, what: str) -> None:
         """Whether it is still worth waiting."""
         journal.check_not_ended(self.start)
@@ -112,6 +120,8 @@ class Wait:
         if failed is not None:
             raise SiteError(f"the guest could not prepare itself for the job: {failed.text}")
         state = virt.state(self.chosen.domain.uri, self.chosen.domain.uuid)
+        if state not in ("running", None):
+            self._record_last_words()
         panic = console.panic(self.chosen.console)
         if panic is not None:
             raise SiteError(f"the guest's kernel died before the guest was ready ({what}): {panic}")
