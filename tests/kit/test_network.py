@@ -379,6 +379,15 @@ def test_udev_that_never_comes(wired: Guest) -> None:
     assert run(wired, static(address4="10.0.0.20/24"), code) == ["eth0 10.0.0.20/24"]
 
 
+@pytest.mark.parametrize(("tool", "begin"), [("ip", "link set dev eth0 up"), ("ifconfig", "eth0 up")])
+def test_udev_renames_it_under_our_hands(wired: Guest, tool: str, begin: str) -> None:
+    """It is only being started when we look, and has no /run/udev yet."""
+    rename = f'case "$*${{renamed-}}" in "{begin}") renamed=yes; command ip link set eth0 name ens3 ;; esac'
+    code = f"{tool}() {{ {rename}; command {tool} \"$@\"; }}\n{WITHOUT_IP if tool == 'ifconfig' else ''}"
+    assert run(wired, FOUR, code) == ["ens3 10.0.0.20/24", "default via 10.0.0.1 dev ens3"
+                                      + (" proto static" if tool == "ip" else "")]
+
+
 @pytest.mark.parametrize("name", ["dhclient", "udhcpc", "dhcpcd"])
 def test_clients_of_dhcp_are_ended(wired: Guest, tmp_path: Path, name: str) -> None:
     """Those of this interface, and none else."""

@@ -139,10 +139,20 @@ quiet_ipv6() {
     put_setting "$settings/autoconf" 0
 }
 
+# bring_up COMMAND: brings the interface up; until it is, udev may rename it, as where that is only now being started
+bring_up() {
+    previous=
+    until quiet_ipv6 && "$@" "$device" up 2>/dev/null; do
+        [ "$device" != "$previous" ] || "$@" "$device" up
+        previous=$device
+        wait_for_interface
+        doing="setting up $device"
+    done
+}
+
 # apply_ip: $device gets its addresses and routes, and loses what DHCP may have given it
 apply_ip() {
-    quiet_ipv6
-    ip link set dev "$device" up
+    bring_up ip link set dev
     if [ -n "$address4" ]; then
         previous=
         for word in $(ip -4 addr show dev "$device"); do
@@ -169,8 +179,7 @@ has_word() {
 
 # apply_ifconfig: the same where there is no ip
 apply_ifconfig() {
-    quiet_ipv6
-    ifconfig "$device" up
+    bring_up ifconfig
     if [ -n "$address4" ]; then
         mask_of "${address4#*/}"
         ifconfig "$device" "${address4%/*}" netmask "$netmask"
