@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: demo test test-xen lint bench man guests lab-up lab-down lab-xen packages clean
+.PHONY: demo test test-xen fuzz lint bench man guests lab-up lab-down lab-xen packages clean
 
 demo: .venv/.stamp-product
 	@$(python) -m lab demo
@@ -23,6 +23,15 @@ endif
 test-xen: .venv/.stamp-product
 	@$(python) -m lab.xen build >/dev/null
 	@$(python) -m pytest tests/xen $(PYTEST_ARGS)
+
+# What reaches new code is kept in dist/fuzz/TARGET, what fails is dist/fuzz/crash-DIGEST.
+FUZZ_TARGETS ?= images disks journal
+FUZZ_SECONDS ?= 300
+fuzz: .venv/.stamp-product
+	@for target in $(FUZZ_TARGETS); do \
+		mkdir -p dist/fuzz/$$target && $(python) -m tests.fuzz $$target -max_total_time=$(FUZZ_SECONDS) -timeout=10 \
+			-rss_limit_mb=2048 -artifact_prefix=dist/fuzz/ dist/fuzz/$$target || exit; \
+	done
 
 bench: .venv/.stamp-product
 	@$(python) -m lab exec -- $(python) -m bench

@@ -20,9 +20,15 @@ def up() -> int:
 
 def execute(command: Sequence[str]) -> int:
     """Become the command, in the node."""
-    whole = list(command) if node.inside() else node.enter(up(), command)
+    whole = list(command) if node.inside() else node.enter(up(), [_reachable(command[0]), *command[1:]])
     sys.stdout.flush()
     os.execvp(whole[0], whole)  # noqa: S606
+
+
+def _reachable(program: str) -> str:
+    """The same program where every user reaches it, if it is of our environment: the clone may lie in root's home."""
+    own, path = place.CLONE / ".venv", Path(os.path.abspath(program))
+    return str(place.ENVIRONMENT / path.relative_to(own)) if path.is_relative_to(own) else program
 
 
 def _up(_: argparse.Namespace) -> int:

@@ -52,7 +52,7 @@ KINDS = {
     "data": Kind("ext4", 64 * MIB, "whole", ""),
 }
 """Not told by its name: `lvmsplit` has its volume in two segments, the second one first; `generic` has Debian's kernel for all
-machines, with 9p; `two` has an empty ext4 `JOB` behind root; `vfat` and `data` are empty too."""
+machines, with 9p, a watchdog and the power button; `two` has an empty ext4 `JOB` behind root; `vfat` and `data` are empty too."""
 _MODULES = {"xfs": ["xfs"], "btrfs": ["blake2b_generic", "xxhash_generic", "btrfs"]}
 _EXT = ("-q", "-F", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=1,nodiscard")
 
@@ -77,7 +77,7 @@ def build(kind: Kind, directory: Path) -> None:
         linux = kind.linux()
         if linux.version != kernel.kernel().version:
             shutil.rmtree(tree / "lib/modules")
-            bare.add_modules(linux, tree, [*bare.MODULES, "9p", "9pnet_virtio"])
+            bare.add_modules(linux, tree, [*bare.MODULES, "9p", "9pnet_virtio", "i6300esb", "button", "evdev"])
         initrd(kind, linux, directory)
         (directory / "vmlinux").hardlink_to(linux.vmlinux)
     make_filesystem(kind, tree, content)

@@ -74,7 +74,7 @@ class Login(ServerInterface):
 
     def check_channel_exec_request(self, channel: Channel, command: bytes) -> bool:
         """The kit's login.sh; anything else does not exist here."""
-        status = 0 if command.decode() == login_command() else 127
+        status = 0 if command.decode() in (login_command(), login_command(party=True)) else 127
 
         def answer() -> None:
             if status == 0:
@@ -166,13 +166,7 @@ def main() -> None:
     options = parser.parse_args()
     guests = Guests(options.share, options.spool, options.network, options.failing)
     libvirt.virEventRegisterDefaultImpl()
-    connection = libvirt.open(options.uri)
-
-    def changed(_: "libvirt.virConnect", domain: "libvirt.virDomain", event: int, _detail: int, _more: object) -> None:
-        if event == libvirt.VIR_DOMAIN_EVENT_STARTED:
-            guests.boot(domain)
-
-    connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, changed, None)
+    connection = _connect(options.uri, guests)
     guests.listen()
     if options.socket:
         from .fakerun import serve
@@ -181,6 +175,25 @@ def main() -> None:
     os.write(1, b"up\n")
     while True:
         libvirt.virEventRunDefaultImpl()
+        if not connection.isAlive():
+            connection = _connect(options.uri, guests)
+
+
+def _connect(uri: str, guests: Guests) -> "libvirt.virConnect":
+    """To libvirtd, once it answers."""
+    while True:
+        try:
+            connection = libvirt.open(uri)
+            break
+        except libvirt.libvirtError:
+            time.sleep(0.02)
+
+    def changed(_: "libvirt.virConnect", domain: "libvirt.virDomain", event: int, _detail: int, _more: object) -> None:
+        if event == libvirt.VIR_DOMAIN_EVENT_STARTED:
+            guests.boot(domain)
+
+    connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, changed, None)
+    return connection
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ A job of such a guest does nothing, for the seconds that its variable `JOB_SECON
 signal or its guest's end. It exits with `JOB_EXIT`.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -87,6 +88,9 @@ class Desk:
                 break
             if match := re.fullmatch(rb"env (\w+) (.*)\n", line):
                 variables[match[1].decode()] = match[2].decode()
+        else:
+            self._say(client, "exit 125")  # as job.sh: the request has no end
+            return
         run = Run(guest, number)
         with self._lock:
             beside = [other.guest.token for other in self._runs.values()
@@ -131,6 +135,8 @@ def serve(path: str, guests: "Guests", connection: "libvirt.virConnect") -> None
     """In threads of its own."""
     desk = Desk(path, guests, connection)
     server = socket.socket(socket.AF_UNIX)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)  # of one before us that was killed
     server.bind(path)
     os.chmod(path, 0o666)  # noqa: S103 (the job's users are to reach their guests)
     server.listen(64)

@@ -133,6 +133,8 @@ def append(path: str, lines: str) -> None:
 
 def start_daemons() -> None:
     """libvirtd with its network, and the NFS server, which wants rpcbind there for version 3; returns when all answer."""
+    start("virtlogd", ["virtlogd"])
+    wait_for("virtlogd", lambda: Path("/run/libvirt/virtlogd-sock").is_socket())
     start("libvirtd", ["libvirtd", "--timeout", "0"])
     start("rpcbind", ["rpcbind", "-f"])
     wait_for("rpcbind", lambda: answers("127.0.0.1", 111))

@@ -9,9 +9,10 @@ from . import place
 
 RESERVATIONS = str(place.SHARE / ".addresses")
 MEETINGS = str(place.SHARE / ".nodes")
-PLACES = ("/var/lib/vmbatch/jobs", "/var/lib/vmbatch/spool", "/run/vmbatch/handover", str(place.SHARE),
+PLACES = ("/var/lib/vmbatch/jobs", "/var/lib/vmbatch/spool", "/run/vmbatch/handover", "/run/vmbatch/claims", str(place.SHARE),
           "/var/lib/vmbatch/store/uses", RESERVATIONS, MEETINGS)
-_PROGRAMS = ("qemu-system-x86_64", "qemu-img", "cp", "cat", "ssh", "ssh-keygen", "prologue", "epilogue", "remoteshell")
+_PROGRAMS = ("qemu-system-x86_64", "qemu-img", "cp", "cat", "ssh", "ssh-keygen", "prologue", "epilogue", "remoteshell",
+             "vmbatch.watcher")
 
 
 def found(uri: str = "qemu:///system") -> list[str]:
@@ -21,11 +22,21 @@ def found(uri: str = "qemu:///system") -> list[str]:
     connection = libvirt.open(uri)
     try:
         lines += [f"domain {domain.name()}" for domain in connection.listAllDomains()]
+        if uri.startswith("qemu"):
+            lines += filters(connection)
     finally:
         connection.close()
     lines += processes()
     swept = subprocess.run(["/srv/vmbatch/venv/bin/vmbatch", "sweep", "--dry-run"], capture_output=True, text=True, check=False)
     return lines + [line for line in (swept.stdout + swept.stderr).splitlines() if line]
+
+
+def filters(connection: libvirt.virConnect) -> list[str]:
+    """What is left of network filters: themselves, what binds one to an interface, and rules of ebtables."""
+    lines = [f"network filter {each.name()}" for each in connection.listAllNWFilters() if each.name().startswith("vmbatch-")]
+    lines += [f"binding of {each.filterName()}" for each in connection.listAllNWFilterBindings()]
+    rules = subprocess.run(["ebtables", "-t", "nat", "-L"], capture_output=True, text=True, check=True).stdout
+    return lines + [f"ebtables: {line}" for line in rules.splitlines() if "vnet" in line]
 
 
 def processes() -> list[str]:

@@ -79,8 +79,9 @@ class Guest:
         """The command lines of the guest's processes."""
         return self.inside("ps", "-eo", "args=").splitlines()
 
-    def hand_over(self, mom: Mom, job: Job, *, leader: handover.Mark | None = None, x11: bool = False) -> Path:
-        """Leaves for remoteshell what a prologue leaves; the directory."""
+    def hand_over(self, mom: Mom, job: Job, *, leader: handover.Mark | None = None, x11: bool = False,
+                  runs: handover.Mark | None = None) -> Path:
+        """Leaves for remoteshell what a prologue leaves; the directory. `runs` is the process that runs the guest."""
         place = Path(sshargs.HANDOVER) / slug(job.id)
         place.mkdir(parents=True)
         uid, gid = job.person.pw_uid, job.person.pw_gid
@@ -95,7 +96,7 @@ class Guest:
             script = self.base / "job/script"
             shutil.copy(job.script, script)
             os.chown(script, uid, gid)
-        write_record(mom, job, leader=leader, x11=x11)
+        write_record(mom, job, leader=leader, x11=x11, runs=runs)
         return place
 
     def take_back(self, mom: Mom, job: Job) -> None:
@@ -104,13 +105,14 @@ class Guest:
         mom.forget(job)
 
 
-def write_record(mom: Mom, job: Job, *, console: str = "", leader: handover.Mark | None = None, x11: bool = False) -> None:
+def write_record(mom: Mom, job: Job, *, console: str = "", leader: handover.Mark | None = None, x11: bool = False,
+                 runs: handover.Mark | None = None) -> None:
     """The record of this start of the job, as the prologue writes it."""
     person = parse_user(job.user, job.user)
     script = identify(str(job.script), person)
     record = handover.Handover(
         job=job.id, token="0" * 32, user=job.user, uid=person.uid, address="" if console else ADDRESS, alias=ALIAS,
-        console=console, template="loopback", node_file=False, leader=leader, x11=x11,
+        console=console, template="loopback", node_file=False, leader=leader, x11=x11, guest=runs,
         script=None if script is None else handover.ScriptMark(script.path, script.device, script.inode, script.mtime_ns),
         environment={name: digest.of_text(value) for name, value in mom.environment(job).items()},
     )

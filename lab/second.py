@@ -101,13 +101,13 @@ def _connect() -> None:
 
 
 def main() -> int:
-    """The process around which the node is; it ends with its libvirtd when standard input does."""
+    """The process around which the node is; it ends with its daemons when standard input does."""
     directory = Path(sys.argv[1])
     _make(directory)
     _connect()
     with open("/var/log/lab/libvirtd-2.out", "wb") as out:
-        daemon = subprocess.Popen(["libvirtd", "--timeout", "0"], stdin=subprocess.DEVNULL, stdout=out, stderr=out,
-                                  start_new_session=True)
+        logs, daemon = (subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
+                        for command in (["virtlogd"], ["libvirtd", "--timeout", "0"]))
     try:
         init.wait_for("the second libvirtd", lambda: Path("/run/libvirt/libvirt-sock").is_socket())
         (directory / "network.xml").write_text(NETWORK)
@@ -115,8 +115,9 @@ def main() -> int:
         print("up", flush=True)
         sys.stdin.read()
     finally:
-        daemon.terminate()
-        daemon.wait()
+        for each in (daemon, logs):
+            each.terminate()
+            each.wait()
     return 0
 
 

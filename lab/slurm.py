@@ -1,9 +1,10 @@
-"""A Slurm of the lab's node: munged, slurmctld, and a slurmd for each of two nodes that are both this machine.
+"""A Slurm of the lab's node: munged, slurmdbd and its database, slurmctld, and a slurmd for each of two nodes, both this machine.
 
     python -m lab.slurm [OPTION=VALUE]...       starts it and stays until it is killed; options replace those of slurm.conf
 
 Debian builds slurmd so that several may run on a machine: `-N` names the node, whose port and directories (`%n`) are its own. A
-job's processes are found by their descent (proctrack/linuxproc), as nobody gives slurmd a cgroup of its own in the lab's node.
+job's processes are found by their descent (proctrack/linuxproc), unless OPTIONS are joined by CGROUPS; these need the machine's
+control groups of version 1, which `control_groups` shows the node.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from . import place
@@ -24,6 +25,8 @@ from .process import run
 
 CONFIG = Path("/etc/slurm")
 STATE = Path("/var/spool/slurmctld")
+DATABASE = Path("/var/spool/slurmdbd")
+DATABASE_SOCKET = Path("/run/mysqld/mysqld.sock")
 PLUGIN = Path("/srv/slurm/vmbatch.so")
 HOOKS = Path("/srv/slurm/hooks")
 PORTS = {"n1": 6821, "n2": 6822}
@@ -38,8 +41,8 @@ OPTIONS = {
     "ProctrackType": "proctrack/linuxproc",
     "TaskPlugin": "task/none",
     "JobAcctGatherType": "jobacct_gather/none",
-    "JobCompType": "jobcomp/filetxt",
-    "JobCompLoc": f"{LOG}/slurm-jobs",
+    "AccountingStorageType": "accounting_storage/slurmdbd",
+    "AccountingStorageHost": "localhost",
     "SelectType": "select/cons_tres",
     "SelectTypeParameters": "CR_Core_Memory",
     "SchedulerType": "sched/backfill",
@@ -64,9 +67,29 @@ OPTIONS = {
     "Prolog": f"{HOOKS}/slurm-prolog",
     "Epilog": f"{HOOKS}/slurm-epilog",
 }
+CGROUPS = {
+    "ProctrackType": "proctrack/cgroup",
+    "TaskPlugin": "task/cgroup",
+    "JobAcctGatherType": "jobacct_gather/cgroup",
+    "PrologFlags": "Alloc,Contain",
+}
+CONTROLLERS = ("freezer", "memory", "cpuset", "cpuacct", "devices")
+_SLURMDBD = f"""AuthType=auth/munge
+DbdHost=localhost
+SlurmUser=slurm
+StorageType=accounting_storage/mysql
+StorageLoc=slurm
+LogFile={LOG}/slurmdbd.log
+PidFile=/run/slurmdbd.pid
+"""
+_CGROUP = """CgroupPlugin=cgroup/v1
+ConstrainCores=yes
+ConstrainRAMSpace=yes
+ConstrainDevices=yes
+"""
 _NODE = "CPUs=16 RealMemory=16000 Feature=busybox,debian"
 _ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
-_PATIENCE_SECONDS = 60.0
+_PATIENCE_SECONDS = 240.0
 _LOOK_SECONDS = 0.05
 
 
@@ -84,10 +107,33 @@ class Slurm:
         munge = pwd.getpwnam("munge")
         self._start("munged", ["/usr/sbin/munged", "--foreground"], user=munge.pw_uid, group=munge.pw_gid)
         wait(lambda: Path("/run/munge/munge.socket.2").exists(), "munged")
+        self._account(pwd.getpwnam("slurm"))
         self._start("slurmctld", ["slurmctld", "-D"])
         for node in PORTS:
             self.start_slurmd(node)
         wait(lambda: self.states() == dict.fromkeys(PORTS, "idle"), "slurmd", lambda: str(self.states()))
+
+    def _account(self, slurm: pwd.struct_passwd) -> None:
+        """What sacct asks. The database has no tables of accounts: whoever reaches its socket may all."""
+        for path in (DATABASE, DATABASE_SOCKET.parent):
+            path.mkdir(mode=0o700, exist_ok=True)
+            os.chown(path, slurm.pw_uid, slurm.pw_gid)
+        options = ["--no-defaults", f"--datadir={DATABASE}", f"--socket={DATABASE_SOCKET}", "--skip-networking",
+                   "--skip-grant-tables", "--innodb-buffer-pool-size=32M", "--innodb-flush-method=nosync"]
+        self._start("mariadbd", ["mariadbd", *options], user=slurm.pw_uid, group=slurm.pw_gid)
+        wait(DATABASE_SOCKET.exists, "mariadbd")
+        config = CONFIG / "slurmdbd.conf"
+        config.touch(0o600)
+        os.chown(config, slurm.pw_uid, slurm.pw_gid)
+        config.write_text(_SLURMDBD)
+        self._start("slurmdbd", ["slurmdbd", "-D"])
+        wait(self._knows_accounting, "slurmdbd", lambda: (LOG / "slurmdbd.log").read_text())
+        if not run(["sacctmgr", "-nP", "show", "cluster"]).strip():
+            run(["sacctmgr", "-i", "add", "cluster", OPTIONS["ClusterName"]])
+
+    @staticmethod
+    def _knows_accounting() -> bool:
+        return subprocess.run(["sacctmgr", "-nP", "show", "cluster"], capture_output=True, check=False).returncode == 0
 
     def _populate(self) -> None:
         munge, slurm = pwd.getpwnam("munge"), pwd.getpwnam("slurm")
@@ -103,13 +149,13 @@ class Slurm:
         key.write_bytes(os.urandom(128))
         os.chown(key, munge.pw_uid, munge.pw_gid)
         key.chmod(0o400)
-        for log in ("slurmctld.log", "slurm-jobs"):
+        for log in ("slurmctld.log", "slurmdbd.log"):
             (LOG / log).touch()
             os.chown(LOG / log, slurm.pw_uid, slurm.pw_gid)
         for node in PORTS:
             Path(f"/var/spool/slurmd/{node}").mkdir(parents=True, exist_ok=True)
         self.configure({})
-        (CONFIG / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")  # of the node's /sys, which has none, slurmd asks nothing
+        (CONFIG / "cgroup.conf").write_text(_CGROUP)
         self._install()
 
     def _install(self) -> None:
@@ -160,11 +206,11 @@ class Slurm:
         process.wait(_PATIENCE_SECONDS)
 
     def down(self) -> None:
-        """Ends all daemons, slurmctld the last."""
+        """Ends all daemons, in the order in which they need each other."""
         for node in PORTS:
             if node in self._processes:
                 self.kill_slurmd(node, signal.SIGTERM)
-        for name in ("slurmctld", "munged"):
+        for name in ("slurmctld", "slurmdbd", "mariadbd", "munged"):
             process = self._processes.pop(name, None)
             if process is not None:
                 process.terminate()
@@ -237,6 +283,18 @@ class Slurm:
         path = Path(pwd.getpwnam(user).pw_dir) / f"slurm-{job}.out"
         return path.read_text(errors="replace") if path.exists() else ""
 
+    def account(self, job: str) -> dict[str, list[str]]:
+        """What `sacct` says of a job and each of its steps, when it has been told of its end: state and exit code."""
+        rows: dict[str, list[str]] = {}
+
+        def told() -> bool:
+            said = run(["sacct", "-nP", "-j", job, "-o", "JobID,State,ExitCode,End"])
+            rows.update((name, [state, code]) for name, state, code, _ in (line.split("|") for line in said.splitlines()))
+            return bool(rows) and "Unknown" not in said
+
+        wait(told, f"sacct does not say that {job} has ended", lambda: str(rows))
+        return rows
+
     def log(self, job: str) -> str:
         """VmBatch's log of the job."""
         path = Path(f"/var/log/vmbatch/{job}.log")
@@ -248,6 +306,28 @@ class Slurm:
         run(["scancel", "--state=RUNNING"])
         wait(lambda: not run(["squeue", "-h"]).strip(), "jobs do not end", lambda: run(["squeue"]))
         self.resume()
+
+
+@contextlib.contextmanager
+def control_groups() -> Iterator[list[str]]:
+    """The machine's control groups in the node's /sys while it lasts, and what slurmd made there removed; what there is not."""
+    hierarchies = dict(line.split()[:2] for line in Path("/proc/cgroups").read_text().splitlines())
+    missing = [name for name in CONTROLLERS if hierarchies.get(name, "0") == "0"]
+    if missing:
+        yield missing
+        return
+    top = Path("/sys/fs/cgroup")
+    run(["mount", "-t", "tmpfs", "cgroup", top])
+    try:
+        for name in CONTROLLERS:
+            (top / name).mkdir()
+            run(["mount", "-t", "cgroup", "-o", name, "cgroup", top / name])
+        yield []
+        for name in CONTROLLERS:
+            for made in sorted((top / name).glob("slurm*/**/"), key=lambda path: -len(path.parts)):
+                made.rmdir()
+    finally:
+        run(["umount", "--recursive", top])
 
 
 def _reconfigured(node: str) -> int:

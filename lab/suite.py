@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from . import guest, place
 
-LONG = ("xen", "slurm", "crash", "kit", "guest", "torque", "image", "guestdisk", "nodes")
+LONG = ("xen", "slurm", "crash", "kit", "guest", "torque", "hostile_user", "image", "guestdisk", "nodes", "signature", "transfer",
+        "shell", "rootssh", "load", "pure")
 """Folders that take long are begun first, so that no node has one left when the other is done."""
 _TESTS = place.CLONE / "tests"
 _COUNT = re.compile(r"(\d+) ([a-z]+)")

@@ -6,12 +6,15 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+import msgspec
+
 from . import journal
 from .config import Config
 from .context.keys import pin
 from .contextplan import Delivery
 from .errors import DeadlineError, NodeError, SiteError
 from .exchange.channel import Channel
+from .exchange.export import Export
 from .exchange.inbox import Inbox
 from .exchange.meeting import Meeting
 from .guest import Message, parse_message, spans
@@ -80,7 +83,8 @@ class Wait:
             return channel
         if self.terminal is not None and chosen.messages == "CONSOLE":
             return self.terminal
-        self.watch.directory(chosen.inbox)
+        if config.share_local:
+            self.watch.directory(chosen.inbox)
         return Inbox(chosen.inbox, chosen.job.token, local=config.share_local)
 
     def until(self, look: Callable[[], T | None], what: str) -> T:
@@ -208,13 +212,18 @@ def _open_channel(chosen: Plan) -> Channel:
 
 
 def bring_up(chosen: Plan, start: Start, config: Config, log: Log, deadline: Deadline,
-             meeting: Meeting | None = None) -> tuple[str, str]:
+             meeting: Meeting | None = None, let_in: Callable[[Export], None] = lambda _: None) -> tuple[str, str]:
     """Waits until the guest is ready and its user has been seen to log in; its address and its console's pty, or ''.
+
+    `let_in` makes the export of the guest's part of the share, where it has one, as soon as the guest has an address.
 
     With a `meeting`, the login waits for the other guests, and brings what the guest must know of them.
     """
     wait = Wait(chosen, start, config, deadline, meeting)
     try:
+        if chosen.export is not None:
+            with log.phase("export"):
+                let_in(msgspec.structs.replace(chosen.export, address=chosen.address or _leased(wait, log)))
         if chosen.delivery is not None:
             _deliver(wait, chosen.delivery, log)
         with log.phase("boot" if chosen.delivery is None else "mount"):
@@ -239,6 +248,15 @@ def bring_up(chosen: Plan, start: Start, config: Config, log: Log, deadline: Dea
     if ready.address != announced.address:
         raise NodeError(f"the guest announced {announced.address}, but is ready at {ready.address}")
     return ready.address, wait.terminal.path if wait.terminal is not None else ""
+
+
+def _leased(wait: Wait, log: Log) -> str:
+    """The address that libvirt's DHCP has given the guest, or that the node has seen it use."""
+    from .host import address
+
+    chosen = wait.chosen
+    work = Work(wait.deadline, lambda: wait.check("phase boot: it has no address yet"), log.detail)
+    return address.wait(chosen.domain.uri, chosen.domain.uuid, chosen.macs, work, ("lease", "arp"))
 
 
 def _deliver(wait: Wait, delivery: Delivery, log: Log) -> None:

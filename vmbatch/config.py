@@ -43,7 +43,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     share_mountpoint: str
     share_owner: int
     share_local: bool
+    share_export: str
+    share_limit: int
     network_reservations: str
+    network_filter: bool
+    network_services: tuple[int, ...]
+    network_closed: tuple[str, ...]
     spool_directory: str
     spool_keep_free: int
     spool_job_limit: int
@@ -74,6 +79,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     userimages_digests: tuple[str, ...]
     userimages_signers: str
     userimages_authorities: str
+    admission_slots: int | str
+    admission_cores: int | str
+    admission_memory: int | str
+    admission_reserve_cores: int
+    admission_reserve_memory: int
+    admission_overhead: int
+    admission_wait: float
+    admission_starts: int | str
+    admission_load: float | str
+    admission_free_memory: int | str
     timeouts_scale: float
     timeouts_boot: float
     timeouts_release: float
@@ -104,6 +119,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     torque_programs: str
     torque_patience: float
     log_directory: str
+    log_trace: str
     submit_shell: str
     submit_default_queue: str
 
@@ -187,6 +203,31 @@ def _choice(*words: str) -> Callable[[object], object]:
     return read
 
 
+def _or(words: tuple[str, ...], read: Callable[[object], object]) -> Callable[[object], object]:
+    """One of some words, or what `read` takes."""
+    def either(value: object) -> object:
+        if value in words:
+            return value
+        try:
+            return read(value)
+        except ValueError as error:
+            raise ValueError(f"{error}; or one of {', '.join(words)}") from None
+
+    return either
+
+
+def _count(value: object) -> int:
+    if not _whole(value):
+        raise ValueError("must be at least 1")
+    return int(str(value))
+
+
+def _load(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 10000:
+        raise ValueError(f"must be a load such as 24.0, not {value!r}")
+    return float(value)
+
+
 def _names(value: object) -> tuple[str, ...]:
     if not isinstance(value, list):
         raise ValueError(f"must be a list of names such as [\"alice\"], not {value!r}")
@@ -209,6 +250,27 @@ def _hosts(value: object) -> tuple[str, ...]:
         if not re.fullmatch(r"\.?[A-Za-z0-9][A-Za-z0-9.:-]*", item):
             raise ValueError(f"{item!r} is not a host or domain such as \"example.org\"")
     return found
+
+
+def _ports(value: object) -> tuple[int, ...]:
+    found = _list(value, "ports such as [53, 2049]")
+    for item in found:
+        if isinstance(item, bool) or not isinstance(item, int) or not 1 <= item <= 65535:
+            raise ValueError(f"{item!r} is not a port from 1 to 65535")
+    return tuple(item for item in found if isinstance(item, int))
+
+
+def _networks(value: object) -> tuple[str, ...]:
+    return tuple(_network(_text(item)) for item in _list(value, "addresses and networks such as [\"10.1.0.0/16\"]"))
+
+
+def _network(text: str) -> str:
+    import ipaddress
+
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError:
+        raise ValueError(f"{text!r} is neither an address nor a network such as \"10.1.0.0/16\"") from None
 
 
 def _sources(value: object) -> tuple[str, ...]:
@@ -296,7 +358,13 @@ OPTIONS: dict[str, Option] = {
     "share.mountpoint": Option(_path, "/mnt/vmbatch", "where the guest mounts its part of the share"),
     "share.owner": Option(_whole, 65534, "uid and gid that root of a guest has on the share (NFS: the anonymous uid)"),
     "share.local": Option(_truth, True, "whether the NFS server is this node, so that changes are seen at once"),
+    "share.export": Option(_choice("none", "exportfs"), "none",
+                           "exportfs: this node's NFS server shows each job's part of the share to its guest's address alone"),
+    "share.limit": Option(_size, 16 << 20, "what a guest may write there with virtiofs, 9p and export"),
     "network.reservations": Option(_optional_path, "", "where guests' addresses are reserved; empty for .addresses on the share"),
+    "network.filter": Option(_truth, True, "whether a filter of libvirt's stands between each guest of QEMU's and its network"),
+    "network.services": Option(_ports, (53, 111, 2049, 20048), "TCP and UDP ports of this node that guests may reach"),
+    "network.closed": Option(_networks, (), "addresses and networks that guests cannot reach, such as the batch server's"),
     "spool.directory": Option(_path, "/var/lib/vmbatch/spool", "where jobs' disks and media are made"),
     "spool.keep_free": Option(_size, 1 << 30, "space that must remain free in the spool"),
     "spool.job_limit": Option(_size, 100 << 30, "space that a job's copies and empty disks may take"),
@@ -331,6 +399,17 @@ OPTIONS: dict[str, Option] = {
     "userimages.signers": Option(_pattern, "",
                                  "if not empty, only images signed by a subject that this regular expression matches"),
     "userimages.authorities": Option(_path, "/etc/grid-security/certificates", "certificate authorities of those signers"),
+    "admission.slots": Option(_or(("none",), _count), "none", "how many guests this node has at once"),
+    "admission.cores": Option(_or(("node", "none"), _count), "node", "how many cores all guests of this node have together"),
+    "admission.memory": Option(_or(("node", "none"), _size), "node", "how much memory all guests of this node have together"),
+    "admission.reserve_cores": Option(_whole, 0, "with cores = \"node\", so many are left to the node itself"),
+    "admission.reserve_memory": Option(_size, 1 << 30, "with memory = \"node\", so much is left to the node itself"),
+    "admission.overhead": Option(_size, 128 << 20, "memory that the hypervisor itself takes for a guest"),
+    "admission.wait": Option(_duration, 10.0, "how long a job waits for room, as others may be ending"),
+    "admission.starts": Option(_or(("none",), _count), "none", "how many guests are started at a time"),
+    "admission.load": Option(_or(("none",), _load), "none", "no guest is started while the node's load is higher"),
+    "admission.free_memory": Option(_or(("none",), _size), "none",
+                                    "no guest is started unless so much memory remains free beside it"),
     "timeouts.scale": Option(_factor, 1.0, "factor on the timeouts for boot and release, for slow machines"),
     "timeouts.boot": Option(_duration, 240.0, "from the guest's start to its ready file"),
     "timeouts.release": Option(_duration, 30.0, "for one step of taking a job's things away"),
@@ -368,6 +447,8 @@ OPTIONS: dict[str, Option] = {
     "torque.programs": Option(_path, "/usr/bin", "the directory of qhold, qalter and pbsnodes"),
     "torque.patience": Option(_duration, 5.0, "for one run of such a program"),
     "log.directory": Option(_path, "/var/log/vmbatch", "one log for each job"),
+    "log.trace": Option(_optional_path, "/var/log/vmbatch/trace",
+                        "the directory of the record of which guest was whose, when and at which address; empty for none"),
     "submit.shell": Option(_path, "/opt/vmbatch/hooks/remoteshell", "remoteshell on the nodes, for qsub's filter"),
     "submit.default_queue": Option(_text, "", "the queue of jobs that name none, for qsub's filter"),
 }

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Protocol
 
+    from .shell.guest import Guest
     from .units import Deadline
 
     class Call(Protocol):
@@ -72,6 +73,8 @@ _STUCK_SECONDS = 0.5
 _SAY_SECONDS = 0.5
 _SIGNAL_SECONDS = 0.3
 _LOST_SECONDS = 120.0
+_LAST_SECONDS = 2.0
+"""For QEMU to end behind its console."""
 _MESSAGES = ("announce", "ready", "failed")
 _STREAMS = ("out", "err")
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
@@ -540,17 +543,18 @@ def prove(path: str, deadline: Deadline) -> dict[str, bytes]:
 class Session:
     """One run of the job in its guest through the console; stands where remoteshell's session over ssh does."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, guest: Guest | None = None) -> None:
         import secrets
 
         self._path = path
+        self._guest = guest
         self._id = secrets.token_hex(8)
         self._got: dict[int, None] = {}  # a signal counts once: mom sends each several times over
         self._passing = 0
         self._pause = 0.0
 
     def run(self, understand: Callable[[], Call]) -> int:
-        """The job's exit status, 255 with a message if the guest was lost. What is to be run is found out while QEMU sees us."""
+        """The job's exit status; if the guest was lost 255, 253 or 252 and a message. What is to be run is found meanwhile."""
         import signal
 
         forwarded = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2,
@@ -569,6 +573,8 @@ class Session:
         try:
             return self._carry(console, streams, wake)
         except LostError as error:
+            if self._guest is not None and self._guest.ended(_LAST_SECONDS):
+                return self._guest.judge()
             return _lost(f"{error}; the job may not have ended")
         finally:
             console.close()

@@ -191,7 +191,7 @@ class Disks:
         path = os.path.join(self._spool, f"{tag.target}.{form.format}")
         if tag.index in self._facts.first:
             ready, making = self._facts.first[tag.index]
-            right = FirstFill(making, self._job.token, ready)
+            right = FirstFill(making, self._job.token, ready, self._facts.terms.readers)
             self.steps.append(right)
             path = right.disk
         else:

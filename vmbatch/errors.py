@@ -12,9 +12,13 @@ class Fault(Enum):
 
 
 class VmBatchError(Exception):
-    """`what` failed and why, in one sentence; `hint` says what to do; `detail` is more for the user, line by line."""
+    """`what` failed and why, in one sentence; `hint` says what to do; `detail` is more for the user, line by line.
+
+    `suspect` names the template and images that may be at fault, whatever `fault` says: it failed while they were in use.
+    """
 
     fault = Fault.NODE
+    suspect = ""
 
     def __init__(self, what: str, hint: str = "", *, fault: Fault | None = None, detail: tuple[str, ...] = ()) -> None:
         super().__init__(what)
@@ -70,8 +74,16 @@ class CommandError(NodeError):
         self.output = output
 
 
+class BusyError(NodeError):
+    """The node is sound, but has no room for the job now."""
+
+
 class DeadlineError(NodeError):
     """Something did not happen in time."""
+
+
+class UnreachableError(NodeError):
+    """Files are not done with in time, as their server does not answer, or there are too many; it may still happen."""
 
 
 class EndedError(NodeError):

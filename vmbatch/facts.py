@@ -21,18 +21,20 @@ from .exchange.address import taken
 from .format import FormatError
 from .format.name import TOOLS, parse_form
 from .grant import unknown
-from .host import file, process
+from .host import distant, file, process, virt
 from .image.store import Held, Store, make_directories, make_room
 from .image.terms import Terms, terms
 from .job import Job, User
 from .resource import Work
-from .template import BlankSource, DiskTag, ImageSource, Template
+from .template import BlankSource, DiskTag, ImageSource, Template, has_bridge, leases
 
 if TYPE_CHECKING:
     from .context.userdata import SiteFile
     from .image.once import Turn
 
 
+FILTERED = ("qemu", "kvm")
+"""Types of domains to whose interfaces libvirt attaches network filters."""
 _LOOK_SECONDS = 0.02
 
 
@@ -40,6 +42,7 @@ class Image(msgspec.Struct, frozen=True):
     """An image to work on: `size` is what the guest sees, `file_size` what a copy takes at most; in bytes, 0 if not known.
 
     `stored`: it is in the node's store, and must be linked to stay there. `chain`: of a VHD, its parents and itself, base first.
+    `origin`, `digest` and `modified` are for the trace, see there.
     """
 
     path: str
@@ -48,6 +51,22 @@ class Image(msgspec.Struct, frozen=True):
     file_size: int
     stored: bool = False
     chain: tuple[str, ...] = ()
+    origin: str = ""
+    digest: str = ""
+    modified: float = 0.0
+
+
+class Around(msgspec.Struct, frozen=True):
+    """What is around the guest's interfaces: `node` are this node's addresses, `guests` other guests' networks, by interface.
+
+    `replies` is the first port from which programs of this node connect to others by themselves; `no_bridge` has the networks
+    that no filter can guard.
+    """
+
+    node: tuple[str, ...] = ()
+    guests: tuple[tuple[str, ...], ...] = ()
+    replies: int = 0
+    no_bridge: frozenset[str] = frozenset()
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +74,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
     `wishes` are the images that the submitter asks for, by index. `spool_free` in bytes, `scripts` the site's (name, path),
     `programs` the path of each tool that is on the node, `addresses` those to reserve, a tuple for each interface, `node` the
-    node's name, `credentials` have their content, `user_data` is the site's by the name of the medium.
+    node's name, `credentials` have their content, `user_data` is the site's by the name of the medium, `around` is for the
+    interfaces that get a filter.
     """
 
     wishes: dict[int, ImageSource]
@@ -69,6 +89,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     node: str = ""
     credentials: dict[str, bytes] = {}
     user_data: dict[str, SiteFile] = {}
+    around: Around = Around()
 
 
 class Gathered:
@@ -105,6 +126,8 @@ class Gathered:
 def gather(form: Template, wishes: dict[int, ImageSource], job: Job, config: Config, gathered: Gathered, work: Work) -> Facts:
     """All facts; downloads what must be here, waits for what others make. VmBatchError."""
     agreed = terms(config)
+    if wishes or any(isinstance(tag.source, BlankSource) and tag.source.once for tag in form.disks):
+        agreed = msgspec.structs.replace(agreed, readers=_readers(form, config))
     for tag in form.disks:
         with _of_disk(tag, form):
             _see_disk(form, tag, wishes.get(tag.index), job.user, config, agreed, gathered, work)
@@ -118,7 +141,12 @@ def gather(form: Template, wishes: dict[int, ImageSource], job: Job, config: Con
                  spool_free=space.f_bavail * space.f_frsize, scripts=tuple(_site_scripts(config.guest_scripts)),
                  programs=_programs(form), terms=agreed,
                  addresses=_addresses(form, job.token, config, gathered, work), node=os.uname().nodename,
-                 credentials=_credentials(form), user_data=_user_data(form))
+                 credentials=_credentials(form), user_data=_user_data(form), around=_around(form, config))
+
+
+def _readers(form: Template, config: Config) -> int | None:
+    """The group of the guests' processes; None if the template gives them another account. NodeError."""
+    return None if form.root.find("seclabel[@model='dac']") is not None else virt.guest_group(config.libvirt_uri)
 
 
 def look(form: Template, token: str, config: Config) -> Facts:
@@ -141,13 +169,14 @@ def look(form: Template, token: str, config: Config) -> Facts:
                 elif isinstance(tag.source, BlankSource) and tag.source.once:
                     gathered.first[tag.index] = once.places(agreed.directory, form.path, tag.source, None)
                 elif isinstance(tag.source, ImageSource):
-                    gathered.images[tag.index] = _local(tag.source)
+                    gathered.images[tag.index] = _local(tag, tag.source, form)
         _check_archives(form)
         space = os.statvfs(file.nearest(config.spool_directory))
         return Facts(wishes={}, images=gathered.images, first=gathered.first, spool_free=space.f_bavail * space.f_frsize,
                      scripts=tuple(_site_scripts(config.guest_scripts)), programs=_programs(form), terms=agreed,
                      addresses=_free_addresses(form, token, config),
-                     node=os.uname().nodename, credentials=_credentials(form), user_data=_user_data(form))
+                     node=os.uname().nodename, credentials=_credentials(form), user_data=_user_data(form),
+                     around=_around_as_known(form, config))
     finally:
         gathered.close()
 
@@ -184,7 +213,7 @@ def _see_disk(form: Template, tag: DiskTag, wish: ImageSource | None, user: User
             gathered.hold(held)
             gathered.images[tag.index] = _stored(held)
     elif tag.source is not None:
-        gathered.images[tag.index] = _local(tag.source)
+        gathered.images[tag.index] = _local(tag, tag.source, form)
         if tag.source.checksum is not None:
             from .image import local
 
@@ -195,11 +224,23 @@ def _see_disk(form: Template, tag: DiskTag, wish: ImageSource | None, user: User
 
 
 def _stored(held: Held) -> Image:
-    return Image(held.path, held.record.format, held.record.size, held.record.stamp.size, stored=True)
+    return Image(held.path, held.record.format, held.record.size, held.record.stamp.size, stored=True, origin=held.record.origin,
+                 digest=f"sha256:{held.record.content}")
 
 
-def _local(source: ImageSource) -> Image:
-    """A local image, which must be root's as all above it, and readable for QEMU's account where jobs share it. SiteError."""
+def _local(tag: DiskTag, source: ImageSource, form: Template) -> Image:
+    """A local image, which must be root's as all above it, and readable for QEMU's account where jobs share it. SiteError.
+
+    UnreachableError where it lies on a server that does not answer.
+    """
+    def judge() -> Image:
+        with _of_disk(tag, form):
+            return _judged(source)
+
+    return distant.call(source.places[0], judge, Image)
+
+
+def _judged(source: ImageSource) -> Image:
     from .image import local
 
     path = source.places[0]
@@ -211,7 +252,9 @@ def _local(source: ImageSource) -> Image:
         raise SiteError(f"the image {path}: {error.strerror}") from None
     if source.method != "copy" and not status.st_mode & 0o004:
         raise SiteError(f"the image {path} stays root's, and QEMU's account cannot read it", f"chmod o+r {path}")
-    return Image(path, source.format, known.size, known.file_size, chain=local.chain(path) if known.chained else ())
+    checksum = source.checksum
+    return Image(path, source.format, known.size, known.file_size, chain=local.chain(path) if known.chained else (), origin=path,
+                 digest="" if checksum is None else f"{checksum.function}:{checksum.value}", modified=status.st_mtime)
 
 
 def _take_turn(form: Template, tag: DiskTag, source: BlankSource, user: User, config: Config, agreed: Terms,
@@ -278,30 +321,55 @@ def _free_addresses(form: Template, token: str, config: Config) -> tuple[tuple[s
     return network.choose(form.interfaces, token, taken(config.reservations) if wanted else {}, form.path)
 
 
+def _around(form: Template, config: Config) -> Around:
+    """NodeError if libvirt does not know a network."""
+    if not config.network_filter or form.type not in FILTERED or not any(interface.guarded for interface in form.interfaces):
+        return Around()
+    from .host import address, virtnet
+
+    named = {interface.network for interface in form.interfaces if interface.guarded and interface.network}
+    known = {name: virtnet.network_xml(config.libvirt_uri, name) for name in sorted(named)}
+    leased = {name: leases(xml) for name, xml in known.items()}
+    guests = tuple((*leased.get(interface.network, ()), *(net for pool in interface.pools for net in pool.networks))
+                   for interface in form.interfaces)
+    return Around(address.of_this_node(), guests, address.first_own_port(),
+                  frozenset(name for name, xml in known.items() if not has_bridge(xml)))
+
+
+def _around_as_known(form: Template, config: Config) -> Around:
+    """Also where libvirtd does not run."""
+    try:
+        return _around(form, config)
+    except NodeError:
+        return Around()
+
+
 class _Choice:
     """The right to choose addresses, until `close`: a lock that dies with its process."""
 
     def __init__(self, directory: str, work: Work) -> None:
-        self._fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        while not self._taken():
+        while (held := distant.hold(directory, lambda: _lock(directory))) is None:
             work.alive()
             if work.deadline.passed():
-                self.close()
                 raise NodeError(f"other jobs have been choosing addresses in {directory} for too long")
             time.sleep(_LOOK_SECONDS)
-
-    def _taken(self) -> bool:
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True  # an NFS server without locks: link(2) decides, and who loses starts again
-        return True
+        self._held = held
 
     def close(self) -> None:
         """Lets the next one choose."""
-        os.close(self._fd)
+        self._held.close()
+
+
+def _lock(directory: str) -> bool:
+    """Whether the directory is locked now, until this process ends."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True  # an NFS server without locks: link(2) decides, and who loses starts again
+    return True
 
 
 def _site_scripts(parent: str) -> Iterator[tuple[str, str]]:

@@ -20,13 +20,14 @@ class Message(msgspec.Struct, frozen=True):
 
 def parse_message(data: bytes, token: str) -> Message:
     """A guest's message, as hostile input. NodeError says what is wrong with it."""
-    match = re.fullmatch(rb"vmbatch 1 (announce|ready|failed|times) ([0-9a-f]{32}) ([^\n]{1,600})\n", data[:MESSAGE_BYTES + 1])
+    match = re.fullmatch(rb"vmbatch 1 (announce|ready|failed|times|heartbeat) ([0-9a-f]{32}) ([^\n]{1,600})\n",
+                         data[:MESSAGE_BYTES + 1])
     if not match:
         raise NodeError("the guest wrote a message that is not one of the kit's")
     if match[2].decode() != token:
         raise NodeError("the guest wrote a message with another start's token")
     kind = match[1].decode()
-    if kind in ("failed", "times"):
+    if kind in ("failed", "times", "heartbeat"):
         return Message(kind, text=printable(match[3]))
     if match[3] == b"-":
         return Message(kind)

@@ -14,7 +14,7 @@ _NUMBERS = ("uid", "node_file", "x11")
 
 
 class Mark:
-    """A process that leads the job's session on this node: `started` in clock ticks since boot (proc(5))."""
+    """A process of this node: `started` in clock ticks since boot (proc(5))."""
 
     __slots__ = ("pid", "started")
 
@@ -41,15 +41,16 @@ class Handover:
     `script` is the proof of a batch job, and `leader` that of all in Torque. `address` is '' where the
     job's way is the character device `console`. `environment` maps the names of the batch system's own variables on this node
     to a digest of their values: what the job's shell finds unchanged is the node's and stays there. `x11`: whether the site lets
-    interactive jobs have their submitter's display.
+    interactive jobs have their submitter's display. `guest` is the process that runs the guest, where the hypervisor has one.
     """
 
-    __slots__ = ("address", "alias", "console", "environment", "job", "leader", "node_file", "script", "template", "token", "uid",
-                 "user", "x11")
+    __slots__ = ("address", "alias", "console", "environment", "guest", "job", "leader", "node_file", "script", "template",
+                 "token", "uid", "user", "x11")
 
     def __init__(
         self, *, job: str, token: str, user: str, uid: int, address: str, alias: str, console: str, template: str,
         script: ScriptMark | None, node_file: bool, environment: dict[str, str], leader: Mark | None = None, x11: bool = False,
+        guest: Mark | None = None,
     ) -> None:
         self.job = job
         self.token = token
@@ -64,6 +65,7 @@ class Handover:
         self.environment = environment
         self.leader = leader
         self.x11 = x11
+        self.guest = guest
 
     def encode(self) -> bytes:
         """The record as `decode` reads it."""
@@ -72,8 +74,7 @@ class Handover:
         if self.script is not None:
             script = self.script
             lines.append(f"script {script.device} {script.inode} {script.mtime_ns} {_hex(script.path)}")
-        if self.leader is not None:
-            lines.append(f"leader {self.leader.pid} {self.leader.started}")
+        lines += [f"{name} {mark.pid} {mark.started}" for name, mark in (("leader", self.leader), ("guest", self.guest)) if mark]
         lines += [f"env {_hex(name)} {digest}" for name, digest in sorted(self.environment.items())]
         return VERSION + "".join(f"{line}\n" for line in lines).encode("ascii")
 
@@ -91,12 +92,13 @@ def decode(data: bytes) -> Handover:
         else:
             fields[name] = words
     try:
-        script, leader = fields.get("script"), fields.get("leader")
+        script, leader, guest = fields.get("script"), fields.get("leader"), fields.get("guest")
         return Handover(
             **{name: _text(fields[name][0]) for name in _TEXTS}, uid=int(fields["uid"][0]), x11=fields["x11"][0] == "1",
             node_file=fields["node_file"][0] == "1", environment=environment,
             script=None if script is None else ScriptMark(_text(script[3]), *map(int, script[:3])),
             leader=None if leader is None else Mark(*map(int, leader)),
+            guest=None if guest is None else Mark(*map(int, guest)),
         )
     except (KeyError, IndexError, TypeError) as error:
         raise ValueError(f"not a whole record: {error}") from None

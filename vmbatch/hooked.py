@@ -9,11 +9,16 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from . import native
 from .batch.leader import parent
+from .batch.remedy import plain
+from .batch.slurm import drain
 from .batch.system import Call, System
 from .config import Config, parse
 from .errors import EndedError, InputError, JobError, NodeError, VmBatchError
+from .health import problems
 from .host import clock, file, process
 from .host.log import Log, tell_user
 from .job import check_job_id
@@ -28,17 +33,24 @@ def load_config() -> Config:
     return parse(file.read_trusted(native.CONFIG), native.CONFIG)
 
 
+def _check_own_files() -> None:
+    """SiteError if others than root can change this hook, VmBatch, or where Python finds all else."""
+    own = (module.__file__ for name, module in sys.modules.items() if name.startswith("vmbatch."))
+    libraries = (os.path.dirname(os.__file__), os.path.dirname(os.path.dirname(msgspec.__file__)))
+    file.check_trusted(sys.argv[0], sys.executable, *filter(None, own), *libraries)
+
+
 _ALIVE_SECONDS = 0.2
 _REQUEUE = 2
 _SISTER_SECONDS = 20.0
 """For an earlier start of the job to end; mom does nothing else meanwhile, and would put the node out of service in the end."""
 State = dict[str, Any]
-"""Directory, umask, groups and signals that mom gave a hook, for subprocess.Popen."""
+"""Directory, umask, groups, environment and signals that mom gave a hook, for subprocess.Popen."""
 
 
 def prologue(batch: str, site: str | None, as_from_mom: State) -> int:
     """Exit status: 0 start the job, 1 abort it, 2 back into its queue; or the one of the site's own hook."""
-    system, call = BATCH[batch], _call()
+    system, call = BATCH[batch], _call(as_from_mom)
     job_id = system.job_id(call)
     config, log = parse(b"", "defaults"), None
     try:
@@ -46,6 +58,7 @@ def prologue(batch: str, site: str | None, as_from_mom: State) -> int:
         config = load_config()
         if config.template_path(system.queue(call, "prologue")) is None:
             return _run_site_hook(site, as_from_mom)
+        _check_own_files()
         log = Log(config.log_directory, job_id, "prologue")
         start(system, call, config, log, None if site is None else functools.partial(_require, site, as_from_mom))
         return 0
@@ -53,6 +66,9 @@ def prologue(batch: str, site: str | None, as_from_mom: State) -> int:
         return failed.status
     except VmBatchError as error:
         return _failed(system, error, call, config, log)
+    except OSError as error:
+        _report_defect(log)
+        return _failed(system, _of_system(error), call, config, log)
     except BaseException:
         _report_defect(log)
         return _failed(system, NodeError("a defect in VmBatch; the node's log has the details"), call, config, log)
@@ -67,7 +83,7 @@ def sister_prologue(batch: str, site: str | None, as_from_mom: State) -> int:
     try:
         status = _run_site_hook(site, as_from_mom)
         if status == 0:
-            process.apart(functools.partial(_sister_start, BATCH[batch], _call()), _SISTER_SECONDS)
+            process.apart(functools.partial(_sister_start, BATCH[batch], _call(as_from_mom)), _SISTER_SECONDS)
         return status
     except VmBatchError as error:
         _report(error, None)
@@ -92,9 +108,13 @@ def _sister_start(system: System, call: Call, met: Callable[[], None]) -> None:
         config = load_config()
         if config.template_path(system.queue(call, "prologue")) is None:
             return
+        _check_own_files()
         log = Log(config.log_directory, job_id, "prologue.parallel")
         start(system, call, config, log, None, begin)
     except BaseException as error:
+        if isinstance(error, OSError):
+            _report_defect(log)
+            error = _of_system(error)
         if not begun:
             excuse(job_id, clock.new_token(), error, config)
         if not isinstance(error, VmBatchError):
@@ -105,8 +125,8 @@ def _sister_start(system: System, call: Call, met: Callable[[], None]) -> None:
             system.failed(error, call, config, log)
 
 
-def _call() -> Call:
-    return Call(list(sys.argv), dict(os.environ), os.path.dirname(os.path.abspath(sys.argv[0])), parent())
+def _call(as_from_mom: State) -> Call:
+    return Call(list(sys.argv), as_from_mom["env"], os.path.dirname(os.path.abspath(sys.argv[0])), parent())
 
 
 def _failed(system: System, error: VmBatchError, call: Call, config: Config, log: Log | None) -> int:
@@ -133,7 +153,7 @@ def _failed(system: System, error: VmBatchError, call: Call, config: Config, log
 
 def sister_epilogue(batch: str, site: str | None, as_from_mom: State) -> int:
     """Exit status: 0, or that of the site's own hook. What could not be removed is for the sweep; the node stays in service."""
-    _end(batch, sister=True)
+    _end(batch, as_from_mom, sister=True)
     try:
         return _run_site_hook(site, as_from_mom)
     except VmBatchError as error:
@@ -143,7 +163,7 @@ def sister_epilogue(batch: str, site: str | None, as_from_mom: State) -> int:
 
 def epilogue(batch: str, site: str | None, as_from_mom: State) -> int:
     """Exit status of the site's own hook, else 0, or 1 if something could not be removed."""
-    status, log = _end(batch)
+    status, log = _end(batch, as_from_mom)
     try:
         return _run_site_hook(site, as_from_mom) or status
     except VmBatchError as error:
@@ -151,9 +171,10 @@ def epilogue(batch: str, site: str | None, as_from_mom: State) -> int:
         return 1
 
 
-def _end(batch: str, *, sister: bool = False) -> tuple[int, Log | None]:
+def _end(batch: str, as_from_mom: State, *, sister: bool = False) -> tuple[int, Log | None]:
     """Ends the job, with or without a configuration: (1 if something could not be removed, the log)."""
-    job_id = BATCH[batch].job_id(_call())
+    call = _call(as_from_mom)
+    job_id = BATCH[batch].job_id(call)
     status = 0
     log = None
     try:
@@ -165,14 +186,44 @@ def _end(batch: str, *, sister: bool = False) -> tuple[int, Log | None]:
             config = parse(b"", "defaults")
         log = Log(config.log_directory, job_id, "epilogue.parallel" if sister else "epilogue")
         status_of = EXIT_STATUS.get(batch)
-        end(job_id, config, log, None if status_of is None else status_of(_call()), sister=sister)
+        end(job_id, config, log, None if status_of is None else status_of(call), sister=sister,
+            alarm=None if sister else lambda: BATCH[batch].alarm(call, config))
     except VmBatchError as error:
         _report(error, log)
+        status = 1
+    except OSError as error:
+        _report_defect(log)
+        _report(_of_system(error), log)
         status = 1
     except BaseException:
         _report_defect(log)
         status = 1
     return status, log
+
+
+def health(as_from_mom: State) -> int:
+    """Tells Torque, by a line with ERROR (resmom/mom_server.c, check_state), or Slurm why this node is to get no jobs."""
+    try:
+        found = problems(load_config())
+    except VmBatchError as error:
+        found = error.lines()[:1]
+    except Exception:
+        _report_defect(None)
+        found = ["a defect in VmBatch; the node's log has the details"]
+    if not found:
+        return 0
+    reason = plain(f"VmBatch: {'; '.join(found)}")
+    environ = as_from_mom["env"]
+    if "SLURMD_NODENAME" not in environ:
+        sys.stdout.write(f"ERROR {reason}\n")
+        sys.stdout.flush()
+        return 0
+    try:
+        drain(environ, reason)
+        return 0
+    except VmBatchError as error:
+        _report(error, None)
+        return 1
 
 
 _NOT_SERVED = 3
@@ -197,6 +248,12 @@ def openpbs(verb: str, about: str) -> int:
     except VmBatchError as error:
         _report(error, log)
         return 1
+
+
+def _of_system(error: OSError) -> NodeError:
+    """What the node's kernel refuses: a full disk, an end of descriptors or memory."""
+    return NodeError(": ".join(filter(None, (str(error.filename or ""), error.strerror or str(error)))),
+                     "the node's log says what was being done")
 
 
 class _SiteHookFailed(Exception):

@@ -30,9 +30,21 @@ def _site_hook() -> str | None:
         return None
     if os.path.samefile(path, sys.argv[0]):  # a link to us, for `qsub -T site`
         return None
-    if status.st_uid != 0 or status.st_mode & 0o022 or status.st_mode & 0o170000 != 0o100000 or not status.st_mode & 0o100:
-        _refuse(f"{path} must be a regular file of root, executable, and not to be changed by others")
+    if status.st_mode & 0o170000 != 0o100000 or not status.st_mode & 0o100 or not _is_roots(path):
+        _refuse(f"{path} must be a regular file of root, executable, and not to be changed by others, nor a directory above it")
     return path
+
+
+def _is_roots(path: str) -> bool:
+    """Whether none but root can change a file or a directory above it: file.check_trusted, without what that loads."""
+    place, shared = os.path.realpath(path), 0
+    while True:
+        mode = (status := os.stat(place)).st_mode
+        if status.st_uid != 0 or (mode & 0o022 and not mode & shared):
+            return False
+        if place == "/":
+            return True
+        place, shared = os.path.dirname(place), 0o1000
 
 
 def _plain_name() -> str:
@@ -56,7 +68,7 @@ def _native() -> None:
 
 
 def _in_order() -> dict[str, object]:
-    """Undoes what mom leaves behind for its children: descriptors, blocked signals, the user's groups, directory and umask.
+    """Undoes what mom leaves behind for its children: descriptors, blocked signals, groups, environment, directory and umask.
 
     Returns what the site's own hook expects of that, as subprocess.Popen takes it; it closes no more than we do.
     """
@@ -70,8 +82,10 @@ def _in_order() -> dict[str, object]:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
     as_from_mom: dict[str, object] = {"cwd": os.getcwd(), "umask": os.umask(0o077), "extra_groups": os.getgroups(),
-                                      "restore_signals": False, "preexec_fn": signals}
+                                      "env": dict(os.environ), "restore_signals": False, "preexec_fn": signals}
     os.setgroups([])
+    os.environ.clear()  # libraries have settings there, too
+    os.environ["PATH"] = "/usr/sbin:/usr/bin:/sbin:/bin"
     os.chdir("/")
     return as_from_mom
 
@@ -88,10 +102,11 @@ def _run(batch: str, hook: str, queue: str | None, job_id: str, work: str = "") 
             _refuse(f"{sys.argv[0]} must run as `python3 -I`; have `vmbatch hooks` write it anew")
         if not _may_be_ours(queue) and not (hook == "epilogue" and native.has_journal(job_id)):
             _native()
+        site = _site_hook()
         as_from_mom = _in_order()
         from . import hooked
 
-        os._exit(getattr(hooked, work or hook)(batch, _site_hook(), as_from_mom))
+        os._exit(getattr(hooked, work or hook)(batch, site, as_from_mom))
     except Exception as error:
         _refuse(f"the {hook} of job {job_id[:80]!r} cannot run: {error!r}")
 
@@ -143,6 +158,20 @@ def openpbs() -> None:
         from . import hooked
 
         os._exit(hooked.openpbs(*sys.argv[1:]))
+    except Exception as error:
+        _refuse(f"{sys.argv[0]} cannot run: {error!r}")
+
+
+def health() -> None:
+    """`health`: mom's $node_check_script, Slurm's HealthCheckProgram."""
+    _standard_streams()
+    try:
+        if not sys.flags.isolated:
+            _refuse(f"{sys.argv[0]} must run as `python3 -I`; have `vmbatch hooks` write it anew")
+        as_from_mom = _in_order()
+        from . import hooked
+
+        os._exit(hooked.health(as_from_mom))
     except Exception as error:
         _refuse(f"{sys.argv[0]} cannot run: {error!r}")
 

@@ -12,7 +12,7 @@ from .shell.environment import PREFIX
 from .units import Deadline
 
 HOOKS = ("prologue", "epilogue", "prologue.parallel", "epilogue.parallel", "remoteshell", "submitfilter", "pygrub-vmbatch",
-         "slurm-prolog", "slurm-epilog", "slurm-task")
+         "slurm-prolog", "slurm-epilog", "slurm-task", "health")
 OPENPBS_HOOKS = ("openpbs/prologue", "openpbs/epilogue", "openpbs/openpbs", "remoteshell")
 _SHEBANG_LIMIT = 127
 """What Linux reads of a `#!` line for sure (fs/binfmt_script.c)."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import time
-from collections.abc import Container
+from collections.abc import Callable, Container
 
 import msgspec
 
 from . import registry
-from .errors import DeadlineError, EndedError, NodeError
+from .errors import DeadlineError, EndedError, NodeError, UnreachableError
 from .host import clock, file, process
 from .job import Leader, Script, slug
 from .resource import Resource
@@ -45,10 +46,20 @@ class HandedOver(msgspec.Struct, frozen=True, tag="handed-over", tag_field="kind
 
 
 class Kept(msgspec.Struct, frozen=True, tag="kept", tag_field="kind"):
-    """The line that says that the job failed, and that what is left of it is kept until a time; why, in words."""
+    """The line that says that the job failed, and that what is left of it is kept until a time; why, in words.
+
+    `at` is the same time in seconds since the boot `boot` of the node: as long as that lasts, the node's clock may be set.
+    """
 
     until: float
     why: str
+    boot: str = ""
+    at: float = 0.0
+
+    @classmethod
+    def until_then(cls, until: float, why: str) -> Kept:
+        """By both clocks."""
+        return cls(until, why, clock.boot_id(), clock.uptime() + until - time.time())
 
 
 def directory() -> str:
@@ -89,6 +100,7 @@ class Journal:
         self.resources = resources
         self.handed_over = handed_over
         self.kept: Kept | None = None
+        self._acting = False
         self._fd = fd
 
     @classmethod
@@ -106,11 +118,13 @@ class Journal:
             fcntl.flock(fd, fcntl.LOCK_EX)
             _append(fd, msgspec.json.encode(start))
             os.link(f"/proc/self/fd/{fd}", os.path.basename(path), src_dir_fd=parent, dst_dir_fd=parent)
-            os.fsync(parent)
+            _make_durable(parent, os.path.basename(path))
         except BaseException as error:
             os.close(fd)
             if isinstance(error, FileExistsError):
                 return None
+            if isinstance(error, OSError):
+                raise NodeError(f"no journal can be made in {directory()}: {error.strerror}", "is the disk full?") from None
             raise
         finally:
             os.close(parent)
@@ -133,7 +147,7 @@ class Journal:
                     if deadline.passed():
                         raise DeadlineError(f"{path} is still in use")
                     time.sleep(min(0.02, deadline.left()))
-                if os.fstat(fd).st_nlink:
+                if _is_at(path, fd):
                     data = _read(fd)
                     book = cls(path, fd, *_parse(path, data))
                     book.kept = _kept(data)
@@ -148,21 +162,36 @@ class Journal:
         """Writes down, for good, what is about to be made."""
         _append(self._fd, msgspec.json.encode(resource))
         self.resources.append(resource)
+        self._acting = True
+
+    def acted(self) -> None:
+        """What was promised is made: nothing of it is still under way."""
+        self._acting = False
 
     def hand_over(self) -> None:
         """Writes down that the job may run."""
         _append(self._fd, msgspec.json.encode(HandedOver(time.time())))
         self.handed_over = True
 
-    def release(self, seconds: float, *, orphaned: bool = True, spared: Container[Resource] = ()) -> None:
+    def release(self, seconds: float, *, orphaned: bool = True, spared: Container[Resource] = (),
+                released: Callable[[], None] = lambda: None) -> None:
         """Releases everything, backwards, each step within `seconds`; then owns nothing. NodeError at the first failure.
 
         `orphaned`: whoever wrote the last line may have died in its act. What is `spared` is left, and the journal then, too.
+        `released` is called when all else is gone and the journal is still there: after a crash it is called again.
+        What cannot be reached, or removed, in time stays listed; all else is released: UnreachableError.
         """
+        silent: UnreachableError | None = None
         for index in range(len(self.resources) - 1, -1, -1):
-            last = orphaned and index == len(self.resources) - 1 and not self.handed_over
+            last = (orphaned or self._acting) and index == len(self.resources) - 1 and not self.handed_over
             if self.resources[index] not in spared:
-                self.resources[index].release(Deadline(seconds), last=last)
+                try:
+                    self.resources[index].release(Deadline(seconds), last=last)
+                except UnreachableError as error:
+                    silent = silent or error
+        if silent is not None:
+            raise silent
+        released()
         if spared:
             return
         with contextlib.suppress(FileNotFoundError):
@@ -176,7 +205,7 @@ class Journal:
             fcntl.flock(parent, fcntl.LOCK_EX)
             if sum(name.endswith(_KEPT) for name in os.listdir(parent)) >= most:
                 return False
-            self.kept = Kept(until, why)
+            self.kept = Kept.until_then(until, why)
             _append(self._fd, msgspec.json.encode(self.kept))
             name = f"{slug(self.start.job)}.{self.start.token}{_KEPT}"
             os.rename(os.path.basename(self.path), name, src_dir_fd=parent, dst_dir_fd=parent)
@@ -186,10 +215,28 @@ class Journal:
             os.close(parent)
         return True
 
+    def is_over(self, *, note: bool) -> bool:
+        """Whether what is kept may go. If `note`, nothing is kept longer than was asked for where the clock was set back."""
+        if self.kept is None or self.kept.boot == clock.boot_id():
+            return self.kept is not None and clock.uptime() >= self.kept.at
+        left = self.kept.until - time.time()
+        if left > self.start.keep and note:
+            self.kept = Kept.until_then(time.time() + self.start.keep, self.kept.why)
+            _append(self._fd, msgspec.json.encode(self.kept))
+        return left <= 0
+
     def close(self) -> None:
         """Lets go of the lock."""
         process.let_go(self._fd)
         os.close(self._fd)
+
+
+def _is_at(path: str, fd: int) -> bool:
+    """Whether an open journal is still there, and has not been put aside."""
+    try:
+        return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(fd))
+    except FileNotFoundError:
+        return False
 
 
 def _lock(fd: int) -> bool:
@@ -201,10 +248,25 @@ def _lock(fd: int) -> bool:
 
 
 def _append(fd: int, record: bytes) -> None:
+    """Writes a line to the disk, or nothing: another may follow one that could not be written. NodeError."""
     line = record + b"\n"
-    if os.write(fd, line) != len(line):
-        raise NodeError("a journal could not be written whole: is the disk full?")
-    os.fsync(fd)
+    size = os.fstat(fd).st_size
+    try:
+        if os.write(fd, line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(fd)
+    except OSError as error:
+        os.ftruncate(fd, size)
+        raise NodeError(f"no journal can be written in {directory()}: {error.strerror}", "is the disk full?") from None
+
+
+def _make_durable(parent: int, name: str) -> None:
+    """A journal's name is on disk, or gone. OSError."""
+    try:
+        os.fsync(parent)
+    except OSError:
+        os.unlink(name, dir_fd=parent)
+        raise
 
 
 def _read(fd: int) -> bytes:
@@ -306,16 +368,21 @@ def shell_over(start: Start, *, note: bool) -> float:
     if start.script is None or start.leader is None or clock.started(start.leader.pid) == start.leader.started:
         return 0.0
     path = os.path.join(ended_directory(), f"{slug(start.job)}.{start.token}")
-    try:
-        return max(0.0, time.time() - os.stat(path).st_mtime)
-    except FileNotFoundError:
-        if note:
-            file.write_new(path, b"", 0o600)
-        return 0.0
+    seen = _end_marker(path)
+    if seen is None and note:
+        file.replace(path, msgspec.json.encode(EndMarker(clock.this_process())), 0o600)
+    return 0.0 if seen is None else clock.since(seen.started)
 
 
 def forget_old_ends(seconds: float) -> None:
-    """Removes end markers older than any prologue can be, and what was known of shells."""
+    """Removes end markers older than any prologue can be, and what was known of shells; the node's clock may be set meanwhile."""
+    boot = clock.boot_id()
     for entry in os.scandir(ended_directory()) if os.path.isdir(ended_directory()) else ():
-        if time.time() - entry.stat(follow_symlinks=False).st_mtime > seconds:
-            os.unlink(entry.path)
+        by = _end_marker(entry.path)
+        with contextlib.suppress(FileNotFoundError):  # another sweep's
+            if by is not None and by.boot == boot:
+                age = clock.since(by.started)
+            else:  # one that is just being written, or nobody's
+                age = abs(time.time() - entry.stat(follow_symlinks=False).st_mtime)
+            if age > seconds:
+                os.unlink(entry.path)

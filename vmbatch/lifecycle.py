@@ -1,44 +1,42 @@
-"""A job's start, end, and what is left of others: the only module that orders effects."""
+"""A job's start and end: the only module that orders effects."""
 
+import contextlib
+import functools
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeVar
 
 import msgspec
 
-from . import boot, digest, facts, journal, sshargs, template, wanted
+from . import admission, boot, claim, digest, facts, journal, sshargs, sweep, template, trace, wanted
 from .batch.system import Call, Refusal, System
 from .config import Config
 from .errors import DeadlineError, EndedError, NodeError, SiteError, VmBatchError
-from .exchange.address import look as reservations
-from .exchange.address import stale
 from .exchange.meeting import Meeting
-from .exchange.member import Member, forget_note, leave_note
-from .exchange.member import look as entries
-from .exchange.member import stale as unread
+from .exchange.member import forget_note, leave_note
 from .format import FormatError
 from .grant import grant, template_name
 from .handover import Handover, Mark, ScriptMark
-from .host import clock, console, file, process, virt
+from .host import clock, console, distant, file, process, virt
 from .host.log import Log, tell_user
-from .hypervisor.domain import Domain, forgotten
-from .image import store
-from .job import Job, Leader, Script, is_of_node, slug
+from .hypervisor.domain import Domain
+from .job import Job, Leader, Script, slug
 from .journal import Journal, Start
 from .plan import Plan, check_user, member, plan
-from .registry import ASK, BATCH
+from .registry import ASK
+from .release import has_guest, keep, release, trace_end
 from .resource import Piece, Resource, Work
 from .spool import directory
-from .spool.directory import Directory
 from .units import Deadline
 
+T = TypeVar("T")
 _END_PATIENCE_SECONDS = 10.0
-_OLD_END_SECONDS = 3600.0
+_SWEEP_SECONDS = 10.0
+"""Of a start's time for what dead jobs have left: the sweep goes on by its timer."""
 _PAUSE_SECONDS = 0.1
-_FORGOTTEN_SECONDS = 900.0
-"""How long an epilogue may be late: mom restarted within seconds of a job's start has forgotten it, and never runs one."""
 
 
 def prologue(system: System, call: Call, config: Config, log: Log, site: Callable[[], None] | None,
@@ -56,39 +54,59 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
     wishes = facts.choose(form, job.wishes, config)
     make_places(config, form)
     if any(interface.pools for interface in form.interfaces):
-        file.make_state_directory(config.reservations, 0o700)
+        _make_distant(config.reservations)
     entry = member(job, config, os.uname().nodename, alarm)
     if entry is not None:
-        file.make_state_directory(config.meeting, 0o700)
+        _make_distant(config.meeting)
         if job.rank:  # nobody kills it, and the first node, which gives up in time, begins later
             deadline = Deadline(2 * alarm)
+    file.make_state_directory(claim.DIRECTORY, 0o700)
     start = Start(job.id, job.token, job.user.name, job.queue, job.script, clock.this_process(), time.time(), system.name,
                   granted.keep, job.leader)
     process.watch(lambda: journal.check_not_ended(start))
-    sweep_journals(config, log, dry_run=False)
+    here = admission.room(config)
+    claimed = admission.claim(job, form, granted, config, start.owner)
+    admission.check(claimed, granted, here)
+    sweep.journals(config, log, dry_run=False, patience=deadline.earlier(_SWEEP_SECONDS))
     book = _take(start, deadline, config, log)
     over = wanted.ask(system, call, start, config, log)
     gathered = facts.Gathered()
     meeting = None if entry is None else Meeting(entry)
     work = Work(deadline, lambda: _check(start, meeting), log.detail)
-    process.watch(work.alive)
+    process.watch(work.alive, deadline)
     try:
         if entry is not None:
             book.promise(entry)
             entry.acquire()
+            book.acted()
             met()
+        with log.phase("admission"):
+            work.alive()
+            _act(claimed, book, work)
+            admission.enter(claimed, here, config, work)
         if site is not None:
             with log.phase("site hook"):
                 site()
-        with log.phase("images"):
+        suspects = " ".join([form.path, *(place for own in wishes.values() for place in own.places)])
+        with log.phase("images"), _suspected(suspects):
             known = facts.gather(form, wishes, job, config, gathered, work)
-        chosen = plan(job, form, config, known, entry)
+        with _suspected(suspects if wishes else ""):
+            chosen = plan(job, form, config, known, entry)
         for note in chosen.notes:
             log.line(note)
+        with log.phase("turn"):
+            if entry is None:
+                admission.begin(claimed, config, work)
+            else:
+                admission.begin_at_once(claimed)
         with _console_of_failure(chosen, config, log):
-            _make(chosen, book, work, log, gathered)
+            with _suspected(suspects if wishes else ""):
+                _make(chosen, book, work, config, log, gathered)
             gathered.close()
-            address, terminal = boot.bring_up(chosen, start, config, log, deadline, meeting)
+            with _suspected(suspects):
+                address, terminal = boot.bring_up(chosen, start, config, log, deadline, meeting,
+                                                  lambda export: _act(export, book, work))
+            trace.write(config.log_trace, trace.Ready(time.time(), job.token, job.id, address))
             if meeting is not None and not job.rank:
                 with log.phase("sisters"):
                     meeting.wait_ready(work)
@@ -103,10 +121,10 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
             excuse(job.id, job.token, error, config)
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         process.watch(None)
-        booted = any(isinstance(owned, Domain) for owned in book.resources)
-        if not (booted and isinstance(error, VmBatchError) and not isinstance(error, EndedError)
-                and _keep(book, f"it could not start: {error}", config, log, orphaned=False)):
-            _release(book, config, log, orphaned=False)
+        why = f"it could not start: {error}"
+        if not (has_guest(book) and isinstance(error, VmBatchError) and not isinstance(error, EndedError)
+                and keep(book, why, config, log, orphaned=False)):
+            release(book, why, config, log, orphaned=False)
         raise
     finally:
         over.set()
@@ -164,12 +182,22 @@ def make_places(config: Config, form: template.Template) -> None:
     if form.messages != "SHARE":
         return
     try:
-        share = os.stat(config.share_directory)
+        owner, mode = distant.call(config.share_directory, lambda: _access(config.share_directory), tuple[int, int])
     except OSError as error:
         raise NodeError(f"the share {config.share_directory}: {error.strerror}", "mount it, or set [share] directory") from None
-    if share.st_uid != 0 or share.st_mode & 0o066:
+    if owner != 0 or mode & 0o066:
         raise SiteError(f"the share {config.share_directory} must be root's and show no guest the names of others' directories",
                         f"chown root {config.share_directory}; chmod 711 {config.share_directory}")
+
+
+def _access(path: str) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_uid, status.st_mode
+
+
+def _make_distant(path: str) -> None:
+    """A directory that nodes may share. NodeError."""
+    distant.call(os.path.dirname(path), lambda: file.make_state_directory(path, 0o700))
 
 
 def _take(start: Start, deadline: Deadline, config: Config, log: Log) -> Journal:
@@ -184,7 +212,8 @@ def _take(start: Start, deadline: Deadline, config: Config, log: Log) -> Journal
         if earlier is not None:
             try:
                 _check_earlier(earlier.start, start)
-                earlier.release(config.timeouts_release * config.timeouts_scale)
+                earlier.release(config.timeouts_release * config.timeouts_scale, released=functools.partial(
+                    trace_end, earlier, "another start of the job took its place", None, config, log))
             finally:
                 earlier.close()
     return book
@@ -196,22 +225,33 @@ def _check_earlier(other: Start, start: Start) -> None:
         raise EndedError(f"job {start.job} was started again by the batch system, and this start is over")
 
 
-def _make(chosen: Plan, book: Journal, work: Work, log: Log, gathered: facts.Gathered) -> None:
+def _make(chosen: Plan, book: Journal, work: Work, config: Config, log: Log, gathered: facts.Gathered) -> None:
     """Everything in the plan, each thing promised before it is made."""
     for phase in chosen.phases:
         with log.phase(phase.name):
             for step in phase.steps:
                 work.alive()
-                _act(step, book, work)
+                _act(step, book, work, lambda: trace.write(config.log_trace, _begin(chosen, book.start)))
         if phase is chosen.phases[0]:
             gathered.chosen()
 
 
-def _act(step: Resource | Piece, book: Journal, work: Work) -> None:
+def _begin(chosen: Plan, start: Start) -> trace.Begin:
+    job, domain = chosen.job, chosen.domain
+    return trace.Begin(
+        time=time.time(), token=job.token, job=job.id, user=job.user.name, uid=job.user.uid, queue=job.queue, batch=job.batch,
+        node=os.uname().nodename, started=start.time, guest=domain.name, uuid=domain.uuid, template=chosen.template,
+        macs=chosen.macs, addresses=chosen.addresses, images=chosen.images)
+
+
+def _act(step: Resource | Piece, book: Journal, work: Work, begin: Callable[[], None] = lambda: None) -> None:
     try:
         if isinstance(step, Resource):
             book.promise(step)
+            if isinstance(step, Domain):
+                begin()
             step.acquire()
+            book.acted()
         else:
             step.make(work)
     except OSError as error:
@@ -226,7 +266,7 @@ def _hand_over(chosen: Plan, book: Journal, address: str, terminal: str, environ
     record = Handover(
         job=job.id, token=job.token, user=job.user.name, uid=job.user.uid, address=address, alias=chosen.alias, console=terminal,
         template=chosen.template, node_file=job.node_file is not None, x11=x11,
-        script=_script_mark(job.script), leader=_mark(job.leader),
+        script=_script_mark(job.script), leader=_mark(job.leader), guest=_guest_mark(chosen.domain),
         environment={name: digest.of_text(value) for name, value in environ.items()},
     )
     journal.check_not_ended(book.start)
@@ -240,8 +280,25 @@ def _script_mark(script: Script | None) -> ScriptMark | None:
     return None if script is None else ScriptMark(script.path, script.device, script.inode, script.mtime_ns)
 
 
+def _guest_mark(domain: Domain) -> Mark | None:
+    """The guest's process on this node, where it has one that is known."""
+    pid = virt.pid_of(domain.uri, domain.name, domain.uuid)
+    started = None if pid is None else clock.started(pid)
+    return None if pid is None or started is None else Mark(pid, started)
+
+
 def _mark(leader: Leader | None) -> Mark | None:
     return None if leader is None else Mark(leader.pid, leader.started)
+
+
+@contextmanager
+def _suspected(images: str) -> Iterator[None]:
+    """Says of an error that these images may be at fault."""
+    try:
+        yield
+    except VmBatchError as error:
+        error.suspect = images
+        raise
 
 
 @contextmanager
@@ -259,93 +316,81 @@ def _console_of_failure(chosen: Plan, config: Config, log: Log) -> Iterator[None
         raise
 
 
-def _release(book: Journal, config: Config, log: Log, *, orphaned: bool) -> bool:
-    """Releases all that a journal lists; what cannot be released now stays listed."""
-    try:
-        with log.phase("release"):
-            book.release(config.timeouts_release * config.timeouts_scale, orphaned=orphaned)
-        return True
-    except (VmBatchError, OSError) as error:
-        log.line(f"could not release everything: {error}; the epilogue or the sweep will try again")
-        return False
-
-
-def _keep(book: Journal, why: str, config: Config, log: Log, *, orphaned: bool) -> bool:
-    """Whether disks and console of a failed job are kept, as it asked; guest, keys and all else are released then."""
-    unique = f"{slug(book.start.job)}.{book.start.token}"
-    spool = os.path.join(config.spool_directory, unique)
-    spared = [owned for owned in book.resources if isinstance(owned, Directory)
-              and owned.path in (spool, os.path.join(config.images_directory, "uses", unique))]
-    if not book.start.keep or not config.requests_keep or not spared:
-        return False
-    until = time.time() + book.start.keep
-    try:
-        book.release(config.timeouts_release * config.timeouts_scale, orphaned=orphaned, spared=spared)
-        file.remove_tree(os.path.join(spool, "keys"))
-        kept = book.keep(until, why, config.requests_keep)
-    except (VmBatchError, OSError) as error:
-        log.line(f"nothing of the job is kept: {error}")
-        return False
-    if kept:
-        log.line(f"kept until {clock.for_people(until)}: {spool}; {why}")
-        tell_user([f"the guest's disks and console are kept until {clock.for_people(until)}; ask the admins for {spool}"])
-    else:
-        few = f"{config.requests_keep} other jobs' disks are kept on this node, and no more may be"
-        log.line(f"nothing of the job is kept: {few}")
-        tell_user([f"vbkeep: nothing is kept: {few}"])
-    return kept
-
-
-def release_kept(job_id: str, config: Config, log: Log) -> list[str]:
-    """Releases what is kept of a job; a line for each."""
-    said = []
-    for path, start, _, _ in journal.kept():
-        if start.job != job_id or (book := Journal.open(path, Deadline(_END_PATIENCE_SECONDS))) is None:
-            continue
-        try:
-            done = _release(book, config, log, orphaned=True)
-            said.append(f"released what was kept of job {job_id} of {start.user}" if done else
-                        f"could not release what is kept of job {job_id}; see {log.path}")
-        finally:
-            book.close()
-    return said
-
-
 def stop(job_id: str) -> None:
     """Ends every start of the job that began before now, and leaves it to them to release what they own. NodeError."""
     journal.make_directories()
     journal.mark_end(job_id, clock.this_process())
 
 
-def epilogue(job_id: str, config: Config, log: Log, status: int | None = None, *, sister: bool = False) -> None:
+def epilogue(job_id: str, config: Config, log: Log, status: int | None = None, *, sister: bool = False,
+             alarm: Callable[[], float] | None = None) -> None:
     """Ends every start of the job that began before now, and releases what they own. VmBatchError.
 
-    `status`: how the job ended, if the batch system says it; of one that failed something may be kept.
+    `status`: how the job ended, if the batch system says it; of one that failed something may be kept. `alarm`: how many seconds
+    the batch system lets an epilogue take; without it no guest is waited for.
     """
     if sister:
         forget_note(config.meeting, job_id, os.uname().nodename)
     me = clock.this_process()
     path = journal.path_of(job_id)
     patience = _END_PATIENCE_SECONDS * config.timeouts_scale
-    journal.make_directories()
-    journal.mark_end(job_id, me)
+    unmarked = _mark_end(job_id, me)
     try:
         book = Journal.open(path, Deadline(patience))
     except DeadlineError:
         book = _open_by_force(path, patience, log)
     if book is None:
         log.detail("nothing to release")
+        if unmarked is not None:
+            raise unmarked
         return
     try:
         owner = book.start.owner
         if owner.boot == me.boot and owner.started > me.started:
             log.line("a later start of this job is left alone")
-        elif status and book.handed_over and _keep(book, f"it ended with status {status}", config, log, orphaned=True):
-            pass
-        elif not _release(book, config, log, orphaned=True):
+            return
+        if book.handed_over:
+            _look_at(book, log)
+            if alarm is not None:
+                _shut_down(book, alarm, config, log)
+        failed = bool(status) and book.handed_over
+        if not ((failed and keep(book, f"it ended with status {status}", config, log, orphaned=True, status=status))
+                or release(book, "its epilogue has run", config, log, orphaned=True, status=status)):
             raise NodeError(f"not everything of job {job_id} could be removed", f"see {log.path}; vmbatch sweep tries again")
     finally:
         book.close()
+    if unmarked is not None:
+        raise unmarked
+
+
+def _mark_end(job_id: str, me: clock.ProcessIdentity) -> NodeError | None:
+    """Ends every start of the job that began before now. What a full disk says to that is for later."""
+    try:
+        journal.make_directories()
+        journal.mark_end(job_id, me)
+    except OSError as error:
+        return NodeError(f"the end of job {job_id} cannot be marked in {journal.ended_directory()}: {error.strerror}",
+                         "a start of it that has only begun may go on; vmbatch sweep removes what that leaves")
+    return None
+
+
+def _look_at(book: Journal, log: Log) -> None:
+    """Says of a guest that was lost under its job what the job's shell, which is the user's, could not see."""
+    for owned in book.resources:
+        if isinstance(owned, Domain):
+            why = (console.panic(os.path.join(os.path.dirname(owned.xml), "console.log"))
+                   or virt.trouble(owned.uri, owned.name, owned.uuid))
+            if why:
+                log.line(f"when the job ended, its guest did not run any more: {why}")
+                tell_user([f"when the job ended, its guest did not run any more: {why}"])
+
+
+def _shut_down(book: Journal, alarm: Callable[[], float], config: Config, log: Log) -> None:
+    """Lets a guest that has had its job shut down, where its template gives it time for that and the batch system us."""
+    for owned in book.resources:
+        if isinstance(owned, Domain) and owned.grace:
+            with contextlib.suppress(VmBatchError), log.phase("shutdown"):
+                owned.shut_down(Deadline(alarm() - config.timeouts_margin))
 
 
 def _open_by_force(path: str, patience: float, log: Log) -> Journal | None:
@@ -357,103 +402,6 @@ def _open_by_force(path: str, patience: float, log: Log) -> Journal | None:
         if owner.boot == clock.boot_id():
             process.kill(owner.pid, owner.started)
     return Journal.open(path, Deadline(patience))
-
-
-def sweep(config: Config, log: Log, *, dry_run: bool) -> list[str]:
-    """Releases what no living job owns; a line for each thing found, and for each that could not be judged."""
-    node = os.uname().nodename
-    things: list[Resource] = [
-        found for parent in (config.spool_directory, config.share_directory, sshargs.HANDOVER,
-                             *(os.path.join(config.images_directory, name) for name in ("uses", "once")))
-        for found in directory.ours(parent) if is_of_node(os.path.basename(found.path), node)
-    ]
-    reserved = list(reservations(config.reservations))
-    met = list(entries(config.meeting, node))
-    said = []
-    try:
-        things[:0] = [Domain(config.libvirt_uri, name, uuid, token, "") for name, uuid, token in virt.ours(config.libvirt_uri)]
-        things[:0] = forgotten(config.libvirt_uri, Deadline(config.timeouts_release * config.timeouts_scale))
-    except VmBatchError as error:
-        said.append(f"cannot see the domains: {error}")
-    tokens, found = sweep_journals(config, log, dry_run=dry_run)
-    said += found
-    gone, left = stale(reserved, node, tokens)
-    things += [*gone, *unread(met, tokens)]
-    said += left
-    for thing in things:
-        token = getattr(thing, "token", "")
-        if not any(known.startswith(token) for known in tokens if token):
-            said.append(_remove(thing, config, dry_run=dry_run))
-    if not dry_run:
-        journal.forget_old_ends(_OLD_END_SECONDS)
-        for part in store.parts(config.images_directory):
-            said += part.tidy()
-    return said
-
-
-def _remove(thing: Resource, config: Config, *, dry_run: bool) -> str:
-    if dry_run:
-        return f"would remove {thing}: no journal lists it"
-    try:
-        thing.release(Deadline(config.timeouts_release * config.timeouts_scale), last=False)
-    except (VmBatchError, OSError) as error:
-        return f"could not remove {thing}: {error}"
-    return f"removed {thing}: no journal lists it"
-
-
-def sweep_journals(config: Config, log: Log, *, dry_run: bool) -> tuple[set[str], list[str]]:
-    """Releases the journals of dead starts; (tokens of all journals there were, a line for each found)."""
-    tokens: set[str] = set()
-    said: list[str] = []
-    for path in journal.paths():
-        process.alive()
-        try:
-            known = journal.peek(path)
-            if known is None:
-                continue
-            tokens.add(known[0].token)
-            book = Journal.open(path, Deadline(0))
-        except DeadlineError:
-            continue
-        except VmBatchError as error:
-            said.append(f"left alone {path}: {error}")
-            continue
-        if book is None:
-            continue
-        try:
-            verdict = _judge(book, dry_run=dry_run)
-            if verdict.startswith("dead"):
-                said.append(f"{'would release' if dry_run else 'released'} job {book.start.job} of {book.start.user}: {verdict}")
-                if not dry_run and not _release(book, config, log, orphaned=True):
-                    said[-1] = f"could not release job {book.start.job}; see {log.path}"
-            elif verdict:
-                said.append(f"left alone job {book.start.job} of {book.start.user}: {verdict}")
-        finally:
-            book.close()
-    return tokens, said
-
-
-def _judge(book: Journal, *, dry_run: bool) -> str:
-    """Of an unlocked journal: `dead, ...` if its job cannot run any more, a reason if that is not known, else nothing."""
-    if book.kept is not None:
-        return "dead, and kept until now" if book.kept.until <= time.time() else ""
-    if not book.handed_over:
-        return "dead, its prologue ended before the guest was ready"
-    if book.start.owner.boot != clock.boot_id():
-        return "dead, the node was booted since"
-    for owned in book.resources:
-        if isinstance(owned, Member) and (gone := owned.is_gone()) is not None:
-            return "dead, the job has ended at its first node" if gone else ""
-    system = BATCH.get(book.start.batch)
-    if system is None:
-        return f"a job of batch system {book.start.batch}, which this version does not know"
-    gone = system.is_gone(book.start.job, book.start.script)
-    if gone is None:
-        return "only the batch system knows whether it runs"
-    if gone:
-        return "dead, the batch system " + ("does not run it" if book.start.script is None else "has taken its script away")
-    over = journal.shell_over(book.start, note=not dry_run)
-    return "dead, its shell ended long ago, and no epilogue came" if over > _FORGOTTEN_SECONDS else ""
 
 
 def refuse(system: System, call: Call, to: Refusal, lines: list[str], config: Config, log: Log) -> None:
@@ -477,7 +425,7 @@ def refuse(system: System, call: Call, to: Refusal, lines: list[str], config: Co
             file.replace(os.path.join(place.path, "record"), proof.encode(), 0o440, to.gid)
         journal.check_not_ended(start)
     except BaseException:
-        _release(book, config, log, orphaned=False)
+        release(book, "", config, log, orphaned=False)
         raise
     finally:
         book.close()

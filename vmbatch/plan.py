@@ -3,10 +3,11 @@
 import hashlib
 import os
 import uuid
+from collections.abc import Iterator
 
 import msgspec
 
-from . import network, sshargs
+from . import network, sshargs, trace
 from .config import Config
 from .context.credentials import oem_strings
 from .context.keys import HandoverKeys, Keys
@@ -15,20 +16,25 @@ from .contextplan import Context, Delivery
 from .diskplan import Disks
 from .errors import JobError, NodeError, SiteError
 from .exchange.address import Address
+from .exchange.export import Export
 from .exchange.meeting import Introduction
 from .exchange.member import Member, short
 from .exchange.place import GuestPlace
-from .facts import Facts
+from .exchange.volume import Volume
+from .facts import FILTERED, Facts
 from .grant import grant
 from .host import file
 from .hypervisor.domain import Domain
+from .hypervisor.netfilter import NetworkFilter
 from .hypervisor.profile import Profile
+from .hypervisor.watcher import Watcher
 from .job import Job
+from .network import Net
 from .registry import HYPERVISORS
 from .resource import Piece, Resource
 from .spool.directory import Directory
 from .staging import RECORD, Stage
-from .template import DomainChange, Template, domain_xml
+from .template import LEARNED, DomainChange, Guard, ImageSource, InterfaceChange, Template, domain_xml, filter_xml, others
 
 
 class DomainFile(Piece, frozen=True, tag="domain-file"):
@@ -44,6 +50,13 @@ class DomainFile(Piece, frozen=True, tag="domain-file"):
 
     def __str__(self) -> str:
         return f"domain XML {self.path} ({len(self.xml)} bytes)"
+
+
+class FilterFile(DomainFile, frozen=True, tag="filter-file"):
+    """The exact XML of a network filter for libvirt, kept at `path`."""
+
+    def __str__(self) -> str:
+        return f"filter XML {self.path} ({len(self.xml)} bytes)"
 
 
 class StageFile(Piece, frozen=True, tag="stage-file"):
@@ -71,6 +84,7 @@ class Phase(msgspec.Struct, frozen=True):
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What will be made, in order, what is said of it, and what must be known to wait for the guest and to hand it over.
 
+    `export` lacks the guest's address, and `address` is '' where only DHCP knows it.
     `recorded`: the log at `console` is not written by the hypervisor, but from the console's pty, as long as the guest boots.
     """
 
@@ -80,12 +94,16 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     domain: Domain
     xml: bytes
     inbox: str
+    export: Export | None
+    address: str
     console: str
     recorded: bool
     handover: str
     alias: str
     notes: tuple[str, ...]
     macs: tuple[str, ...]
+    addresses: tuple[str, ...]
+    images: tuple[trace.Image, ...]
     delivery: Delivery | None
     console_shell: str
     messages: str
@@ -138,10 +156,11 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
     context = Context(job, template, profile, spool, config, facts, nets, disks, party=met is not None)
     alias = f"vmbatch-{job.token[:16]}"
     domain = Domain(config.libvirt_uri, f"vmbatch-{job.slug}-{job.token[:8]}", str(uuid.UUID(hex=job.token, version=4)),
-                    job.token, os.path.join(spool, "domain.xml"))
+                    job.token, os.path.join(spool, "domain.xml"), float(template.lifetime.shutdown))
     console = os.path.join(spool, "console.log")
     keys = os.path.join(spool, "keys")
     place = os.path.join(share, "guest")
+    changes, guards = _guards(job, template, config, facts, nets, spool, met)
     xml = domain_xml(template, DomainChange(
         name=domain.name, uuid=domain.uuid, job=job.id, token=job.token, user=job.user.name, console=console,
         drivers=tuple(disks.drivers), shell_console=template.console_shell,
@@ -149,14 +168,15 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
         channel=template.messages == "CHANNEL",
         directories=context.directories,
         oem_strings=tuple(oem_strings(facts.credentials)),
-        macs=macs,
+        interfaces=tuple(changes),
         disks=(*disks.changes, *context.changes),
         cores=granted.cores, memory=granted.memory,
     ))
-    shared: tuple[Resource | Piece, ...] = ()
-    if template.messages == "SHARE":
-        owner = 0 if config.share_type == "virtiofs" else config.share_owner
-        shared = (Directory(share, job.token, 0o711), GuestPlace(place, owner))
+    shared, export = _shared(job, template, config, share) if template.messages == "SHARE" else ((), None)
+    watcher = () if not template.lifetime.heartbeat else (Watcher(
+        path=os.path.join(spool, "watch"), token=job.token, job=job.id, domain=domain, seconds=float(template.lifetime.heartbeat),
+        place=place if template.messages == "SHARE" else "", local=config.share_local, handover=handover,
+        log=config.log_directory),)
     own = Keys(keys, job.id)
     meeting = (Introduction(met, keys, job.nodes, job.node_file or ""),) if met is not None else ()
     phases = (
@@ -172,12 +192,82 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
             *((StageFile(handover, granted.stage, job.user.group.gid),) if granted.stage and not job.rank else ()),
             DomainFile(domain.xml, xml),
         )),
-        Phase("start", (domain,)),
+        Phase("network filter", guards),
+        Phase("start", (*watcher, domain)),
     )
     return Plan(job=job, template=template.path, phases=tuple(phase for phase in phases if phase.steps), domain=domain, xml=xml,
-                inbox=place, console=console, recorded=profile.xen, handover=handover, alias=alias,
-                notes=(*granted.notes, *disks.notes), macs=macs, delivery=context.delivery,
+                inbox=place, export=export, address=next((net.address4.partition("/")[0] for net in nets if net.address4), ""),
+                console=console, recorded=profile.xen, handover=handover, alias=alias,
+                notes=(*granted.notes, *disks.notes, *_unguarded(facts)), macs=macs, delivery=context.delivery,
+                addresses=tuple(address for interface in facts.addresses for address in interface),
+                images=tuple(_traced(template, facts)),
                 console_shell=template.console_shell, messages=template.messages)
+
+
+def _shared(job: Job, template: Template, config: Config, share: str) -> tuple[tuple[Resource | Piece, ...], Export | None]:
+    """The job's directory on the share, and the guest's in it; how the guest is let in.
+
+    A guest's root may give a file there any mode, and on NFS any owner but root: so either nobody of this node can enter the
+    job's directory, or no mode counts there.
+    """
+    place = os.path.join(share, "guest")
+    owner = config.share_owner
+    if config.share_export != "none" and not config.share_type.startswith("nfs"):
+        raise SiteError(f"[share] export is for NFS, and [share] type = {config.share_type}", "take one of both out")
+    if config.share_export == "none" and config.share_type.startswith("nfs"):
+        return (Directory(share, job.token, 0o710, owner, distant=True), GuestPlace(place, owner)), None
+    if config.share_type == "virtiofs":
+        return (Directory(share, job.token, 0o700), Volume(place, job.token, config.share_limit, 0, 0)), None
+    if config.share_type == "9p":
+        return (Directory(share, job.token, 0o711), Volume(place, job.token, config.share_limit, owner, owner)), None
+    if config.share_source.partition(":/")[2] != config.share_directory.removeprefix("/"):
+        raise SiteError(f"[share] export shows guests {config.share_directory}, and they would mount {config.share_source}",
+                        f"set source to SERVER:{config.share_directory}")
+    uid, gid = job.user.uid, job.user.group.gid
+    identity = str(uuid.UUID(hex=job.token, version=4))
+    return ((Directory(share, job.token, 0o711), Volume(place, job.token, config.share_limit, uid, gid)),
+            Export(place, job.token, "", identity, uid, gid))
+
+
+def _guards(job: Job, template: Template, config: Config, facts: Facts, nets: tuple[Net, ...], spool: str,
+            met: Member | None) -> tuple[list[InterfaceChange], tuple[Resource | Piece, ...]]:
+    """What each interface of the domain gets, and the steps that make the filters. The guests of one job reach each other."""
+    changes: list[InterfaceChange] = []
+    steps: list[Resource | Piece] = []
+    for number, (interface, net) in enumerate(zip(template.interfaces, nets, strict=True)):
+        if (not (config.network_filter and interface.guarded and template.type in FILTERED)
+                or interface.network in facts.around.no_bridge):
+            changes.append(InterfaceChange(net.mac))
+            continue
+        ours = [address.partition("/")[0] for address in (net.address4, net.address6)]
+        peers = interface.peers or met is not None
+        guests = facts.around.guests[number] if facts.around.guests and not peers else ()
+        learned = net.method == "dhcp"
+        guard = Guard(net.mac, ours[0], ours[1], learned, facts.around.node,
+                      others((*config.network_closed, *guests), facts.around.node), config.network_services,
+                      facts.around.replies)
+        name = f"vmbatch-{job.slug}-{job.token[:8]}-{number}"
+        identity = str(uuid.UUID(hex=hashlib.sha256(f"{job.token}/filter/{number}".encode()).hexdigest()[:32], version=4))
+        path = os.path.join(spool, f"filter-{number}.xml")
+        steps += [FilterFile(path, filter_xml(name, identity, guard)),
+                  NetworkFilter(config.libvirt_uri, name, identity, job.token, path)]
+        changes.append(InterfaceChange(net.mac, name, LEARNED if learned else {}, isolated=not peers))
+    return changes, tuple(steps)
+
+
+def _unguarded(facts: Facts) -> list[str]:
+    return [f"no filter guards the network {name}: it is no bridge of Linux's" for name in sorted(facts.around.no_bridge)]
+
+
+def _traced(template: Template, facts: Facts) -> Iterator[trace.Image]:
+    """What the disks are made from; of what is downloaded for this job alone, the digest that it must have."""
+    for tag in template.disks:
+        image, source = facts.images.get(tag.index), facts.wishes.get(tag.index, tag.source)
+        if image is not None:
+            yield trace.Image(tag.target, image.origin or image.path, image.digest, image.modified)
+        elif isinstance(source, ImageSource):
+            checksum = source.checksum
+            yield trace.Image(tag.target, source.places[0], "" if checksum is None else f"{checksum.function}:{checksum.value}")
 
 
 def check_user(job: Job, config: Config) -> None:

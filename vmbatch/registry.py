@@ -10,12 +10,17 @@ from .batch.slurm import Slurm
 from .batch.slurm import exit_status as slurm_exit_status
 from .batch.system import Call, System
 from .batch.torque import Torque, exit_status
+from .claim import Claim
 from .config import Config
 from .exchange.address import Address
+from .exchange.export import Export
 from .exchange.member import Member
+from .exchange.volume import Volume
 from .hypervisor import profile
 from .hypervisor.domain import Domain
+from .hypervisor.netfilter import NetworkFilter
 from .hypervisor.profile import Profile
+from .hypervisor.watcher import Watcher
 from .job import Job
 from .resource import Resource
 from .spool.directory import Directory
@@ -35,9 +40,9 @@ EXIT_STATUS: dict[str, Callable[[Call], int | None]] = {
 }
 """Of batch systems whose epilogue is told how the job ended."""
 
-KINDS: tuple[type[Resource], ...] = (Directory, Domain, FirstFill, Address, Member)
+KINDS: tuple[type[Resource], ...] = (Directory, Domain, FirstFill, Address, Member, NetworkFilter, Volume, Export, Watcher, Claim)
 
-_Kind = Directory | Domain | FirstFill | Address | Member
+_Kind = Directory | Domain | FirstFill | Address | Member | NetworkFilter | Volume | Export | Watcher | Claim
 _decoder: msgspec.json.Decoder[_Kind] = msgspec.json.Decoder(_Kind)
 
 

@@ -98,7 +98,7 @@ def _run(queue: str, job_id: str, words: list[str], environ: dict[str, str]) -> 
             os.write(2, f"vmbatch: {line}\n".encode())
         return _FAILURE
     if handover.console:
-        return _run_through_console(handover, understand, terminal=terminal)
+        return _run_through_console(place, handover, understand, terminal=terminal)
     if terminal:
         return run.on_terminal(place, handover, understand(), environ)
     if os.path.exists(f"{place}/stage"):
@@ -108,14 +108,15 @@ def _run(queue: str, job_id: str, words: list[str], environ: dict[str, str]) -> 
     return run.without_terminal(place, handover, understand)
 
 
-def _run_through_console(handover: Handover, understand: Callable[[], Call], *, terminal: bool) -> int:
+def _run_through_console(place: str, handover: Handover, understand: Callable[[], Call], *, terminal: bool) -> int:
     from .consoleshell import Session
     from .shell import RefusedError
+    from .shell.guest import Guest
 
     if terminal:
         raise RefusedError("its guest has no network, and an interactive job needs one; "
                            "submit to a queue whose guests can be reached by ssh")
-    return Session(handover.console).run(understand)
+    return Session(handover.console, Guest(place, handover)).run(understand)
 
 
 def _refused(place: str) -> str:

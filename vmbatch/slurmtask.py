@@ -55,8 +55,9 @@ def _run(words: list[str]) -> int:
 
     if handover.console:
         from .consoleshell import Session
+        from .shell.guest import Guest
 
-        return Session(handover.console).run(understand)
+        return Session(handover.console, Guest(place, handover)).run(understand)
     if terminal:
         return run.on_terminal(place, handover, understand(), environ, of_many=True)
     return run.without_terminal(place, handover, understand, of_many=True)

@@ -302,15 +302,19 @@ def outputs(job):
 
 def opened(job, which):
     account = pwd.getpwnam(text(job.euser))
+    groups = os.getgroups()
     try:
         path = getattr(job, which)()
-        os.setegid(grp.getgrnam(group_of(job)).gr_gid)
+        group = grp.getgrnam(group_of(job)).gr_gid
+        os.setgroups(os.getgrouplist(account.pw_name, group))
+        os.setegid(group)
         os.seteuid(account.pw_uid)
         try:
             fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NOCTTY | os.O_NONBLOCK)
         finally:
             os.seteuid(0)
             os.setegid(0)
+            os.setgroups(groups)
     except Exception:
         return subprocess.DEVNULL
     return fd if stat.S_ISREG(os.fstat(fd).st_mode) else subprocess.DEVNULL

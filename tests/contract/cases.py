@@ -2,23 +2,34 @@
 
 import json
 import os
+import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import libvirt
+import msgspec
+import pytest
 
+from lab import node
+from vmbatch.claim import Claim
 from vmbatch.exchange.address import Address
+from vmbatch.exchange.export import Export, exported
 from vmbatch.exchange.member import Member
-from vmbatch.host import virt
+from vmbatch.exchange.volume import Volume
+from vmbatch.host import clock, virt, virtnet
 from vmbatch.hypervisor.domain import Domain
+from vmbatch.hypervisor.netfilter import NetworkFilter
+from vmbatch.hypervisor.watcher import Watcher
 from vmbatch.resource import Resource
 from vmbatch.spool.directory import MARK, Directory
 from vmbatch.spool.first import FirstFill
+from vmbatch.units import Deadline
 
 from .tokens import new_token
 
 URI = "test:///default"
+SYSTEM = "qemu:///system"
 XML = """<domain type='test'><name>{name}</name><uuid>{uuid}</uuid>{metadata}
 <memory>8192</memory><os><type>hvm</type></os></domain>"""
 OWNER = "<metadata><vmbatch:job xmlns:vmbatch='urn:vmbatch:job:1' id='42.vm' token='{token}' user='alice'/></metadata>"
@@ -227,6 +238,7 @@ class MemberCase(Case):
         yield "torn, not renamed", lambda: self._temporary(self._entry(self.token)[:30])
         yield "not renamed", lambda: self._temporary(self._entry(self.token))
         yield "there, and a new version not renamed", self._both
+        yield "looked for at the server", lambda: (self.path.parent / f".look.{self.token}").mkdir()
 
     def _both(self) -> None:
         self.path.write_text(self._entry(self.token))
@@ -246,12 +258,191 @@ class MemberCase(Case):
         """pytest removes the directory."""
 
 
+class NetworkFilterCase(Case):
+    """A network filter of the node's libvirtd: the test driver has none."""
+
+    def __init__(self, parent: Path) -> None:
+        self.token = new_token()
+        self.uuid = str(uuid.UUID(hex=self.token, version=4))
+        self.name = f"vmbatch-42.vm-{self.token[:8]}-0"
+        self.file = parent / "filter-0.xml"
+        self.resource = NetworkFilter(SYSTEM, self.name, self.uuid, self.token, str(self.file))
+
+    def prepare(self) -> None:
+        if not node.inside():
+            pytest.skip("network filters need the libvirtd of the lab's node")
+        self.file.write_text(self.xml(self.uuid))
+
+    def xml(self, identifier: str) -> str:
+        return f"<filter name='{self.name}' chain='root'><uuid>{identifier}</uuid></filter>"
+
+    def exists(self) -> bool:
+        return self.name in dict(virtnet.filters(SYSTEM))
+
+    def half_made(self) -> Iterator[tuple[str, Callable[[], None]]]:
+        yield "file without filter", lambda: None
+        yield "no file", self.file.unlink
+
+    def foreign(self) -> Iterator[tuple[str, Callable[[], None]]]:
+        yield "the name alone", lambda: virtnet.define_filter(SYSTEM, self.xml(str(uuid.uuid4())))
+
+    def clear(self) -> None:
+        for name, identifier in virtnet.filters(SYSTEM):
+            if name == self.name:
+                virtnet.undefine_filter(SYSTEM, identifier)
+
+
+class VolumeCase(Case):
+    """A file system in memory, below a link: the kernel names it by its real path."""
+
+    def __init__(self, parent: Path) -> None:
+        self.token = new_token()
+        self.path = parent / "share/guest"
+        self.resource = Volume(str(self.path), self.token, 1 << 20, 1500, 1500)
+
+    def prepare(self) -> None:
+        if not node.inside():
+            pytest.skip("mounts are for the lab's node")
+        self.path.parent.with_name("real").mkdir()
+        self.path.parent.symlink_to("real")
+
+    def _mount(self, token: str) -> None:
+        self.path.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", f"vmbatch:{token}", self.path], check=True)
+
+    def exists(self) -> bool:
+        return os.path.lexists(self.path)
+
+    def half_made(self) -> Iterator[tuple[str, Callable[[], None]]]:
+        yield "not mounted", self.path.mkdir
+        yield "mounted", lambda: self._mount(self.token)
+        yield "with what a guest wrote", self._used
+
+    def _used(self) -> None:
+        self._mount(self.token)
+        (self.path / "a").mkdir()
+        (self.path / "a/b").write_text("content")
+
+    def foreign(self) -> Iterator[tuple[str, Callable[[], None]]]:
+        yield "another start's", lambda: self._mount(new_token())
+        yield "a directory with files", self._directory
+        yield "a file", self._file
+        yield "a link", lambda: self.path.symlink_to("nowhere")
+
+    def _directory(self) -> None:
+        self.path.mkdir()
+        (self.path / "x").write_text("precious")
+
+    def _file(self) -> None:
+        self.path.write_text("precious")
+
+    def clear(self) -> None:
+        if self.path.is_mount():
+            subprocess.run(["umount", self.path], check=True)
+
+
+class ExportCase(Case):
+    """An entry in the table of the node's NFS server, which need not run for that."""
+
+    def __init__(self, parent: Path) -> None:
+        self.token = new_token()
+        self.path = parent / "guest"
+        self.resource = Export(str(self.path), self.token, "10.77.0.99", str(uuid.UUID(hex=self.token, version=4)), 1500, 1500)
+
+    def prepare(self) -> None:
+        if not node.inside():
+            pytest.skip("exports are for the lab's node")
+        self.path.mkdir()
+
+    def exists(self) -> bool:
+        return any(path == str(self.path) for path, _ in exported(Deadline(5)))
+
+    def half_made(self) -> Iterator[tuple[str, Callable[[], None]]]:
+        yield "nothing", lambda: None
+        yield "no directory", self.path.rmdir
+
+    def foreign(self) -> Iterator[tuple[str, Callable[[], None]]]:
+        yield from ()
+
+    def clear(self) -> None:
+        for path, client in exported(Deadline(5)):
+            if path == str(self.path):
+                subprocess.run(["exportfs", "-u", f"{client}:{path}"], check=True)
+
+
+class WatcherCase(Case):
+    """The record of a watcher, in the job's own directory."""
+
+    def __init__(self, parent: Path) -> None:
+        self.token = new_token()
+        self.path = parent / "watch"
+        domain = Domain(URI, "vmbatch-42.vm", str(uuid.UUID(hex=self.token, version=4)), self.token, str(parent / "domain.xml"))
+        self.resource = Watcher(
+            path=str(self.path), token=self.token, job="42.vm", domain=domain, seconds=15.0, place=str(parent / "share"),
+            local=True, handover=str(parent / "handover"), log=str(parent / "log"))
+
+    def exists(self) -> bool:
+        return os.path.lexists(self.path)
+
+    def half_made(self) -> Iterator[tuple[str, Callable[[], None]]]:
+        yield "empty", self.path.touch
+        yield "torn", lambda: self._write(msgspec.json.encode(self.resource)[:40])
+
+    def foreign(self) -> Iterator[tuple[str, Callable[[], None]]]:
+        yield "another start's", lambda: self._write(msgspec.json.encode(self.resource).replace(self.token.encode(), b"f" * 32))
+        yield "no record", lambda: self._write(b"\xff")
+        yield "a directory", self.path.mkdir
+        yield "a link to nowhere", lambda: self.path.symlink_to("nowhere")
+
+    def _write(self, data: bytes) -> None:
+        self.path.write_bytes(data)
+
+    def clear(self) -> None:
+        """pytest removes the directory."""
+
+
+class ClaimCase(Case):
+    """Room on the node."""
+
+    resource: Claim
+
+    def __init__(self, parent: Path) -> None:
+        self.token = new_token()
+        self.parent = parent
+        self.resource = Claim(str(parent), self.token, "42.vm", 2, 1 << 30, 7.5, clock.this_process())
+
+    def _link(self, state: str, target: str = "") -> Callable[[], None]:
+        return lambda: (self.parent / f"{self.token}.{state}").symlink_to(target or msgspec.json.encode(self.resource).decode())
+
+    def exists(self) -> bool:
+        return any(True for _ in self.parent.iterdir())
+
+    def half_made(self) -> Iterator[tuple[str, Callable[[], None]]]:
+        for state in ("asking", "held", "waiting", "starting", "running"):
+            yield state, self._link(state)
+
+    def foreign(self) -> Iterator[tuple[str, Callable[[], None]]]:
+        yield "a file", (self.parent / f"{self.token}.asking").touch
+        yield "a directory", (self.parent / f"{self.token}.asking").mkdir
+        yield "a link to nowhere", self._link("asking", "nowhere")
+        yield "another start's", self._link("asking", msgspec.json.encode(
+            msgspec.structs.replace(self.resource, token=new_token())).decode())
+
+    def clear(self) -> None:
+        """pytest removes the directory."""
+
+
 FACTORIES: dict[str, tuple[type[Resource], Callable[[Path], Case]]] = {
     "spool directory": (Directory, lambda parent: DirectoryCase(parent, named=True)),
     "hand-over directory": (Directory, lambda parent: DirectoryCase(parent, named=False)),
     "first filling": (FirstFill, FirstFillCase),
     "domain": (Domain, DomainCase),
     "address": (Address, AddressCase),
+    "volume": (Volume, VolumeCase),
+    "export": (Export, ExportCase),
+    "network filter": (NetworkFilter, NetworkFilterCase),
     "entry for the job's other nodes": (Member, MemberCase),
+    "watcher": (Watcher, WatcherCase),
+    "claim": (Claim, ClaimCase),
 }
 """Of every kind in the registry, at least one."""

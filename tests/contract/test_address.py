@@ -299,11 +299,11 @@ def test_every_death_leaves_what_release_takes(pool: Path, monkeypatch: pytest.M
     deaths = 0
     for first in range(20):
         owned = reservation(pool)
-        acquired = dying(owned.acquire, first)
+        acquired = dying(owned._make, first)
         deaths += not acquired
         states = sorted(os.listdir(pool))
         for second in range(20):
-            if dying(lambda owned=owned: owned.release(Deadline(BOUND), last=True), second):
+            if dying(owned._give_back, second):
                 break
             deaths += 1
         assert os.listdir(pool) == [], (first, states)

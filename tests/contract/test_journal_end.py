@@ -9,7 +9,9 @@ import pytest
 
 from vmbatch import journal
 from vmbatch.errors import EndedError
+from vmbatch.host import clock
 from vmbatch.host.clock import ProcessIdentity
+from vmbatch.job import Leader
 from vmbatch.journal import check_not_ended, mark_end
 
 from .book import START
@@ -112,10 +114,37 @@ def test_the_message_names_the_job() -> None:
         check_not_ended(start())
 
 
-def test_old_markers_are_forgotten() -> None:
-    mark_end("1.vm", by())
-    mark_end("2.vm", by())
-    old = time.time() - 3601
-    os.utime(os.path.join(journal.ended_directory(), "1.vm"), (old, old))
+def test_old_markers_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the time that has gone since this boot: the node's clock may be set meanwhile."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    monkeypatch.setattr(clock, "uptime", lambda: 10_000.0)
+    monkeypatch.setattr(clock, "boot_id", lambda: BOOT)
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    mark_end("1.vm", by((10_000 - 3601) * ticks))
+    mark_end("2.vm", by((10_000 - 3599) * ticks))
     journal.forget_old_ends(3600)
     assert os.listdir(journal.ended_directory()) == ["2.vm"]
+
+
+def test_what_is_no_marker_is_forgotten_by_its_age() -> None:
+    """A marker that is just being written is none yet."""
+    for name, age in (("old", 3601.0), (".1.vm.new", 0.0)):
+        path = Path(journal.ended_directory(), name)
+        path.write_bytes(b'{"ended')
+        os.utime(path, (time.time() - age,) * 2)
+    journal.forget_old_ends(3600)
+    assert os.listdir(journal.ended_directory()) == [".1.vm.new"]
+
+
+def test_how_long_a_shell_has_been_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Since a sweep has seen it first; the node's clock may be set meanwhile."""
+    up = 1000.0
+    monkeypatch.setattr(clock, "uptime", lambda: up)
+    monkeypatch.setattr(clock, "this_process", lambda: ProcessIdentity(7, int(up * os.sysconf("SC_CLK_TCK")), clock.boot_id()))
+    of = msgspec.structs.replace(START, leader=Leader(2**22 + 1, 1))
+    assert journal.shell_over(of, note=False) == 0
+    assert os.listdir(journal.ended_directory()) == []
+    assert journal.shell_over(of, note=True) == 0
+    up += 901
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    assert journal.shell_over(of, note=True) == 901

@@ -1,12 +1,16 @@
 """What is left of a failed job is put aside: its id is free, its journal is known, and no more is kept than may be."""
 
 import os
+import threading
+import time
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from vmbatch import journal
+from vmbatch.host import clock
+from vmbatch.host.clock import boot_id
 from vmbatch.journal import Journal, Kept
 from vmbatch.resource import Resource
 from vmbatch.units import Deadline
@@ -44,7 +48,7 @@ def test_put_aside() -> None:
     assert not os.path.exists(before)
     [(path, start, resources, kept)] = journal.kept()
     assert (path, start, resources) == (book.path, START, RESOURCES)
-    assert kept == Kept(99.5, "it ended with status 7")
+    assert (kept.until, kept.why, kept.boot) == (99.5, "it ended with status 7", boot_id())
     assert os.path.basename(path) == f"42-1.vm.{START.token}.kept"
     assert journal.paths() == [path]
     opened = Journal.open(path, Deadline(0))
@@ -106,3 +110,63 @@ def test_the_line_decides_not_the_name(tmp_path: Path) -> None:
     book.close()
     [(_, _, _, kept)] = journal.kept()
     assert kept.until == 0.0
+
+
+def test_who_waited_for_it_does_not_get_it() -> None:
+    """An epilogue beside the one that keeps what is left: it would release just that."""
+    book = book_of(*RESOURCES)
+    path, found = book.path, list[Journal | None]()
+    waits = threading.Thread(target=lambda: found.append(Journal.open(path, Deadline(60))))
+    waits.start()
+    waits.join(0.2)
+    assert waits.is_alive()
+    assert book.keep(99.5, "", 1)
+    book.close()
+    waits.join()
+    assert found == [None]
+
+
+@pytest.mark.parametrize("jump", [-1e9, -5000, 0, 5000, 1e9])
+def test_a_clock_that_is_set_changes_nothing(monkeypatch: pytest.MonkeyPatch, jump: float) -> None:
+    """As long as the node runs, only the time that has gone counts."""
+    now, up = 1e9, 500.0
+    monkeypatch.setattr(time, "time", lambda: now)
+    monkeypatch.setattr(clock, "uptime", lambda: up)
+    book = book_of()
+    assert book.keep(now + 3600, "", 1)
+    now += jump
+    assert not book.is_over(note=True)
+    up += 3599
+    assert not book.is_over(note=True)
+    up += 1
+    assert book.is_over(note=True)
+    book.close()
+
+
+@pytest.mark.parametrize(("jump", "first", "after"), [
+    (100, False, 3500), (-100, False, 3600), (-1e9, False, 3600), (3600, True, 0), (1e9, True, 0)])
+def test_after_a_boot_the_clock_counts_and_keeps_nothing_longer_than_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, jump: float, first: bool, after: float,
+) -> None:
+    now, up, boot = 1e9, 500.0, "first"
+    monkeypatch.setattr(time, "time", lambda: now)
+    monkeypatch.setattr(clock, "uptime", lambda: up)
+    monkeypatch.setattr(clock, "boot_id", lambda: boot)
+    book = Journal.create(msgspec.structs.replace(START, keep=3600.0))
+    assert book is not None
+    assert book.keep(now + 3600, "", 1)
+    path = book.path
+    book.close()
+    now, up, boot = now + jump, 0.0, "second"
+    again = Journal.open(path, Deadline(0))
+    assert again is not None
+    before = Path(path).read_bytes()
+    assert again.is_over(note=False) == first
+    assert Path(path).read_bytes() == before
+    assert again.is_over(note=True) == first
+    if not first:
+        now, up = now + after - 1, up + after - 1
+        assert not again.is_over(note=True)
+        now, up = now + 1, up + 1
+        assert again.is_over(note=True)
+    again.close()

@@ -19,6 +19,7 @@ def book_of(*probes: Probe, handed_over: bool = False) -> Journal:
     assert book is not None
     for probe in probes:
         book.promise(probe)
+        book.acted()
     if handed_over:
         book.hand_over()
     return book
@@ -42,6 +43,16 @@ def test_last(orphaned: bool, handed_over: bool, last: bool) -> None:
     book = book_of(Probe("a", log), Probe("b", log), handed_over=handed_over)
     book.release(5, orphaned=orphaned)
     assert log == ["release b last" if last else "release b", "release a"]
+    book.close()
+
+
+def test_an_act_that_failed_may_still_be_under_way() -> None:
+    """Nobody has died, but a request may be in another's hands."""
+    log: list[str] = []
+    book = book_of(Probe("a", log))
+    book.promise(Probe("b", log))
+    book.release(5, orphaned=False)
+    assert log == ["release b last", "release a"]
     book.close()
 
 

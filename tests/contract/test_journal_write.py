@@ -77,7 +77,23 @@ def test_nothing_is_left_of_a_journal_that_could_not_be_written(monkeypatch: pyt
     before = descriptors()
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", lambda _fd: (_ for _ in ()).throw(OSError(5, "EIO")))
-        with pytest.raises(OSError, match="EIO"):
+        with pytest.raises(NodeError, match=r"^no journal can be written in .*: EIO$"):
+            Journal.create(START)
+    assert os.listdir(journal.directory()) == []
+    assert not descriptors() - before
+
+
+def test_nothing_is_left_of_a_journal_whose_name_is_not_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, fsync = descriptors(), os.fsync
+
+    def of_files(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(28, "ENOSPC")
+        fsync(fd)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", of_files)
+        with pytest.raises(NodeError, match=r"^no journal can be made in .*: ENOSPC$"):
             Journal.create(START)
     assert os.listdir(journal.directory()) == []
     assert not descriptors() - before
@@ -98,6 +114,21 @@ def test_no_act_without_a_promise(book: Journal, tmp_path: Path, monkeypatch: py
                 lifecycle._act(Directory(str(tmp_path / name), TOKEN, 0o711), book, work())
         assert not (tmp_path / name).exists()
         assert book.resources == []
+
+
+def test_a_line_may_follow_one_that_could_not_be_written(book: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk takes some bytes of a line, or all of them and does not sync them."""
+    write = os.write
+    book.promise(RESOURCES[0])
+    full = OSError(28, "full")
+    for name, broken in (("write", lambda fd, data: write(fd, data[:9])), ("fsync", lambda _fd: (_ for _ in ()).throw(full))):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, broken)
+            with pytest.raises(NodeError) as caught:
+                book.promise(RESOURCES[1])
+        assert caught.value.hint == "is the disk full?"
+    book.promise(RESOURCES[2])
+    assert Path(book.path).read_bytes() == LINES[0] + LINES[1] + LINES[3]
 
 
 def test_lines(book: Journal) -> None:

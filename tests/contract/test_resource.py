@@ -157,7 +157,7 @@ def test_a_domain_that_will_not_die(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     case.resource.acquire()
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(virt, "destroy", lambda _domain: None)
+            patch.setattr(virt, "destroy", lambda _domain, _over: None)
             begin = time.monotonic()
             with pytest.raises(NodeError, match="is still there after its end"):
                 case.resource.release(Deadline(0.3), last=True)
@@ -198,12 +198,13 @@ def test_libvirt_that_cannot_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     case.prepare()
     case.resource.acquire()
 
-    def fail(_uri: str, _uuid: str) -> None:
+    def fail(_uri: str, _uuid: str, _over: Deadline) -> None:
         raise NodeError("libvirt does not answer")
 
     try:
         with monkeypatch.context() as patch:
             patch.setattr(virt, "find", fail)
+            patch.setattr("vmbatch.hypervisor.domain._RESTART_SECONDS", 0.1)
             with pytest.raises(NodeError, match="does not answer"):
                 case.resource.release(Deadline(BOUND), last=False)
         assert case.exists()

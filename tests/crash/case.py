@@ -22,6 +22,7 @@ class Case:
     cleanup: str = "epilogue"
     begin: str = "nothing"
     seed: int = 0
+    victim: str = ""
 
     def encode(self) -> str:
         """One line."""
@@ -35,12 +36,16 @@ class Case:
 
 @dataclass
 class Answer:
-    """`leaks` has a line for each thing left, or for each promise broken; `where` says what was interrupted."""
+    """`leaks` has a line for each thing left, or for each promise broken; `where` says what was interrupted.
+
+    `kinds` are those of the resources that the job owned in the end.
+    """
 
     runs: int = 1
     leaks: list[str] = field(default_factory=list)
     where: str = ""
     points: list[Point] = field(default_factory=list)
+    kinds: list[str] = field(default_factory=list)
 
     def encode(self) -> str:
         """One line."""

@@ -1,12 +1,17 @@
-"""Lifecycles with a mistake in them, to prove that the matrix finds such. Only hooks that a test made load this."""
+"""Lifecycles with a mistake in them, to prove that the matrix finds such, and one with less patience. Only for hooks of tests."""
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from vmbatch import hooks, journal, lifecycle
-from vmbatch.host import file
+import msgspec
+
+from vmbatch import hooked, hooks, journal, lifecycle
+from vmbatch.config import Config
+from vmbatch.errors import NodeError
+from vmbatch.host import distant, file, process, virt
 from vmbatch.journal import Journal
 from vmbatch.resource import Piece, Resource, Work
 from vmbatch.spool.directory import Directory
@@ -14,7 +19,7 @@ from vmbatch.units import Deadline
 
 
 def _act_before_record() -> None:
-    def act(step: Resource | Piece, book: Journal, work: Work) -> None:
+    def act(step: Resource | Piece, book: Journal, work: Work, begin: Callable[[], None] = lambda: None) -> None:
         if isinstance(step, Resource):
             step.acquire()
             book.promise(step)
@@ -35,7 +40,7 @@ def _share_unrecorded() -> None:
 
 
 def _unlink_first() -> None:
-    def release(self: Journal, seconds: float, *, orphaned: bool = True) -> None:
+    def release(self: Journal, seconds: float, *, orphaned: bool = True, **_: object) -> None:
         os.unlink(self.path)
         file.sync_directory(journal.directory())
         for resource in self.resources:
@@ -56,6 +61,45 @@ def _no_check() -> None:
     _set(journal, "check_not_ended", lambda start: None)
 
 
+def _impatient() -> None:
+    """No mistake: whatever does not answer is given up sooner, and the share is on a server."""
+    load = hooked.load_config
+
+    def config() -> Config:
+        return msgspec.structs.replace(load(), share_local=False, timeouts_boot=2.0, timeouts_release=2.0)
+
+    _set(hooked, "load_config", config)
+    _set(virt, "_ANSWER_SECONDS", 1.0)
+    _set(virt, "_START_SECONDS", 1.0)
+    _set(distant, "_ANSWER_SECONDS", 1.0)
+    _set(distant, "_AGAIN_SECONDS", 0.2)
+
+
+def _libvirt_unbounded() -> None:
+    _impatient()
+    _set(virt, "within", lambda over, ask: ask())
+
+
+def _share_unbounded() -> None:
+    _impatient()
+    _set(distant, "call", lambda place, act, kind=None, deadline=None: act())
+
+
+def _orphans_work() -> None:
+    _set(process, "_OWN_CHILD", 'shift && exec "$@"')
+
+
+def _no_space_unseen() -> None:
+    """A line that could not be written is taken for one that was."""
+    append = journal._append
+
+    def careless(fd: int, record: bytes) -> None:
+        with contextlib.suppress(NodeError):
+            append(fd, record)
+
+    _set(journal, "_append", careless)
+
+
 def _set(owner: object, name: str, value: Any) -> None:
     setattr(owner, name, value)
 
@@ -67,6 +111,11 @@ MUTATIONS: dict[str, Callable[[], None]] = {
     "no-end-marker": _no_mark,
     "no-wait-for-lock": _no_wait,
     "no-end-check": _no_check,
+    "impatient": _impatient,
+    "libvirt-unbounded": _libvirt_unbounded,
+    "share-unbounded": _share_unbounded,
+    "no-space-unseen": _no_space_unseen,
+    "orphans-work": _orphans_work,
 }
 
 

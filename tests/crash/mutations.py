@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from .case import Case, places
+from .play import JOURNALS
 from .tracer import Point
+from .trouble import starts, writes
 
 _EFFECTS = ("mkdir", "chmod", "linkat", "connect", "write", "unlink", "unlinkat", "rmdir")
 
@@ -53,6 +55,25 @@ def _no_check(points: Points) -> Iterator[Case]:
     return (Case("overlap", number, mutation="no-end-check", begin="epilogue") for number in _before_journal(points))
 
 
+def _hangs(name: str, victim: str) -> Callable[[Points], Iterator[Case]]:
+    """Whom the prologue needs does not answer."""
+    return lambda _points: iter((Case("stopped", 1, mutation=name, begin="prologue", victim=victim),))
+
+
+def _no_space(points: Points) -> Iterator[Case]:
+    """The disk is full for a moment, and takes a line of the journal not."""
+    refusable = [point for point in points.prologue if writes(point)]
+    return (Case("full", number, mutation="no-space-unseen", begin="prologue")
+            for number, point in enumerate(refusable, 1) if point.call == "write" and point.what.startswith(JOURNALS))
+
+
+def _orphans(points: Points) -> Iterator[Case]:
+    """The prologue alone is killed as it starts a helper, before anybody could ask for the helper's end."""
+    begun = [point for point in points.prologue if starts(point)]
+    return (Case("lonely", number, mutation="orphans-work", begin="prologue")
+            for number, point in enumerate(begun, 1) if point.what.endswith("setpriv"))
+
+
 MUTANTS: dict[str, Callable[[Points], Iterator[Case]]] = {
     "act-before-record": _kills("act-before-record", ("mkdir", "chmod")),
     "share-unrecorded": _kills("share-unrecorded", ("mkdir", "chmod", "connect")),
@@ -60,4 +81,8 @@ MUTANTS: dict[str, Callable[[Points], Iterator[Case]]] = {
     "no-end-marker": _no_end_marker,
     "no-wait-for-lock": _no_wait,
     "no-end-check": _no_check,
+    "libvirt-unbounded": _hangs("libvirt-unbounded", "libvirtd"),
+    "share-unbounded": _hangs("share-unbounded", "share"),
+    "no-space-unseen": _no_space,
+    "orphans-work": _orphans,
 }

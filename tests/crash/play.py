@@ -1,20 +1,23 @@
 """Plays one case: hooks started by the lab's mom on the worker's node, interrupted, cleaned up after, and what is left."""
 
 import contextlib
+import functools
+import json
 import random
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from lab import mom, place
+from lab import mom, nest, place
+from lab.remains import Node, in_child
 from vmbatch import lifecycle
 from vmbatch.host.log import Log
 
-from . import nest, state
+from . import hooks, sister, state
 from .case import NOT_REACHED, Answer, Case
-from .remains import Node, in_child
 from .tracer import Point, Trace, Tracer, Wanted
+from .trouble import TROUBLES
 
 JOURNALS = "/var/lib/vmbatch/jobs/"
 _HOOK_SECONDS = 30
@@ -35,30 +38,44 @@ class Player:
         kinds: dict[str, Callable[[Case], Answer]] = {
             "prologue": self.prologue, "epilogue": self.epilogue, "overlap": self.overlap, "torn": self.torn,
             "moment": self.moment, "schedule": self.schedule,
+            **{name: functools.partial(act, self) for name, act in TROUBLES.items()},
         }
         self.node.clear()
-        return kinds[case.kind](case)
+        with self.node.configured(nest.EXPORTING if case.begin == "exported" else nest.CONFIG):
+            return kinds[case.kind](case)
 
     # The matrix: a kill at a point; at point 0 there is none, and the answer has all points.
 
     def prologue(self, case: Case) -> Answer:
-        """`begin`: `nothing`, `failing` for a guest that fails, `remains` for another job's remains on the node, `own`
-        for an image of the user's."""
+        """`begin`: `nothing`, `failing` for a guest that fails, `keeping` for one of which something is kept, `remains` for
+        another job's remains on the node, `own` for an image of the user's, `party` for a job on two nodes, `disk` for a context
+        in the guest's disk, `exported` for a watched guest with an exported part of the share."""
         if case.begin == "remains":
-            self._state("crashed").restore(self.node)
-        job = self.accept(nest.FAILING if case.begin == "failing" else "alice", other=nest.OWN if case.begin == "own" else "")
-        trace = self._killed(self._traced_prologue(job, case.mutation), case)
-        said = self.clean(job, case.cleanup)
+            self.kept_state("crashed").restore(self.node)
+        asked = {"own": nest.OWN, "keeping": nest.KEEPING}.get(case.begin, "")
+        job = self.accept(nest.FAILING if case.begin in ("failing", "keeping") else "alice", other=asked,
+                          queue={"disk": nest.DISK_QUEUE, "exported": nest.EXPORT_QUEUE}.get(case.begin, nest.QUEUE),
+                          hosts=sister.HOSTS if case.begin == "party" else (sister.FIRST,))
+        with sister.joining(job) if case.begin == "party" else contextlib.nullcontext():
+            trace = self._killed(self._traced_prologue(job, case.mutation), case)
+        kinds = _kinds()
+        said = [] if case.at or bool(trace.status) == (job.user == nest.FAILING) else [
+            f"the prologue ended with {trace.status}: {job.errors.decode()}"]
+        said += self.clean(job, case.cleanup)
         if case.begin == "remains":
-            said += self.clean(self._state("crashed").job, "sweep")
-        return self._answer(trace, said)
+            said += self.clean(self.kept_state("crashed").job, "sweep")
+        if case.begin == "keeping":
+            said += self._vmbatch("sweep", "--release", job.id)
+        answer = self.answer(trace, said)
+        answer.kinds = kinds
+        return answer
 
     def epilogue(self, case: Case) -> Answer:
         """`begin`: `handed-over` or `crashed`, the state of the job when its first epilogue starts."""
-        kept = self._state(case.begin)
+        kept = self.kept_state(case.begin)
         kept.restore(self.node)
-        trace = self._killed(self.mom.start_epilogue(kept.job, name=nest.hook("epilogue", case.mutation)).pid, case)
-        return self._answer(trace, self.clean(kept.job, case.cleanup))
+        trace = self._killed(self.mom.start_epilogue(kept.job, name=hooks.hook("epilogue", case.mutation)).pid, case)
+        return self.answer(trace, self.clean(kept.job, case.cleanup))
 
     def _killed(self, leader: int, case: Case) -> Trace:
         tracer = Tracer(leader, lambda number, _: number == case.at)
@@ -68,16 +85,17 @@ class Player:
             tracer.before = tracer.kill
         return tracer.run()
 
-    def _answer(self, trace: Trace, said: list[str]) -> Answer:
+    def answer(self, trace: Trace, said: list[str]) -> Answer:
         where = str(trace.reached or NOT_REACHED)
         return Answer(leaks=said + self.node.left(), where=where, points=[] if trace.reached else trace.points)
 
-    def accept(self, user: str = "alice", job_id: str = "", other: str = "") -> mom.Job:
-        """A job of the crash queue."""
-        return self.mom.accept(b"#!/bin/sh\n", user=user, queue=nest.QUEUE, job_id=job_id, other=other)
+    def accept(self, user: str = "alice", job_id: str = "", other: str = "", queue: str = nest.QUEUE,
+               hosts: tuple[str, ...] = (sister.FIRST,)) -> mom.Job:
+        """A job of ours."""
+        return self.mom.accept(b"#!/bin/sh\n", user=user, queue=queue, job_id=job_id, other=other, hosts=hosts)
 
     def _traced_prologue(self, job: mom.Job, mutation: str = "") -> int:
-        return self.mom.start_prologue(job, nest.hook("prologue", mutation)).pid
+        return self.mom.start_prologue(job, hooks.hook("prologue", mutation)).pid
 
     def clean(self, job: mom.Job, how: str) -> list[str]:
         """An `epilogue`, or the `sweep` once the job's script is gone; what went wrong."""
@@ -85,10 +103,13 @@ class Player:
             status = self.mom.start_epilogue(job).wait(_HOOK_SECONDS)
             return [] if status == 0 else [f"the epilogue ended with {status}: {job.errors.decode()}"]
         self.mom.forget(job)
-        done = subprocess.run([place.ENVIRONMENT / "bin/vmbatch", "sweep"], capture_output=True, text=True, timeout=_HOOK_SECONDS)
-        return [] if done.returncode == 0 else [f"the sweep ended with {done.returncode}: {done.stderr}"]
+        return self._vmbatch("sweep")
 
-    def _state(self, name: str) -> state.Kept:
+    def _vmbatch(self, *words: str) -> list[str]:
+        done = subprocess.run([place.ENVIRONMENT / "bin/vmbatch", *words], capture_output=True, text=True, timeout=_HOOK_SECONDS)
+        return [] if done.returncode == 0 else [f"vmbatch {' '.join(words)} ended with {done.returncode}: {done.stderr}"]
+
+    def kept_state(self, name: str) -> state.Kept:
         """A job's state after a whole prologue (`handed-over`), or killed when its guest is up (`crashed`), or at a promise."""
         if name not in self.kept:
             wanted: dict[str, Wanted] = {
@@ -110,7 +131,10 @@ class Player:
         return state.keep(name, job, self.node)
 
     def torn(self, case: Case) -> Answer:
-        """The journal's line number `at` (the first has 1) cut at every byte; the prologue was killed before it acted on it."""
+        """The journal's line number `at` (the first has 1) cut at every third byte; the prologue died before it acted on it.
+
+        tests/contract/test_journal_read.py reads it cut at each byte.
+        """
         seen: list[Point] = []
 
         def wanted(_: int, point: Point) -> bool:
@@ -124,7 +148,7 @@ class Player:
         assert len(lines) == case.at, lines
         size = len(lines[-1])
         answer = Answer(runs=0, where=f"line {case.at} of the journal")
-        for cut in range(1, size + 1):
+        for cut in sorted({1, 2, size - 1, size, *range(1, size, 3)}):
             kept.restore(self.node)
             kept.journal.write_bytes(data[:-cut])
             said = in_child(lambda: self._epilogue_here(kept.job.id))
@@ -154,7 +178,7 @@ class Player:
         second start of the same job. `mutation` is the prologue's, or with `cleanup` set to `mutant` the epilogue's.
         """
         job = self.accept()
-        ending = nest.mutated("epilogue", case.mutation) if case.cleanup == "mutant" else "epilogue"
+        ending = hooks.mutated("epilogue", case.mutation) if case.cleanup == "mutant" else "epilogue"
         tracer = Tracer(self._traced_prologue(job, "" if case.cleanup == "mutant" else case.mutation),
                         lambda number, _: number == case.at)
         others: list[Hook] = []
@@ -185,7 +209,7 @@ class Player:
             said += self.clean(job, "epilogue")
         elif tracer.killed and trace.reached is not None and trace.reached.call == "linkat":
             said += self.clean(job, "sweep")  # a journal that got its name when the epilogue was over owns nothing
-        return self._answer(trace, said)
+        return self.answer(trace, said)
 
     def _until_seen(self, job: mom.Job, others: list[Hook], seconds: float) -> None:
         """Until another hook has ended, or has set the mark that ends the prologue."""
@@ -220,6 +244,12 @@ class Player:
             if hook.returncode is None:
                 said.append(f"a hook hangs: {hook.args!r}")
         return Answer(leaks=said + self.clean(job, "epilogue") + self.node.left(), where=" ".join(done))
+
+
+def _kinds() -> list[str]:
+    """Of all resources in all journals."""
+    lines = [line for path in Path(JOURNALS).glob("*") for line in path.read_bytes().splitlines()]
+    return sorted({json.loads(line)["kind"] for line in lines if line.endswith(b"}")})
 
 
 def _promises_after(trace: Trace) -> list[str]:

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab import mom, place
-
-from .remains import Node
+from lab.remains import Node
 
 _TREES = (Path("/var/lib/vmbatch"), place.SHARE, Path("/run/vmbatch"))
 _KEPT = Path("/var/lib/libvirt/kept")

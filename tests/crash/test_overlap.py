@@ -7,12 +7,12 @@ from .pool import Pool
 from .tracer import Point
 
 pytestmark = pytest.mark.crash
-_STEP = 3
+_STEP = 5
 _SCHEDULES = 60
 
 
 @pytest.mark.parametrize("beside", ["epilogue", "killed", "two", "prologue"])
-def test_hooks_beside_a_prologue_held_at_every_third_point(pool: Pool, prologue_points: list[Point], beside: str) -> None:
+def test_hooks_beside_a_prologue_held_at_every_fifth_point(pool: Pool, prologue_points: list[Point], beside: str) -> None:
     assert not pool.count(Case("overlap", number, begin=beside) for number in places(prologue_points)[::_STEP])
 
 

@@ -5,6 +5,7 @@ strace can inject a SIGKILL too, but counts calls for each process alone, and th
 
 import contextlib
 import ctypes
+import errno
 import os
 import signal
 import socket
@@ -16,11 +17,14 @@ from lab import mom
 
 from . import syscalls
 
-_CONT, _SYSCALL, _SEIZE, _MESSAGE, _LISTEN, _INFO = 7, 24, 0x4206, 0x4201, 0x4208, 0x420E
+_CONT, _SYSCALL, _SEIZE, _INTERRUPT, _LISTEN, _MESSAGE, _INFO = 7, 24, 0x4206, 0x4207, 0x4208, 0x4201, 0x420E
 _SYSGOOD, _FORK, _VFORK, _CLONE, _SECCOMP, _EXITKILL = 0x1, 0x2, 0x4, 0x8, 0x80, 0x100000
 _EVENT_BIRTHS, _EVENT_SECCOMP, _EVENT_STOP = (1, 2, 3), 7, 128
 _THREAD = 0x10000
 _WALL = 0x40000000
+_GETREGS, _SETREGS, _RAX, _ORIG_RAX = 12, 13, 10, 15
+_REGISTERS = struct.Struct("=27Q")
+"""struct user_regs_struct of sys/user.h, x86-64."""
 _PIDFD_GETFD = 438
 Wanted = Callable[[int, "Point"], bool]
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -59,13 +63,19 @@ def _resume(request: int, pid: int, data: int = 0) -> None:
 
 
 class Tracer:
-    """Follows the session of `leader` and calls `before` and `after` around the first point that is `wanted`."""
+    """Follows the session of `leader` and calls `before` and `after` around the first point that is `wanted`.
+
+    A point that is `refused` is not made: the kernel answers that the disk is full. `ended` is called when the leader has ended.
+    What the hook has put into another session outlives it, but does nothing more: without its tracer no call of it would succeed.
+    """
 
     def __init__(self, leader: int, wanted: Wanted) -> None:
         self.leader = leader
         self.wanted = wanted
         self.before: Callable[[], None] | None = None
         self.after: Callable[[], None] | None = None
+        self.refused: Wanted | None = None
+        self.ended: Callable[[], None] | None = None
         self.trace = Trace()
         self.others: dict[int, int] = {}
         self._alive = {leader}
@@ -79,6 +89,7 @@ class Tracer:
         """As mom kills a prologue: all its session at once."""
         self.killed = True
         mom.kill_session(self.leader)
+        self._stop_others()
 
     def run(self) -> Trace:
         """Until every process of the session has ended."""
@@ -86,13 +97,32 @@ class Tracer:
             pid, status = os.waitpid(-1, _WALL)
             if os.WIFSTOPPED(status):
                 self._alive.add(pid)
-                self._stopped(pid, os.WSTOPSIG(status), status >> 16)
+                if self._is_over() and self._is_apart(pid):
+                    self._alive.discard(pid)
+                else:
+                    self._stopped(pid, os.WSTOPSIG(status), status >> 16)
             else:
                 self._alive.discard(pid)
                 self.others[pid] = os.waitstatus_to_exitcode(status)
                 if pid == self.leader:
                     self.trace.status = self.others[pid]
+                    if self.ended is not None:
+                        self.ended()
+                    self._stop_others()
         return self.trace
+
+    def _is_over(self) -> bool:
+        return self.killed or self.leader in self.others
+
+    def _is_apart(self, pid: int) -> bool:
+        with contextlib.suppress(ProcessLookupError):
+            return os.getsid(pid) != self.leader
+        return False
+
+    def _stop_others(self) -> None:
+        for pid in self._alive:
+            if self._is_apart(pid):
+                _ptrace(_INTERRUPT, pid)
 
     def _stopped(self, pid: int, number: int, event: int) -> None:
         if self.killed:
@@ -102,6 +132,8 @@ class Tracer:
         elif event == _EVENT_SECCOMP:
             _resume(_SYSCALL if self._entering(pid) else _CONT, pid)
         elif event in _EVENT_BIRTHS or number == signal.SIGTRAP | 0x80:
+            if event and (child := _born(pid)) not in self.others:
+                self._alive.add(child)  # its own first stop may come after its parent's death
             if pid in self._leaving:
                 self._leaving.discard(pid)
                 if self.after is not None:
@@ -118,15 +150,40 @@ class Tracer:
         if point is None:
             return False
         self.trace.points.append(point)
+        if self.refused is not None and self.refused(len(self.trace.points), point):
+            self._reached(point)
+            _refuse(pid)
+            return False
         if self.trace.reached is not None or not self.wanted(len(self.trace.points), point):
             return False
-        self.trace.reached = point
-        self.trace.number = len(self.trace.points)
+        self._reached(point)
         if self.before is not None:
             self.before()
         if self.after is not None:
             self._leaving.add(pid)
         return self.after is not None
+
+    def _reached(self, point: Point) -> None:
+        if self.trace.reached is None:
+            self.trace.reached = point
+            self.trace.number = len(self.trace.points)
+
+
+def _born(pid: int) -> int:
+    """The child of a birth (ptrace(2), PTRACE_GETEVENTMSG)."""
+    number = ctypes.c_ulong()
+    _ptrace(_MESSAGE, pid, 0, ctypes.addressof(number))
+    return number.value
+
+
+def _refuse(pid: int) -> None:
+    """Has the kernel skip the call that a process is about to make (seccomp(2), SECCOMP_RET_TRACE): ENOSPC."""
+    buffer = ctypes.create_string_buffer(_REGISTERS.size)
+    _ptrace(_GETREGS, pid, 0, ctypes.addressof(buffer))
+    registers = list(_REGISTERS.unpack(buffer.raw))
+    registers[_ORIG_RAX], registers[_RAX] = (1 << 64) - 1, (1 << 64) - errno.ENOSPC
+    changed = ctypes.create_string_buffer(_REGISTERS.pack(*registers), _REGISTERS.size)
+    _ptrace(_SETREGS, pid, 0, ctypes.addressof(changed))
 
 
 def _look(pid: int) -> Point | None:

@@ -3,22 +3,20 @@
 Started by `pool`, with an empty directory for its disk.
 """
 
-import os
 import sys
 import traceback
 from pathlib import Path
 
-from . import nest
+from lab import nest
+from lab.remains import Node
+
 from .case import Answer, Case
 from .play import Player
-from .remains import Node
 
 
 def main() -> None:
     """Until stdin ends."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what the node's programs may say is not an answer
-    os.set_inheritable(answers.fileno(), False)
+    answers = nest.answers()
     nest.enter(Path(sys.argv[1]))
     player = Player(Node())
     for line in sys.stdin:

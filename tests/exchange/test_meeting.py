@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from vmbatch.errors import DeadlineError, EndedError, Fault, JobError, NodeError, SisterError, VmBatchError
+from vmbatch.errors import BusyError, DeadlineError, EndedError, Fault, JobError, NodeError, SisterError, VmBatchError
 from vmbatch.exchange import meeting, member
 from vmbatch.exchange.meeting import Introduction, Meeting
 from vmbatch.exchange.member import Entry, Guest, Member, forget_note, leave_note, look, read, stale
@@ -125,6 +125,14 @@ def test_a_sister_fails_before_it_has_an_entry(tmp_path: Path, fault: Fault) -> 
     assert caught.value.fault is fault
 
 
+def test_a_sister_has_no_room(tmp_path: Path) -> None:
+    """That is no failure of the first node's either."""
+    first = entry(tmp_path, "node1")
+    leave_note(str(tmp_path), JOB, "node2.cluster", "b" * 32, BusyError("no room", "later"))
+    with pytest.raises(BusyError, match=r"^node node2: no room \(later\)$"):
+        Meeting(first).check()
+
+
 def test_the_first_node_ends(members: list[Member], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(meeting, "_CHECK_SECONDS", 0.0)
     together([lambda each=each: Meeting(each).introduce("key", work()) for each in members])  # type: ignore[misc]
@@ -159,7 +167,7 @@ def test_a_sister_never_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(meeting, "_ABSENT_SECONDS", 0.2)
     first = entry(tmp_path, "node1")
     entry(tmp_path, "node2")
-    with pytest.raises(NodeError, match=r"^node node3 has not begun to prepare a guest for the job$"):
+    with pytest.raises(SisterError, match=r"^node node3 has not begun to prepare a guest for the job$"):
         Meeting(first).introduce("key", work())
 
 
@@ -168,7 +176,7 @@ def test_a_sister_gives_up(members: list[Member], monkeypatch: pytest.MonkeyPatc
     met = Meeting(members[0])
     met.check()
     release(members[1])
-    with pytest.raises(NodeError, match=r"^node node2 has given the job up$"):
+    with pytest.raises(SisterError, match=r"^node node2 has given the job up$"):
         met.wait_ready(work())
 
 

@@ -253,6 +253,8 @@ def test_a_disk_made_once(mom: Mom, at_boot: Path, form: str, method: str) -> No
         second = mom.run(script, queue=name)
         third = mom.run(script, queue=name)
         other = mom.run(script, queue=name, user="bob")
+    made = [path for path in (STORE / "once").iterdir() if path.suffix != ".lock"]
+    assert {path.stat().st_mode & 0o7777 for path in made} == {0o440}, "for QEMU's group alone"
     assert first.output.decode().split() == [first.job.id], first.errors.decode()
     assert second.output.decode().split() == [first.job.id, second.job.id], second.errors.decode()
     assert third.output.decode().split() == [first.job.id, third.job.id], third.errors.decode()
@@ -313,6 +315,7 @@ class TestUsersImage:
             entries = list((STORE / "users/1500/content").iterdir())
             booted(mom.run(WHERE, queue=name, other=f"vbuserimage={mine}"))
             assert list((STORE / "users/1500/content").iterdir()) == entries
+            assert {path.stat().st_mode & 0o7777 for path in entries} == {0o440}, "for QEMU's group alone"
             ended = mom.run(WHERE, queue=name, other=f"vbuserimage={mine}", user="bob")
         assert ended.verdict == "abort"
         assert "Permission denied (the image must be readable for you)" in ended.errors.decode()

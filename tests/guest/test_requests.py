@@ -132,7 +132,8 @@ def test_the_disks_of_a_failed_job_are_kept(mom: Mom, queue: str) -> None:
     assert (ended.status, ended.epilogue) == (7, 0)
     assert re.search(r"the guest's disks and console are kept until .*; ask the admins for /var/lib/vmbatch/spool/",
                      ended.errors.decode()), ended.errors
-    match = re.fullmatch(rf"{ended.job.id} of alice until .* in (\S+): it ended with status 7\n", kept())
+    match = re.fullmatch(rf"{ended.job.id} of alice until .* in (\S+): it ended with status 7\n  disk vda from /\S+: \S.*\n",
+                         kept())
     assert match
     spool = Path(match[1])
     assert {path.name for path in spool.iterdir()} >= {"vda.qcow2", "console.log", "domain.xml"}

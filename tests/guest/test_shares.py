@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,3 +97,37 @@ def test_the_share_by_version_3(mom: Mom) -> None:
                 'source = "10.77.0.1:/share"\ntype = "nfs"\noptions = "soft,timeo=100,actimeo=1"')
     assert b" nfs rw" in ended.output
     assert b"vers=3" in ended.output
+
+
+def test_a_share_that_is_filled(mom: Mom) -> None:
+    """By root of the guest, before it is ready: it has no more than its limit, and no program there counts on the node."""
+    scripts = Path("/etc/vmbatch/filling.d/epilog.d")
+    scripts.mkdir(parents=True)
+    (scripts / "fill").write_text("#!/bin/sh\ncd /mnt/vmbatch\ncp /bin/busybox shell && chmod 6755 shell && chmod 755 .\n"
+                                  "cat /dev/zero >fill 2>/dev/null\nwc -c <fill >/filled\nrm fill\n")
+    job = mom.accept(b"#!/bin/sh\ncat /filled\n", queue="matrix")
+    own = '\n[share]\ndirectory = "/srv/vmbatch/share"\ntype = "virtiofs"\noptions = ""\nlimit = "4M"\n'
+    before = CONFIG.read_text()
+    matrix.write("matrix", template("mbr", ROOT))
+    others = re.sub(r"\[share\].*", "", before, flags=re.DOTALL).replace("[queues]\n", '[queues]\nmatrix = "matrix.xml"\n')
+    CONFIG.write_text(f'{others}{own}[guest]\nscripts = "{scripts.parent}"\n')
+    try:
+        assert mom.finish_prologue(mom.start_prologue(job)) == "run", job.errors.decode()
+        [place] = [path for path in Path("/srv/vmbatch/share").iterdir() if path.name.startswith(job.id)]
+        flags = os.statvfs(place / "guest").f_flag
+        shown = (place / "guest/shell").stat().st_mode
+        entered = subprocess.run(["setpriv", "--reuid=1500", "--regid=1500", "--clear-groups", "ls", place], capture_output=True,
+                                 text=True, check=False)
+        shell = mom.start_shell(job)
+        assert shell.wait() == 0
+        filled = int(job.output)
+        assert mom.start_epilogue(job).wait() == 0
+    finally:
+        CONFIG.write_text(before)
+        (DOMAINS / "matrix.xml").unlink()
+        shutil.rmtree(scripts.parent)
+        mom.forget(job)
+    assert flags & (os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC) == os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC
+    assert shown & 0o7777 == 0o6755
+    assert entered.stderr.endswith("Permission denied\n")
+    assert 1 << 20 < filled < 4 << 20

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -182,14 +183,16 @@ def test_limit_of_memory() -> None:
     assert (error.status, error.what) == (1, f"{PYTHON} failed with exit status 1: MemoryError")
 
 
-def test_limit_of_file_size(tmp_path: Path) -> None:
-    for path in (tmp_path, *tmp_path.parents[:3]):
-        path.chmod(path.stat().st_mode | 0o011)
-    (tmp_path / "file").touch()
-    os.chown(tmp_path / "file", 65534, 65534)
-    error = limited(["/bin/dd", "if=/dev/zero", f"of={tmp_path}/file", "bs=4096", "count=9", "status=none"], "--fsize=8192")
-    assert error.status == -signal.SIGXFSZ or "File too large" in error.what
-    assert (tmp_path / "file").stat().st_size == 8192
+def test_limit_of_file_size() -> None:
+    """Not below pytest's directories, which any other session of pytest closes to others."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as made:
+        Path(made).chmod(0o711)
+        file = Path(made, "file")
+        file.touch()
+        os.chown(file, 65534, 65534)
+        error = limited(["/bin/dd", "if=/dev/zero", f"of={file}", "bs=4096", "count=9", "status=none"], "--fsize=8192")
+        assert error.status == -signal.SIGXFSZ or "File too large" in error.what
+        assert file.stat().st_size == 8192
 
 
 def test_limits_are_not_ours() -> None:
@@ -306,6 +309,30 @@ def test_dies_with_its_parent(named: str) -> None:
         parent.wait()
         if parent.stdout is not None:
             parent.stdout.close()
+
+
+def test_a_parent_that_died_before_it_could_be_watched(tmp_path: Path) -> None:
+    """The helper is born, its parent dies, and only then it asks to die with its parent: the kernel does not tell it any more."""
+    started = process.start(["/bin/true"])
+    process.end(started)
+    assert isinstance(started.args, list)
+    argv = [str(word) for word in started.args]
+    argv[argv.index("/bin/true"):] = ["/usr/bin/touch", "PARENT", "/usr/bin/touch", f"{tmp_path}/done"]
+    for dies in (True, False):
+        parent = os.fork()
+        if parent == 0:
+            own = str(os.getpid())
+            if os.fork() == 0:
+                while dies and os.getppid() == int(own):
+                    time.sleep(0.01)
+                os.execv(argv[0], [own if word == "PARENT" else word for word in argv])  # noqa: S606
+            if not dies:
+                os.wait()
+            os._exit(0)
+        os.waitpid(parent, 0)
+        if dies:
+            assert not until((tmp_path / "done").exists, 1)
+    assert (tmp_path / "done").exists()
 
 
 @contextlib.contextmanager

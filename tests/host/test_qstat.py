@@ -57,8 +57,15 @@ def test_other_failures(tmp_path: Path) -> None:
         asked(tmp_path, f"cat <<'END'\n{ANSWER.replace('42', '43')}\nEND")
     with pytest.raises(DeadlineError, match="qstat did not end in time"):
         asked(tmp_path, "exec sleep 60", 0.3)
-    with pytest.raises(NodeError):
+    with pytest.raises(SiteError, match="none: No such file or directory"):
         ask(CALL, KNOWN, settings(requests_qstat=str(tmp_path / "none")))
+
+
+def test_a_program_that_others_can_change(tmp_path: Path) -> None:
+    (tmp_path / "qstat").touch()
+    tmp_path.chmod(0o777)
+    with pytest.raises(SiteError, match=rf"^{tmp_path} can be changed by others than root"):
+        asked(tmp_path, "exit 0")
 
 
 def test_more_variables_than_can_be_read(tmp_path: Path) -> None:

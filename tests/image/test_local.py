@@ -201,7 +201,7 @@ def test_program_that_fails(image: Path, store: Store, place: Path) -> None:
 
 
 def test_program_that_is_not_there(image: Path, store: Store, place: Path) -> None:
-    with pytest.raises(CommandError, match=rf"^{place}/none failed with exit status 127"):
+    with pytest.raises(SiteError, match=rf"^{place}/none: No such file or directory$"):
         check(image, Checksum(f"{place}/none", "17"), store, (f"{place}/none",))
 
 

@@ -209,6 +209,17 @@ def test_filled(right: FirstFill, making: str, images: Path) -> None:
     turn.close()
 
 
+def test_filled_for_qemus_group_alone(ready: str, making: str) -> None:
+    """A user's own disk, whose name can be computed by everybody."""
+    right = FirstFill(making, TOKEN, ready, 1600)
+    right.acquire()
+    fill(right)
+    right.hand_over()
+    release(right)
+    status = os.stat(ready)
+    assert (status.st_uid, status.st_gid, status.st_mode) == (0, 1600, 0o100440)
+
+
 def test_another_job_cannot_have_it(right: FirstFill) -> None:
     right.acquire()
     other = FirstFill(right.path, FOREIGN, right.ready)

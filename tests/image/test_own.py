@@ -489,6 +489,14 @@ def test_holes_filled_while_it_is_read(home: Path, terms: Terms, store: Store) -
     assert (incoming(store), store.entries()) == ([], [])
 
 
+def test_for_qemus_group_alone(home: Path, terms: Terms, store: Store) -> None:
+    """A job's guest has the image under a second name, which every account of the node can see in QEMU's command line."""
+    held = obtain(owned(home / "a.raw", RAW), changed(terms, readers=1600))
+    status = os.stat(held.path)
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (0, 1600, 0o440)
+    held.close()
+
+
 def test_nothing_of_the_store_is_visible(home: Path, images: Path, terms: Terms, store: Store) -> None:
     """Neither for users nor for the account that converts."""
     site = Store(str(images))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from .encoder import request
+from .guest import SHELLS
 from .runs import ID, Runs
 
 SHOW_ENVIRONMENT = b"#!/usr/bin/python3 -IS\nimport os\nprint(dict(os.environb))\n"
@@ -313,3 +314,17 @@ def test_what_is_left_behind_dies_though_it_is_just_forking(runs: Runs) -> None:
     script = b"#!/bin/bash\nset -m\nsleep 1031 &\n(trap : TERM HUP; sleep 1031; sleep 1031) &\nexit 4\n"
     for number in range(6):
         assert runs.job(request(file=script), f"{number}").returncode == 4
+
+
+def test_what_is_left_behind_dies_though_sed_gives_up(runs: Runs, tmp_path: Path) -> None:
+    """As GNU sed does when one of the processes goes while it reads of them."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "sed").write_text(f'#!/bin/sh\ncase "$*" in */proc/*) [ -e {tmp_path}/2 ] || {{\n'
+                                  f'    [ ! -e {tmp_path}/1 ] || touch {tmp_path}/2; touch {tmp_path}/1; exit 4; }} ;; esac\n'
+                                  'exec /usr/bin/sed "$@"\n')
+    (programs / "sed").chmod(0o755)
+    runs.environment["PATH"] = f"{programs}:{os.defpath}"
+    done = runs.job(request(file=b"#!/bin/bash\nset -m\nsleep 1032 &\nexit 4\n"))
+    assert (done.returncode, done.stdout, done.stderr) == (4, b"", b"")
+    assert (tmp_path / "2").exists() == (runs.shell != SHELLS["busybox"]), "busybox has a sed of its own"

@@ -388,6 +388,20 @@ def test_udev_renames_it_under_our_hands(wired: Guest, tool: str, begin: str) ->
                                       + (" proto static" if tool == "ip" else "")]
 
 
+def test_sys_has_the_old_name_for_a_moment(wired: Guest) -> None:
+    """The kernel renames it there last (net/core/dev.c, dev_change_name)."""
+    first = '"link set dev eth0 up" | "link set dev eth0 up.") count=${count-}.; return 1 ;;'
+    then = '"link set dev eth0 up..") count=...; command ip link set eth0 name ens3 ;;'
+    code = f'ip() {{ case "$*${{count-}}" in {first} {then} esac; command ip "$@"; }}'
+    assert run(wired, FOUR, code) == ["ens3 10.0.0.20/24", "default via 10.0.0.1 dev ens3 proto static"]
+
+
+def test_an_interface_that_cannot_be_brought_up(wired: Guest) -> None:
+    """It is tried for two seconds."""
+    code = 'ip() { case $* in "link set dev eth0 up") return 2 ;; esac; command ip "$@"; }'
+    assert failure(wired, FOUR, code).endswith("while setting up eth0")
+
+
 @pytest.mark.parametrize("name", ["dhclient", "udhcpc", "dhcpcd"])
 def test_clients_of_dhcp_are_ended(wired: Guest, tmp_path: Path, name: str) -> None:
     """Those of this interface, and none else."""

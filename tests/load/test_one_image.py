@@ -1,14 +1,10 @@
 """Any number of jobs cause one transfer of an image, even if the one that downloads is killed."""
 
-import json
-import subprocess
-import sys
-import tempfile
 from typing import Any
 
 import pytest
 
-from lab import node, place
+from lab import nest, node
 
 from .worker import SIZE
 
@@ -20,11 +16,7 @@ IN_FLIGHT = 12 << 20
 def play(jobs: int, kill_at: int) -> dict[str, Any]:
     if not node.inside():
         pytest.fail("needs the lab's node: use `make test`, or `python -m lab exec -- pytest`")
-    with tempfile.TemporaryDirectory(prefix="vmbatch-load-") as scratch:
-        done = subprocess.run(
-            ["unshare", "--mount", "--net", "--pid", "--ipc", "--fork", "--kill-child", sys.executable, "-m", "tests.load.worker",
-             scratch, str(jobs), str(kill_at)], cwd=place.CLONE, stdout=subprocess.PIPE, text=True, check=True)
-    result: dict[str, Any] = json.loads(done.stdout)
+    result: dict[str, Any] = nest.apart("tests.load.worker", str(jobs), str(kill_at))
     return result
 
 

@@ -13,10 +13,9 @@ import sys
 import time
 from pathlib import Path
 
-from lab import mom
+from lab import mom, nest
 from lab.imageserver import Generated, ImageServer, Page
-from tests.crash import nest
-from tests.crash.remains import Node
+from lab.remains import Node
 
 QUEUE = "load"
 SIZE = 96 << 20
@@ -51,16 +50,13 @@ def template(url: str, digest: str) -> str:
 
 def main() -> None:
     """One scenario."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    os.set_inheritable(answers.fileno(), False)
+    answers = nest.answers()
     nest.enter(Path(sys.argv[1]))
     content, kill_at = Generated(SIZE), SIZE * int(sys.argv[3]) // 100
     page = Page(content, rate=RATE, stall_after=kill_at or None, times=1)
     with ImageServer({"/image.raw": page}) as server:
-        Path("/etc/vmbatch/vmbatch.conf").write_text(
-            nest.CONFIG.replace("[queues]\n", f'[queues]\n{QUEUE} = "load.xml"\n') +
-            "[timeouts]\nscale = 10\n")
+        config = nest.CONFIG.replace("[queues]\n", f'[queues]\n{QUEUE} = "load.xml"\n')
+        Path("/etc/vmbatch/vmbatch.conf").write_text(config.replace("[timeouts]\n", "[timeouts]\nscale = 10\n"))
         Path("/etc/vmbatch/domains/load.xml").write_text(template(server.url("/image.raw"), content.sha256))
         result = play(server, int(sys.argv[2]), kill_at)
     answers.write(json.dumps(dataclasses.asdict(result)) + "\n")
@@ -92,7 +88,10 @@ def play(server: ImageServer, number: int, kill_at: int) -> Result:
 
 def kill_downloader(server: ImageServer, at: int) -> int:
     """Kills the session that holds the image's lock once so much is sent; what it had written by then."""
+    over = time.monotonic() + _SECONDS
     while server.count("/image.raw").bytes < at:
+        if time.monotonic() > over:
+            raise TimeoutError("nobody downloads the image")
         time.sleep(0.002)
     [lock] = (STORE / "site/incoming").glob("*.lock")
     holder = holder_of(lock)

@@ -320,6 +320,25 @@ def test_epilogue_writes_where_the_user_may(desk: Desk, tmp_path: Path) -> None:
     assert len(desk.calls) == 1
 
 
+def test_epilogue_writes_with_none_of_roots_groups(desk: Desk) -> None:
+    desk.program("epilogue")
+    job = desk.mom.accept(join="n")
+    desk.journal(job)
+    for file in job.files:
+        file.unlink()
+        file.write_bytes(b"")
+        os.chown(file, 0, 0)
+        file.chmod(0o660)
+    before = os.getgroups()
+    os.setgroups([0])
+    try:
+        assert desk.mom.run_hook(job, "execjob_epilogue").verdict == "accept"
+    finally:
+        os.setgroups(before)
+    assert [file.read_bytes() for file in job.files] == [b"", b""]
+    assert len(desk.calls) == 1
+
+
 @pytest.mark.parametrize("event", ["execjob_epilogue", "execjob_end", "execjob_abort", "execjob_preterm"])
 def test_an_end_is_never_kept_up(desk: Desk, event: str) -> None:
     """Whatever fails in it: a rejected epilogue would delete the job."""

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from vmbatch.batch import failures
+
 GOLDEN = Path(__file__).parent / "golden"
 FORBIDDEN = ("fork", "forkpty", "posix_spawn", "posix_spawnp", "execv", "execve", "execvp", "execvpe", "system", "popen")
 
@@ -21,7 +23,8 @@ def _forbid(*_arguments: object, **_named: object) -> None:
 
 
 @pytest.fixture(autouse=True)
-def pure(monkeypatch: pytest.MonkeyPatch) -> None:
+def pure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(failures, "PATH", str(tmp_path / "count/failures"))
     for name in FORBIDDEN:
         monkeypatch.setattr(os, name, _forbid)
     monkeypatch.setattr(subprocess.Popen, "__init__", _forbid)

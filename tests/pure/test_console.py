@@ -92,3 +92,14 @@ def test_panic(tmp_path: Path) -> None:
     assert len(console.panic(str(path)) or "") == 200
     path.write_bytes(b"all is well\n")
     assert console.panic(str(path)) is None
+
+
+def test_a_log_that_was_begun_anew(tmp_path: Path) -> None:
+    """As virtlogd does once one is full: what counts may be in the one before."""
+    path = tmp_path / "console.log"
+    path.write_bytes(b"flood\r\n")
+    path.with_name("console.log.0").write_bytes(b"x" * (1 << 20) + b"Kernel panic - not syncing: dead\n")
+    assert console.panic(str(path)) == "Kernel panic - not syncing: dead"
+    tail = console.read_tail(str(path))
+    assert len(tail) == 64 << 10
+    assert tail.endswith(b"dead\nflood\r\n")

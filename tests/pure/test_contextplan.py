@@ -11,7 +11,9 @@ from vmbatch.context.keys import HandoverKeys
 from vmbatch.context.medium import Medium
 from vmbatch.errors import SiteError
 from vmbatch.exchange.address import Address
+from vmbatch.exchange.export import Export
 from vmbatch.exchange.place import GuestPlace
+from vmbatch.exchange.volume import Volume
 from vmbatch.facts import Facts
 from vmbatch.guestdisk.inject import Injection, Target
 from vmbatch.host.rootssh import RootAccess
@@ -155,7 +157,46 @@ def test_a_share_without_a_server() -> None:
     assert xpath(chosen, "devices/filesystem/source/@dir") == [f"{SHARE}/guest"]
     found = content(chosen).parameters
     assert [found[f"VMBATCH_SHARE_{name}"] for name in ("TYPE", "SOURCE", "OPTIONS")] == ["virtiofs", "vmbatch", ""]
-    assert steps(chosen, GuestPlace)[0].owner == 0, "root of the guest is root there, and nobody else gets in"
+
+
+def test_a_place_on_the_sites_own_share() -> None:
+    """A guest's setuid programs are for no user of the node: only the group of the guest's root finds the way."""
+    chosen = planned(TEMPLATE, config=settings(share_owner=4711))
+    (above,) = (step for step in steps(chosen, Directory) if step.path == SHARE)
+    assert above == Directory(SHARE, TOKEN, 0o710, 4711, distant=True)
+    assert steps(chosen, GuestPlace) == [GuestPlace(f"{SHARE}/guest", 4711)]
+    assert steps(chosen, Volume) == []
+    assert chosen.export is None
+
+
+@pytest.mark.parametrize(("changed", "mode", "owner"), [
+    ({"share_type": "virtiofs"}, 0o700, 0), ({"share_type": "9p", "share_owner": 64055}, 0o711, 64055),
+    ({"share_export": "exportfs", "share_source": "10.77.0.1:/srv/vmbatch/share"}, 0o711, 1500),
+], ids=["virtiofs", "9p", "exportfs"])
+def test_a_place_that_cannot_be_filled(changed: dict[str, object], mode: int, owner: int) -> None:
+    chosen = planned(TEMPLATE, config=settings(share_limit=1 << 20, **changed))
+    assert [step.mode for step in steps(chosen, Directory) if step.path == SHARE] == [mode]
+    assert steps(chosen, Volume) == [Volume(f"{SHARE}/guest", TOKEN, 1 << 20, owner, owner)]
+    assert steps(chosen, GuestPlace) == []
+
+
+def test_an_export_for_the_guest_alone() -> None:
+    exported = settings(share_export="exportfs", share_source="10.77.0.1:/srv/vmbatch/share")
+    chosen = planned(STATIC, facts(text=STATIC, addresses=CHOSEN), exported)
+    assert chosen.export == Export(f"{SHARE}/guest", TOKEN, "", "01234567-89ab-4def-8123-456789abcdef", 1500, 1500)
+    assert chosen.address == "10.1.0.23"
+    assert content(chosen).parameters["VMBATCH_SHARE_SOURCE"] == f"10.77.0.1:{SHARE}/guest"
+    assert planned(TEMPLATE, config=exported).address == ""
+
+
+@pytest.mark.parametrize(("changed", "said"), [
+    ({"share_source": "a:/share"}, "[share] export shows guests /srv/vmbatch/share, and they would mount a:/share"),
+    ({"share_type": "virtiofs"}, "[share] export is for NFS, and [share] type = virtiofs"),
+])
+def test_exports_that_cannot_be(changed: dict[str, object], said: str) -> None:
+    with pytest.raises(SiteError) as caught:
+        planned(TEMPLATE, config=settings(share_export="exportfs", **changed))
+    assert caught.value.what == said
 
 
 def test_a_share_over_the_messages() -> None:

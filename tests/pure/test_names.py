@@ -128,6 +128,8 @@ def test_parameters_are_those_of_the_architecture() -> None:
         "VMBATCH_PATIENCE": "230",
         "VMBATCH_MESSAGES": "share",
         "VMBATCH_CONSOLE": "",
+        "VMBATCH_HEARTBEAT": "",
+        "VMBATCH_WATCHDOG": "",
         "VMBATCH_SHARES": "2",
         "VMBATCH_HOME_SHARED": "yes",
         "VMBATCH_SHARE0_TYPE": "nfs4",

@@ -110,7 +110,7 @@ def test_notes_that_are_none(node: Path, text: bytes) -> None:
 def test_the_script_of_another(node: Path) -> None:
     note(node, "42.srv")
     (node / "PBS_HOME/mom_priv/jobs/42.srv.SC").symlink_to("/etc/shadow")
-    with pytest.raises(JobError, match="is not a regular file of alice"):
+    with pytest.raises(JobError, match="is not a regular file of alice with one name"):
         parse()
 
 
@@ -220,6 +220,16 @@ def test_failed(node: Path, error: VmBatchError, settings: str, verdict: str, ou
     said = node / "notes/42.srv.verdict"
     assert json.loads(said.read_text()) == {"verdict": verdict, "text": "job 42.srv could not start: x"}
     assert said.stat().st_mode & 0o7777 == 0o600
+
+
+def test_one_image_never_takes_vnodes_off_line(node: Path) -> None:
+    config = parse_config(b'[openpbs]\nnode_fault = "offline"\n', "x")
+    note(node, "42.srv", alarm=60.0)
+    error = NodeError("x")
+    error.suspect = "a.xml"
+    for _ in range(5):
+        assert OpenPBS().failed(error, CALL, config, None) == Outcome(2, BACK)
+    assert json.loads((node / "notes/42.srv.verdict").read_text())["verdict"] == "rerun"
 
 
 def test_failed_without_a_hook(node: Path) -> None:

@@ -12,6 +12,7 @@ from vmbatch.exchange.meeting import Introduction
 from vmbatch.exchange.member import Member
 from vmbatch.format.name import Form
 from vmbatch.hypervisor.domain import Domain
+from vmbatch.hypervisor.netfilter import NetworkFilter
 from vmbatch.plan import Plan, member, plan, preview
 from vmbatch.resource import Resource
 from vmbatch.spool.directory import Directory
@@ -104,7 +105,8 @@ def test_copies_are_summed() -> None:
 def test_the_domain_is_the_last_effect() -> None:
     found = steps(plan(job(), form(), settings(), facts()))
     assert isinstance(found[-1], Domain)
-    assert [type(step) for step in found if isinstance(step, Resource)] == [Directory, Directory, Directory, Domain]
+    assert [type(step) for step in found if isinstance(step, Resource)] == [
+        Directory, Directory, Directory, NetworkFilter, NetworkFilter, Domain]
 
 
 def test_what_is_made_lies_in_what_is_owned() -> None:
@@ -113,7 +115,7 @@ def test_what_is_made_lies_in_what_is_owned() -> None:
     for step in steps(plan(job(), form(COPY), settings(), facts())):
         if isinstance(step, Directory):
             owned.append(step.path)
-        elif not isinstance(step, Domain):
+        elif not isinstance(step, Domain | NetworkFilter):
             place: str = getattr(step, "directory", "") or getattr(step, "path", "")
             assert any(place == parent or place.startswith(f"{parent}/") for parent in owned), step
 
@@ -170,7 +172,7 @@ def test_the_first_node_and_a_sister() -> None:
 def test_guests_are_introduced_before_their_media_are_made() -> None:
     met = member(PAIR, settings(), "node1", 300.0)
     chosen = plan(PAIR, form(), settings(), facts(), met)
-    assert [phase.name for phase in chosen.phases] == ["disks", "meeting", "context", "start"]
+    assert [phase.name for phase in chosen.phases] == ["disks", "meeting", "context", "network filter", "start"]
     (meeting,) = (phase.steps for phase in chosen.phases if phase.name == "meeting")
     assert [type(step).__name__ for step in meeting] == ["Keys", "Introduction"]
     assert isinstance(meeting[1], Introduction)

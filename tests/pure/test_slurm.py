@@ -186,6 +186,19 @@ def test_a_start_that_failed(
     assert commands.asked == asked
 
 
+def test_one_image_never_drains(commands: Commands) -> None:
+    """However often it fails, and whoever uses it; with a second image and a second user it is the node."""
+    config = parse_config(b"", "x")
+    error = NodeError("no libvirt")
+    for image, user, drains in [("a.xml", "1500", False)] * 4 + [("a.xml", "1501", False), ("b.xml", "1501", True)]:
+        error.suspect = image
+        commands.asked.clear()
+        commands.says = ["", ""]
+        environ = {**call().environ, "SLURM_JOB_UID": user}
+        assert Slurm().failed(error, Call(call().argv, environ, "/hooks"), config, None).text == BACK
+        assert commands.asked == ([DRAIN, REQUEUE] if drains else [REQUEUE])
+
+
 def test_a_start_that_failed_without_an_environment(commands: Commands) -> None:
     commands.says = [AWAY]
     assert Slurm().failed(NodeError("x"), Call([], {}, "/"), parse_config(b"", "x"), None).status == 1

@@ -7,7 +7,7 @@ import pytest
 
 from vmbatch import template
 from vmbatch.errors import InputError
-from vmbatch.template import DomainChange, domain_xml
+from vmbatch.template import DomainChange, InterfaceChange, domain_xml
 
 from .sample import TEMPLATE, TOKEN
 
@@ -75,7 +75,8 @@ def test_inclusion_is_not_followed(tmp_path: Path) -> None:
     found = template.parse(text.encode(), "t.xml")
     written = domain_xml(
         found, DomainChange(name="n", uuid="u", job="1", token=TOKEN, user="a", console="/c", shell_console="", kernel_words="",
-                            oem_strings=(), channel=False, directories=(), macs=("m", "m"), disks=())
+                            oem_strings=(), channel=False, directories=(), disks=(),
+                            interfaces=(InterfaceChange("m"), InterfaceChange("m")))
     )
     assert b"s3cret" not in written
     assert b"XInclude" in written

@@ -65,7 +65,7 @@ def test_who_may_read_it(place: Path) -> None:
     with pytest.raises(SiteError) as caught:
         load_key(str(key))
     assert (caught.value.what, caught.value.hint) == (
-        f"the private key {key} can be read by others than root (mode 0640)",
+        f"{key} can be read by others than root (mode 0640)",
         f"chmod 600 {key}",
     )
     key.chmod(0o600)

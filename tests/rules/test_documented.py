@@ -185,6 +185,21 @@ def test_example_is_a_template(path: Path) -> None:
     assert b"<name>" + path.stem.encode() + b"</name>" in path.read_bytes()
 
 
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_example_has_few_devices(path: Path) -> None:
+    """What a guest does not have it cannot attack; but it gets randomness."""
+    devices = template.parse(path.read_bytes(), str(path)).root.find("devices")
+    assert devices is not None
+    kinds = [str(device.tag) for device in devices.iterchildren("*")]
+    assert set(kinds) <= {"disk", "interface", "serial", "console", "channel", "controller", "memballoon", "rng", "watchdog",
+                          "vbdisks"}
+    if template.parse(path.read_bytes(), str(path)).type == "xen":
+        return
+    assert [device.get("model") for device in devices.findall("memballoon")] == ["none"]
+    assert [device.get("model") for device in devices.findall("rng")] == ["virtio"]
+    assert [device.get("model") for device in devices.findall("controller[@type='usb']")] == ["none"]
+
+
 def test_there_are_examples() -> None:
     """Of every way to a disk that the schema knows."""
     sources = [tag.source for path in EXAMPLES for tag in template.parse(path.read_bytes(), str(path)).disks if tag.source]
@@ -213,8 +228,10 @@ def test_targets_are_there(name: str) -> None:
     "docs/xen.md",
     "docs/requests.md",
     "docs/slurm.md",
+    "docs/lifetime.md",
     "docs/torque.md",
     "docs/openpbs.md",
+    "docs/security.md",
 ])
 def test_files_are_there(name: str) -> None:
     text = (ROOT / name).read_text()
@@ -277,8 +294,17 @@ def test_the_table_of_slurms_events() -> None:
     assert tests - named == set()
 
 
-EVENT_TABLES = ["docs/openpbs.md", "docs/torque.md"]
-"""Documents with tables of events whose last column, `test`, names the tests of each row."""
+def test_the_table_of_hostile_users() -> None:
+    """docs/security-users.md: every attempt of tests/hostile_user stands there, and at least 30 attempts do."""
+    text = (ROOT / "docs/security-users.md").read_text()
+    sources = "".join(path.read_text() for path in (ROOT / "tests/hostile_user").glob("test_*.py"))
+    rows = text.partition("## Attempts")[2].partition("## What remains")[0].count("\n| ") - 1
+    assert rows >= 30
+    assert set(re.findall(r"^def (test_\w+)", sources, re.MULTILINE)) - set(re.findall(r"`(test_\w+)`", text)) == set()
+
+
+EVENT_TABLES = [f"docs/{name}.md" for name in ("crashes", "lifetime", "load", "openpbs", "security-users", "security", "torque")]
+"""Documents with tables of events, or attempts, whose last column, `test`, names the tests of each row."""
 
 
 @pytest.mark.parametrize("name", EVENT_TABLES)

@@ -29,6 +29,8 @@ LAYERS: dict[str, int] = {
     "remoteshell": 3,
     "submitfilter": 3,
     "grant": 4,
+    "trace": 4,
+    "claim": 4,
     "batch": 4,
     "hypervisor": 4,
     "disk": 4,
@@ -48,19 +50,24 @@ LAYERS: dict[str, int] = {
     "plan": 8,
     "journal": 8,
     "boot": 9,
+    "admission": 9,
+    "health": 9,
     "wanted": 9,
+    "watcher": 9,
     "turn": 0,
     "slurmtask": 3,
-    "lifecycle": 10,
-    "hooked": 11,
-    "hooks": 12,
-    "cli": 12,
+    "release": 9,
+    "sweep": 10,
+    "lifecycle": 11,
+    "hooked": 12,
+    "hooks": 13,
+    "cli": 13,
 }
 """Of a module, or of a family and all in it. Members of one family may import each other."""
 
 AT_HOME: dict[str, set[str]] = {
     "lxml": {"template"},
-    "libvirt": {"host.virt", "host.address"},
+    "libvirt": {"host.virt", "host.virtnet", "host.address"},
     "paramiko": {"host.rootssh"},
     "pycdlib": {"context"},
     "inotify_simple": {"host.watch"},
@@ -81,6 +88,7 @@ AT_HOME: dict[str, set[str]] = {
 }
 STARTERS = {
     "hooks": {"execv"},
+    "host.distant": {"fork"},
     "host.process": {"fork"},
     "remoteshell": {"execvpe"},
     "shell.connection": {"posix_spawn"},

@@ -37,9 +37,10 @@ def interactive(mom: Mom, guest: Guest) -> Iterator[Open]:
         opened.append((terminal, job))
         return terminal
 
-    home = guest.root / "home/alice"
-    (home / ".bash_profile").write_text(f"PS1='{PROMPT.decode()}'; bind 'set enable-bracketed-paste off'\n")
+    profile = guest.root / "home/alice/.bash_profile"
+    profile.write_text(f"PS1='{PROMPT.decode()}'; bind 'set enable-bracketed-paste off'\n")
     yield made
+    profile.unlink()
     for terminal, job in opened:
         terminal.close()
         guest.take_back(mom, job)

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,17 +16,21 @@ pytestmark = pytest.mark.slurm
 
 
 @pytest.fixture
-def escape(tmp_path: Path) -> Iterator[Path]:
-    """A program of the user's that leaves a mark on the node if it runs there: for whose user, and as what."""
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(0o755)
-    marks = tmp_path / "marks"
-    marks.mkdir()
-    marks.chmod(0o1777)
-    program = tmp_path / "escape"
-    program.write_text(f"#!/bin/sh\nid -un >{marks}/mark.$$\n")
-    program.chmod(0o755)
-    yield program
+def escape() -> Iterator[Path]:
+    """A program of the user's that leaves a mark on the node if it runs there: for whose user, and as what.
+
+    Not below pytest's directories, which any other session of pytest closes to users.
+    """
+    with tempfile.TemporaryDirectory(prefix="vmbatch-escape-", dir="/var/tmp") as made:
+        place = Path(made)
+        place.chmod(0o755)
+        marks = place / "marks"
+        marks.mkdir()
+        marks.chmod(0o1777)
+        program = place / "escape"
+        program.write_text(f"#!/bin/sh\nid -un >{marks}/mark.$$\n")
+        program.chmod(0o755)
+        yield program
 
 
 def marks(escape: Path) -> list[str]:

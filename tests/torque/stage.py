@@ -16,13 +16,10 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-import libvirt
-
-from lab import mom, place
+from lab import mom, nest, place
+from lab.remains import QuietNode, in_child
 from lab.torque import Start, Torque
-from tests.crash import nest
-from tests.crash.remains import Node, in_child
-from vmbatch import lifecycle, template
+from vmbatch import sweep, template
 from vmbatch.host.log import Log
 
 SOCKET = Path("/run/fakeguest/socket")
@@ -31,20 +28,7 @@ OUTSIDE = SOCKET.with_name("outside")
 """A job that runs outside of its guest leaves a line here."""
 SCRIPT = f"#!/bin/sh\necho outside >> {OUTSIDE}\n".encode()
 MOM_CONFIG = f"$prologalarm 300\n$job_starter {place.MOM}/mom_priv/remoteshell\n"
-CONFIG = nest.CONFIG.replace('pause = "0s"\n', "")
-
-
-class QuietNode(Node):
-    """With a connection to libvirt only while it is asked: hooks that are forked from here would inherit its descriptor."""
-
-    @property
-    def connection(self) -> "libvirt.virConnect":
-        """A new one, which ends with its last domain."""
-        return libvirt.open(nest.URI)
-
-    @connection.setter
-    def connection(self, _: object) -> None:
-        """None is kept."""
+CONFIG = nest.CONFIG.replace('pause = "0s"\n', "").replace(nest.TIMEOUTS, "")
 
 
 def preload() -> None:
@@ -157,7 +141,7 @@ class Stage:
 
     def sweep(self) -> list[str]:
         """For a child."""
-        return lifecycle.sweep(self.node.config, Log(self.node.config.log_directory, "0", "sweep"), dry_run=False)
+        return sweep.sweep(self.node.config, Log(self.node.config.log_directory, "0", "sweep"), dry_run=False)
 
     def node_sweep(self) -> list[str]:
         """The sweep, as its timer runs it."""

@@ -53,10 +53,10 @@ def fail(mom: Path, clients: Clients, tmp_path: Path) -> Fail:
     """One failed start, by settings of [torque]."""
 
     def fail(error: VmBatchError, settings: str = "", *, job: str = "42.vm", script: str = "", host: str = "node7",
-             number: str = "0") -> Outcome:
+             number: str = "0", user: str = "root") -> Outcome:
         config = parse(f'[torque]\nprograms = "{clients.directory}"\n{settings}\n'.encode(), "x")
         environ = {"PBS_MSHOST": host, "PBS_NODENUM": number}
-        call = Call(["prologue", job, "root", "root", "name", "nodes=1", "vm", "", script], environ, str(mom))
+        call = Call(["prologue", job, user, "root", "name", "nodes=1", "vm", "", script], environ, str(mom))
         return Torque().failed(error, call, config, Log(str(tmp_path / "log"), "42.vm", "prologue"))
 
     return fail
@@ -94,6 +94,25 @@ def test_a_node_that_fails_all_jobs_is_taken_off_line(fail: Fail, clients: Clien
         2, "the job goes back into its queue, and this node takes no more jobs")
     assert clients.calls() == [["pbsnodes", "-o", "-N", "VmBatch on node7: the disk is full", "node7"]]
     assert "took this node off-line after 3 failed starts; pbsnodes -c node7 brings it back" in logged(tmp_path)
+
+
+def suspect(image: str) -> NodeError:
+    error = NodeError("the guest was not ready within 240 s")
+    error.suspect = image
+    return error
+
+
+@pytest.mark.parametrize(("starts", "calls"), [
+    ([("root", "a")] * 9, 0), ([("root", "a"), ("nobody", "a")] * 5, 0), ([("root", "a"), ("root", "b")] * 5, 0),
+    ([("root", "a"), ("nobody", "b"), ("root", "a")], 1),
+    ([("root", "a"), ("root", ""), ("root", "")], 0), ([("root", "a"), *[("root", "")] * 3], 1),
+])
+def test_one_image_or_one_user_never_costs_a_node(fail: Fail, clients: Clients, starts: list[tuple[str, str]],
+                                                  calls: int) -> None:
+    """But guests of several images and several users that do not start, and whatever comes before the image, do."""
+    for user, image in starts:
+        fail(suspect(image), 'node_fault = "offline"', user=user)
+    assert len(clients.calls()) == calls
 
 
 def test_a_sister_takes_itself_off_line_and_not_the_first_node(fail: Fail, clients: Clients) -> None:
@@ -240,11 +259,11 @@ def test_failures_are_forgotten_in_time(counted: Path, monkeypatch: pytest.Monke
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now)
     for _ in range(3):
-        failures.note("42.vm", Fault.NODE, 600)
+        failures.note("42.vm", NodeError("x"), 600)
     now += 601
-    assert [failure.job for failure in failures.note("43.vm", Fault.NODE, 600)] == ["43.vm"]
+    assert [failure.job for failure in failures.note("43.vm", NodeError("x"), 600)] == ["43.vm"]
     now -= 10_000  # a clock that was set back
-    assert [failure.job for failure in failures.note("44.vm", Fault.SITE, 600)] == ["44.vm"]
+    assert [failure.job for failure in failures.note("44.vm", SiteError("x"), 600)] == ["44.vm"]
     assert counted.stat().st_mode & 0o777 == 0o600
 
 
@@ -252,14 +271,14 @@ def test_failures_are_forgotten_in_time(counted: Path, monkeypatch: pytest.Monke
 def test_a_count_that_cannot_be_read_starts_anew(counted: Path, text: bytes) -> None:
     counted.parent.mkdir(parents=True)
     counted.write_bytes(text)
-    assert [failure.job for failure in failures.note("42.vm", Fault.NODE, 600)] == ["42.vm"]
-    assert [failure.job for failure in failures.note("43.vm", Fault.NODE, 600)] == ["42.vm", "43.vm"]
+    assert [failure.job for failure in failures.note("42.vm", NodeError("x"), 600)] == ["42.vm"]
+    assert [failure.job for failure in failures.note("43.vm", NodeError("x"), 600)] == ["42.vm", "43.vm"]
 
 
 def test_the_count_is_bounded(counted: Path) -> None:
     counted.parent.mkdir(parents=True)
     counted.write_bytes(b"".join(b'[%f,"%d.vm","node"]\n' % (time.time(), number) for number in range(2000)))
-    assert len(failures.note("42.vm", Fault.NODE, 600)) == 1000
+    assert len(failures.note("42.vm", NodeError("x"), 600)) == 1000
 
 
 def test_a_node_that_cannot_count_stops_the_storm(fail: Fail, counted: Path) -> None:

@@ -324,11 +324,7 @@ def a_storm(stage: Stage, remedy: str) -> None:
         assert (torque.ended[job].state, starts) == ("H", 3)
         assert clients.calls() == [["qhold", "-h", "s", job], ["qalter", "-W", f"Comment=VmBatch on node1: {said}", job]]
         assert errors(torque, job).endswith(f"vmbatch: the job is held until an administrator releases it (qrls -h s {job})\n")
-    elif remedy == "offline":
-        assert (torque.ended[job].state, starts) == ("Q", 3)
-        assert clients.calls() == [["pbsnodes", "-o", "-N", f"VmBatch on node1: {said}", "node1"]]
-        assert errors(torque, job).endswith("vmbatch: the job goes back into its queue, and this node takes no more jobs\n")
-    else:
+    else:  # one image of one user never costs a node
         assert (starts, clients.calls()) == (5, [])
         assert stage.log(job).count("keeping the job from its queue for") == 3
 
@@ -336,6 +332,27 @@ def a_storm(stage: Stage, remedy: str) -> None:
 @pytest.mark.parametrize("remedy", ["requeue", "hold", "offline"])
 def test_a_storm(nest: Worker, remedy: str) -> None:
     nest.play(a_storm, remedy=remedy)
+
+
+def a_node_that_takes_itself_off_line(stage: Stage) -> None:
+    clients = Clients(CLIENTS)
+    (CLIENTS / "calls").unlink(missing_ok=True)
+    stage.settings(f'node_fault = "offline"\nprograms = "{CLIENTS}"\npause = "300ms"')
+    config = Path("/etc/vmbatch/vmbatch.conf")
+    config.write_text(config.read_text().replace('[spool]\nkeep_free = "0"', '[spool]\nkeep_free = "900T"'))
+    torque = stage.torque(most=5)
+    torque.clients = clients.calls
+    job = stage.submit(torque)
+    settle(stage, torque)
+    assert (torque.ended[job].state, len(torque.starts)) == ("Q", 3)
+    ((*words, said, node),) = clients.calls()
+    assert (words, node) == (["pbsnodes", "-o", "-N"], "node1")
+    assert said.startswith("VmBatch on node1: the spool /var/lib/vmbatch/spool has ")
+    assert errors(torque, job).endswith("vmbatch: the job goes back into its queue, and this node takes no more jobs\n")
+
+
+def test_a_node_that_takes_itself_off_line(nest: Worker) -> None:
+    nest.play(a_node_that_takes_itself_off_line)
 
 
 def a_pause_ends_with_the_job(stage: Stage) -> None:

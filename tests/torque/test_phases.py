@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from lab import nest as base
 from lab import place
 from lab.process import run
 from lab.torque import Torque
-from tests.crash import nest as base
 
 from .pool import Worker
 from .stage import SOCKET, Stage

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from lab import mom
+from lab.remains import in_child
 from lab.torque import Torque
-from tests.crash.remains import in_child
 
 from .pool import Pool
 from .stage import Stage, called

@@ -338,6 +338,9 @@ def test_the_body_of_a_redirect_is_not_read(server: ImageServer) -> None:
 def test_the_password_goes_to_the_first_server_only(server: ImageServer, tmp_path: Path) -> None:
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login alice password secret\n")
+    with pytest.raises(SiteError, match=rf"^{netrc} can be read by others than root \(mode 0644\)$"):
+        body(server.url("/a"), Access(netrc=str(netrc)))
+    netrc.chmod(0o600)
     access = Access(netrc=str(netrc))
     server.pages |= {"/a": Page(redirect="/b", login="alice:secret"), "/b": Page(Plain(DATA), login="alice:secret")}
     assert body(server.url("/a"), access) == (200, DATA)
@@ -362,6 +365,7 @@ def test_a_netrc_that_cannot_be_used(server: ImageServer, tmp_path: Path) -> Non
         body(server.url("/a"), Access(netrc=str(tmp_path / "none")))
     assert caught.value.hint == "see [images] netrc"
     (tmp_path / "bad").write_text("machine h login\nnonsense here")
+    (tmp_path / "bad").chmod(0o600)
     with pytest.raises(SiteError, match="bad:"):
         body(server.url("/a"), Access(netrc=str(tmp_path / "bad")))
 

@@ -11,11 +11,11 @@ import stat
 import msgspec
 
 from ..config import Config
-from ..errors import EndedError, Fault, JobError, NodeError, SiteError, VmBatchError
+from ..errors import BusyError, EndedError, Fault, JobError, NodeError, SiteError, VmBatchError
 from ..host import file
 from ..host.log import Log
 from ..job import Job, Script, check_job_id, check_name, slug
-from . import pbsfacts
+from . import failures, pbsfacts
 from .account import parse_user
 from .pbsfacts import Facts
 from .script import identify, is_gone
@@ -78,6 +78,8 @@ class OpenPBS:
         told = False
         try:
             job_id = self.job_id(call)
+            if verdict == "offline" and not failures.is_the_nodes(error, job_id, "".join(call.argv[2:3]), config):
+                verdict = "rerun"
             if pbsfacts.of(job_id).alarm is not None:
                 text = " ".join(f"job {slug(job_id)} could not start: {error.lines()[0]}".split())
                 file.replace(pbsfacts.path_of(job_id, "verdict"), msgspec.json.encode({"verdict": verdict, "text": text}), 0o600)
@@ -109,7 +111,7 @@ def _verdict(error: VmBatchError, config: Config) -> str:
     """What the hook is to do: delete, rerun, hold, or offline."""
     if error.fault is Fault.JOB:
         return "delete"
-    if isinstance(error, EndedError):
+    if isinstance(error, EndedError | BusyError):
         return "rerun"
     wanted = config.openpbs_node_fault if error.fault is Fault.NODE else config.openpbs_site_fault
     return "rerun" if wanted == "requeue" else wanted

@@ -59,7 +59,7 @@ def of(job_id: str) -> Facts:
 def _decode(text: bytes, source: str) -> Facts:
     try:
         return msgspec.json.decode(text, type=Facts)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise NodeError(f"{source} does not describe a job: {error}") from None
 
 
@@ -76,7 +76,7 @@ def _ask(job_id: str) -> Facts:
             exec_host=_text(known.get("exec_host2") or known.get("exec_host")), exec_vnode=_text(known.get("exec_vnode")),
             node=os.uname().nodename, interactive=_text(known.get("interactive")).lower() in ("true", "1"),
         )
-    except (msgspec.DecodeError, KeyError, TypeError, AttributeError):
+    except (msgspec.DecodeError, KeyError, TypeError, AttributeError, RecursionError):
         raise NodeError(f"{program} does not describe job {job_id}",
                         "let pbs_mom note its jobs: import vmbatch_hook.py with the event execjob_begin") from None
 

@@ -11,7 +11,7 @@ import msgspec
 
 from ..config import Config
 from ..errors import CommandError, JobError, NodeError, SiteError
-from ..host import process
+from ..host import file, process
 from ..job import Job
 from ..units import Deadline
 from .amount import memory, slots
@@ -27,6 +27,7 @@ def ask(call: Call, job: Job, config: Config) -> Job:
     """The job with what the server says of its memory and of what it asks of VmBatch. NodeError, SiteError, JobError."""
     if not config.requests_qstat:
         return job
+    file.check_trusted(config.requests_qstat)
     try:
         said = process.run([config.requests_qstat, "-x", job.id], Deadline(config.requests_patience), quiet=True)
     except CommandError as error:

@@ -12,11 +12,12 @@ import time
 from collections.abc import Mapping
 
 from ..config import Config
-from ..errors import CommandError, EndedError, Fault, JobError, NodeError, VmBatchError
+from ..errors import BusyError, CommandError, EndedError, Fault, JobError, NodeError, VmBatchError
 from ..host import process
 from ..host.log import Log
 from ..job import Job, Script, check_job_id, check_name
 from ..units import Deadline
+from . import failures
 from .account import user_of
 from .system import Call, Outcome, Refusal
 from .wishes import parse_other
@@ -97,10 +98,13 @@ class Slurm:
             if error.fault is Fault.JOB:
                 _ask(environ, "scontrol", "update", f"JobId={job_id}", f"AdminComment={reason}")
                 return told("the job has failed")
-            if config.slurm_node_fault == DRAIN and not self._left():
+            remedy = REQUEUE if isinstance(error, BusyError) else config.slurm_node_fault
+            if remedy == DRAIN and not failures.is_the_nodes(error, job_id, environ.get("SLURM_JOB_UID", ""), config):
+                remedy = REQUEUE
+            if remedy == DRAIN and not self._left():
                 node = environ.get("SLURMD_NODENAME", "")
                 _ask(environ, "scontrol", "update", f"NodeName={node}", "State=DRAIN", f"Reason={reason}")
-            hold = config.slurm_node_fault == HOLD
+            hold = remedy == HOLD
             _ask(environ, "scontrol", "requeuehold" if hold else "requeue", job_id)
             return told("the job is held" if hold else "the job goes back into its queue")
         except VmBatchError as trouble:
@@ -136,6 +140,13 @@ class Slurm:
         return os.getppid() != self._parent
 
 
+def drain(environ: Mapping[str, str], reason: str) -> None:
+    """Drains the node on which slurmd runs a HealthCheckProgram, unless it is drained already. VmBatchError."""
+    node = environ.get("SLURMD_NODENAME", "")
+    if "drain" not in _ask(environ, "sinfo", "--noheader", f"--nodes={node}", "--format=%T"):
+        _ask(environ, "scontrol", "update", f"NodeName={node}", "State=DRAIN", f"Reason={reason}")
+
+
 def exit_status(call: Call) -> int | None:
     """How the job ended, as its Epilog is told: `STATUS:SIGNAL`; 128 + n for a death by signal n. None if that is not known."""
     match = re.fullmatch(r"([0-9]{1,3}):([0-9]{1,2})", call.environ.get("SLURM_JOB_EXIT_CODE2", ""))
@@ -167,7 +178,7 @@ def alarm(path: str) -> float:
                         found = float(match[1]) if 0 < int(match[1]) < _UNLIMITED else _NO_ALARM_SECONDS
                     elif (match := re.match(r"\s*Include\s+(\S+)", line, re.IGNORECASE)) and len(files) < _FILES:
                         files.append(os.path.join(os.path.dirname(path), match[1]))
-        except OSError:
+        except (OSError, ValueError):
             continue  # slurmd has read what matters; without it there is the job's own deadline
     return found
 

@@ -55,7 +55,7 @@ class Torque:
         found = None if script is None else identify(script, person)
         if script is not None and found is None and not _may_lack_a_script(call.environ):
             raise EndedError(f"job {identifier} has no script any more: mom has done with it")
-        node_file = _node_file(call.environ.get("PBS_NODEFILE", ""))
+        node_file = _node_file(call.environ.get("PBS_NODEFILE", ""), identifier)
         rank, nodes = _place(call.environ, node_file)
         share = slots(call.environ, node_file)
         leader = call.parent or parent()
@@ -108,8 +108,10 @@ def exit_status(call: Call) -> int | None:
     return int(text) if re.fullmatch("-?[0-9]{1,4}", text) else None
 
 
-def _node_file(path: str) -> str | None:
-    """The node file that mom made, if it made one: root's, in a directory of root's (resmom/start_exec.c, TMomFinalizeChild)."""
+def _node_file(path: str, job_id: str) -> str | None:
+    """The node file that mom made, if it made one: root's, called as the job (resmom/start_exec.c, TMomFinalizeChild)."""
+    if os.path.basename(path) != job_id:
+        return None
     try:
         status = os.lstat(path)
     except OSError:

@@ -8,7 +8,7 @@ import os
 import re
 
 from ..config import Config
-from ..errors import Fault, SisterError, VmBatchError
+from ..errors import BusyError, Fault, SisterError, VmBatchError
 from ..host.log import LOG_ERR, Log
 from ..job import check_job_id
 from ..units import Deadline
@@ -29,6 +29,8 @@ def failed(error: VmBatchError, call: Call, config: Config, log: Log | None, dea
     log = log or Log(None, "-", "prologue")
     try:
         check_job_id(job_id)
+        if isinstance(error, BusyError):
+            return Outcome(REQUEUE, BACK)
         if error.fault is Fault.JOB:
             return _by_the_job(error, job_id, call, config, log, deadline)
         return _by_others(error, job_id, call, config, log, deadline)
@@ -53,12 +55,13 @@ def _by_the_job(error: VmBatchError, job_id: str, call: Call, config: Config, lo
 
 def _by_others(error: VmBatchError, job_id: str, call: Call, config: Config, log: Log, deadline: Deadline) -> Outcome:
     foreign = isinstance(error, SisterError)  # that node has its own remedy
-    row = failures.note(job_id, error.fault, config.torque_within, sister=foreign)
+    row = failures.note(job_id, error, config.torque_within, "".join(call.argv[2:3]))
     wanted = config.torque_node_fault if error.fault is Fault.NODE else config.torque_site_fault
     if wanted == "offline" and foreign:
         wanted = ""
-    same = [failure for failure in row if failure.fault is error.fault
-            and (failure.job == job_id if wanted == "hold" else not failure.sister)]
+    same = [failure for failure in row if failure.fault is error.fault and failure.job == job_id]
+    if wanted == "offline":
+        same = failures.against(row, error.fault)
     late = len(row) >= max(1, config.torque_failures)
     host = _own_name(call) or os.uname().nodename
     reason = f"VmBatch on {host}: {error.what}"

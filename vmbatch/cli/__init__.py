@@ -10,6 +10,7 @@ import click
 from .. import __version__
 from ..errors import VmBatchError
 from .image import image
+from .trace import described, trace
 
 if TYPE_CHECKING:
     from ..config import Config
@@ -124,24 +125,49 @@ def sweep(dry_run: bool, release: str | None) -> None:
     \b
     Example: vmbatch sweep --dry-run
     """
-    from .. import lifecycle
     from ..host.log import Log
+    from ..release import release_kept
+    from ..sweep import sweep as run
 
     config = _config()
     if release is not None:
         if dry_run:
             raise click.UsageError("--release does what it says; leave out --dry-run")
-        found = lifecycle.release_kept(release, config, Log(config.log_directory, "0", "sweep"))
+        found = release_kept(release, config, Log(config.log_directory, "0", "sweep"))
         click.echo("\n".join(found) or f"nothing is kept of job {release}; see vmbatch kept")
         return
     log = Log(None if dry_run else config.log_directory, "0", "sweep")
-    for line in lifecycle.sweep(config, log, dry_run=dry_run):
+    for line in run(config, log, dry_run=dry_run):
         click.echo(line)
 
 
 @main.command()
+@click.argument("job")
+@click.option("--for", "duration", default="7d", show_default=True, metavar="DURATION", help="how long, such as 12h")
+@click.option("--why", default="an admin wished so", show_default=True, help="a note on why")
+def keep(job: str, duration: str, why: str) -> None:
+    """End the guest of the running job JOB, and keep its disks and console for investigation.
+
+    \b
+    Example: vmbatch keep 42.server --for 12h --why "mines coins"
+    """
+    from ..host.log import Log
+    from ..release import end_and_keep
+    from ..units import parse_duration
+
+    try:
+        seconds = parse_duration(duration)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--for") from None
+    if not why.isprintable():
+        raise click.BadParameter("must be one line of text", param_hint="--why")
+    config = _config()
+    click.echo(end_and_keep(job, seconds, why, config, Log(config.log_directory, job, "keep")))
+
+
+@main.command()
 def kept() -> None:
-    """Show what is kept of failed jobs on this node: job, user, until when, where, and why.
+    """Show what is kept of failed jobs on this node: job, user, until when, where, why, and which images are below the disks.
 
     \b
     Example: vmbatch kept
@@ -149,12 +175,17 @@ def kept() -> None:
     import os
 
     from .. import journal
+    from .. import trace as traces
     from ..host import clock
     from ..spool.directory import Directory
 
-    for _, start, resources, left in journal.kept():
+    found = journal.kept()
+    images = {guest.begin.token: guest.begin.images for guest in traces.guests(_config().log_trace)} if found else {}
+    for _, start, resources, left in found:
         places = [owned.path for owned in resources if isinstance(owned, Directory) and os.path.isdir(owned.path)]
         click.echo(f"{start.job} of {start.user} until {clock.for_people(left.until)} in {' '.join(places)}: {left.why}")
+        for below in images.get(start.token, ()):
+            click.echo(f"  {described(below)}")
 
 
 @main.command()
@@ -176,6 +207,7 @@ def hooks(directory: str, openpbs: bool) -> None:
 
 
 main.add_command(image)
+main.add_command(trace)
 
 
 def _config() -> Config:

@@ -42,7 +42,8 @@ class _Tree:
     def __init__(self, label: str, files: contextlib.ExitStack) -> None:
         import pycdlib
 
-        vars(pycdlib.pycdlib)["time"] = SimpleNamespace(time=lambda: _DATE)  # of all files: the same content is the same image
+        for module in (pycdlib.pycdlib, pycdlib.headervd):  # who date all files: the same content is the same image
+            vars(module)["time"] = SimpleNamespace(time=lambda: _DATE)
         self._iso = pycdlib.PyCdlib()
         self._iso.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident=label)
         self._directories = {"": ""}

@@ -32,6 +32,8 @@ def parameters(job: Job, template: Template, config: Config, share_source: str) 
         "VMBATCH_PATIENCE": str(max(10, int(config.timeouts_boot * config.timeouts_scale) - 10)),
         "VMBATCH_MESSAGES": template.messages.lower(),
         "VMBATCH_CONSOLE": template.console_shell,
+        "VMBATCH_HEARTBEAT": str(template.lifetime.heartbeat // 4 or ""),
+        "VMBATCH_WATCHDOG": "yes" if template.lifetime.watchdog else "",
         "VMBATCH_SHARES": str(len(template.shares)),
         "VMBATCH_HOME_SHARED": "yes" if any(_is_below(job.user.home, share.target) for share in template.shares) else "",
     }

@@ -11,6 +11,7 @@ from collections.abc import Container, Iterable, Iterator
 import msgspec
 
 from ..errors import NodeError
+from ..host import distant
 from ..resource import Resource
 from ..units import Deadline
 
@@ -56,6 +57,9 @@ class Address(Resource, frozen=True, tag="address"):
         """Reserves the address. TakenError, NodeError."""
         if not _NODE.fullmatch(self.node):
             raise NodeError(f"the node's name {self.node[:80]!r} cannot stand in a file's name", "give the node a host name")
+        distant.call(os.path.dirname(self.path), self._make)
+
+    def _make(self) -> None:
         mark = msgspec.json.encode(_Mark(self.job, self.token, self.node))
         try:
             with open(os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600),
@@ -83,6 +87,9 @@ class Address(Resource, frozen=True, tag="address"):
 
     def release(self, deadline: Deadline, *, last: bool) -> None:
         """Gives the address back if it is this start's."""
+        distant.call(os.path.dirname(self.path), self._give_back, deadline=deadline)
+
+    def _give_back(self) -> None:
         try:
             mark = _read(self.path)
         except OSError as error:
@@ -140,8 +147,12 @@ class Found(msgspec.Struct, frozen=True):
     half: bool
 
 
-def look(directory: str) -> Iterator[Found]:
+def look(directory: str) -> list[Found]:
     """Everything in the directory of reservations; nothing if there is none. NodeError if it cannot be read."""
+    return distant.call(directory, lambda: list(_look(directory)), list[Found])
+
+
+def _look(directory: str) -> Iterator[Found]:
     try:
         names = sorted(os.listdir(directory))
     except FileNotFoundError:

@@ -16,10 +16,10 @@ from typing import TypeVar
 
 import msgspec
 
-from ..errors import DeadlineError, EndedError, NodeError
+from ..errors import DeadlineError, EndedError, SisterError, VmBatchError
 from ..host import file, ssh
 from ..resource import Piece, Work
-from .member import Entry, Guest, Member, of_failure, read, refresh, short
+from .member import Entry, Guest, Member, of_failure, short
 
 T = TypeVar("T")
 _CHECK_SECONDS = 0.5
@@ -49,10 +49,8 @@ class Meeting:
 
     def _look(self) -> list[Entry | None]:
         """The others' entries, in order; None for one that is not there yet."""
-        refresh(self.member.directory, self.member.token)
-        found: list[Entry | None] = []
-        for node in self.member.others:
-            entry = read(self.member.path_of(node))
+        found = self.member.seen()
+        for node, entry in zip(self.member.others, found, strict=True):
             if entry is None:
                 self._miss(node)
             else:
@@ -64,7 +62,6 @@ class Meeting:
                     raise self._given_up(node)
                 if self.member.rank:
                     self._party_of(entry)
-            found.append(entry)
         return found
 
     def _miss(self, node: str) -> None:
@@ -76,14 +73,14 @@ class Meeting:
         if time.monotonic() - since < patience:
             return
         if self.member.rank == 0 and node not in self._seen:
-            raise NodeError(f"node {short(node)} has not begun to prepare a guest for the job",
-                            "is VmBatch's prologue.parallel in mom_priv there, are queue and [nodes] directory the same in its "
-                            "vmbatch.conf, and is that its host name?")
+            raise SisterError(f"node {short(node)} has not begun to prepare a guest for the job",
+                              "is VmBatch's prologue.parallel in mom_priv there, are queue and [nodes] directory the same in its "
+                              "vmbatch.conf, and is that its host name?")
         raise self._given_up(node)
 
-    def _given_up(self, node: str) -> NodeError:
+    def _given_up(self, node: str) -> VmBatchError:
         if self.member.rank == 0:
-            return NodeError(f"node {short(node)} has given the job up", "see its log of the job")
+            return SisterError(f"node {short(node)} has given the job up", "see its log of the job")
         return EndedError(f"job {self.member.job} has ended, or was never started, at its first node {short(node)}")
 
     def introduce(self, key: str, work: Work) -> tuple[Guest, ...]:

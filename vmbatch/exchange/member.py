@@ -10,12 +10,14 @@ from collections.abc import Container, Iterator
 
 import msgspec
 
-from ..errors import Fault, NodeError, VmBatchError
+from ..errors import BusyError, Fault, NodeError, VmBatchError
+from ..host import distant
 from ..job import slug
 from ..resource import Resource
 from ..units import Deadline
 
 _LIMIT = 1 << 20
+_BUSY = "busy"
 _SHORT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,62}")
 _ENTRY = re.compile(rf"([0-9][A-Za-z0-9._-]{{0,200}})@({_SHORT.pattern})")
 _TEMPORARY = re.compile(rf"\.([0-9a-f]{{32}})\.{_ENTRY.pattern}")
@@ -39,9 +41,10 @@ class Guest(msgspec.Struct, frozen=True):
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """What stands in a node's entry.
 
-    `first` is the token of the first node's start that a sister has joined; `party` is all guests in the order of their nodes, as
-    the first node knows them; `ready`: of a sister, that its guest is, of the first node, that all are. `failed` is why the start
-    failed, line by line, and `fault` whose fault that is: such an entry is a note, which outlives its start until it is read.
+    `first` is the token of the first node's start that a sister has joined; `party` is all guests in the order of their nodes,
+    as the first node knows them; `ready`: of a sister, that its guest is, of the first node, that all are. `failed` is why the
+    start failed, line by line, and `fault` whose fault that is, or `busy`: such an entry is a note, which outlives its start
+    until it is read.
     """
 
     job: str
@@ -88,6 +91,9 @@ class Member(Resource, frozen=True, tag="member"):
         """Makes the entry, in place of what an earlier start on this node left. NodeError."""
         for node in (self.node, *self.others):
             check_node(node)
+        distant.call(self.directory, self._make)
+
+    def _make(self) -> None:
         known = read(self.path)
         if known is not None and known.guest.node != self.node:
             raise NodeError(f"{known.guest.node} and {self.node} have the same entry, {self.path}",
@@ -96,25 +102,42 @@ class Member(Resource, frozen=True, tag="member"):
             raise NodeError(f"{self.path} is there already", "this start has made it before")
         if known is None and os.path.lexists(self.path):
             raise NodeError(f"{self.path} is no entry of a job", "see what it is, and remove it by hand")
-        self.write(Entry(job=self.job, rank=self.rank, guest=Guest(self.token, self.node, self.name)))
+        _write(self._temporary, self.path, Entry(job=self.job, rank=self.rank, guest=Guest(self.token, self.node, self.name)))
 
     def write(self, entry: Entry) -> None:
         """Puts a new version in place. NodeError."""
-        _write(self._temporary, self.path, entry)
+        distant.call(self.directory, lambda: _write(self._temporary, self.path, entry))
 
     def own(self) -> Entry:
         """The entry as this start wrote it last. NodeError if it is not there any more."""
-        entry = read(self.path)
+        entry = distant.call(self.directory, lambda: read(self.path), Entry | None)
         if entry is None or entry.guest.token != self.token:
             raise NodeError(f"{self.path} is not this start's any more", "see who removes files there")
         return entry
 
+    def seen(self) -> list[Entry | None]:
+        """The entries of the others, in their order, as they are at the server now. NodeError."""
+        return distant.call(self.directory, self._see, list[Entry | None])
+
+    @property
+    def _look(self) -> str:
+        return os.path.join(self.directory, f".look.{self.token}")
+
+    def _see(self) -> list[Entry | None]:
+        refresh(self._look)
+        return [read(self.path_of(node)) for node in self.others]
+
     def release(self, deadline: Deadline, *, last: bool) -> None:
         """Removes the entry if it is this start's and no note; the first node's goes with the notes of its sisters."""
+        distant.call(self.directory, self._leave, deadline=deadline)
+
+    def _leave(self) -> None:
         entry = read(self.path)
         if entry is not None and entry.guest.token == self.token and not entry.failed:
             _remove(self.path)
         _remove(self._temporary)
+        with contextlib.suppress(OSError):
+            os.rmdir(self._look)
         if self.rank == 0:
             for node in self.others:
                 note = read(self.path_of(node))
@@ -126,11 +149,10 @@ class Member(Resource, frozen=True, tag="member"):
         if self.rank == 0:
             return None
         try:
-            refresh(self.directory, self.token)
-            mine = read(self.path)
+            mine = distant.call(self.directory, lambda: read(self.path), Entry | None)
             if mine is None or mine.guest.token != self.token:
                 return None
-            first = read(self.path_of(self.others[0]))
+            first = self.seen()[0]
         except NodeError:
             return None
         return first is None or first.guest.token != mine.first
@@ -147,7 +169,7 @@ class Note(Resource, frozen=True, tag="note"):
 
     def release(self, deadline: Deadline, *, last: bool) -> None:
         """Removes it."""
-        _remove(self.path)
+        distant.call(os.path.dirname(self.path), lambda: _remove(self.path), deadline=deadline)
 
     def __str__(self) -> str:
         return f"entry {self.path}"
@@ -209,9 +231,8 @@ def read(path: str) -> Entry | None:
         os.close(fd)
 
 
-def refresh(directory: str, token: str) -> None:
+def refresh(look: str) -> None:
     """A change of our own makes an NFS client ask the server anew (fs/nfs/dir.c, nfs_force_lookup_revalidate)."""
-    look = os.path.join(directory, f".look.{token}")
     with contextlib.suppress(OSError):
         os.mkdir(look, 0o700)
     with contextlib.suppress(OSError):
@@ -222,24 +243,32 @@ def leave_note(directory: str, job: str, node: str, token: str, error: VmBatchEr
     """Tells the first node why this sister's start failed; raises nothing, as there is nobody else to be told."""
     with contextlib.suppress(VmBatchError, OSError):
         check_node(node)
-        path = os.path.join(directory, f"{slug(job)}@{short(node)}")
-        known = read(path)
-        if known is not None and known.guest.node != node:
-            return
-        base = known if known is not None else Entry(job=job, rank=-1, guest=Guest(token, node, ""))
-        _write(os.path.join(directory, f".{token}.{os.path.basename(path)}"), path,
-               msgspec.structs.replace(base, guest=msgspec.structs.replace(base.guest, token=token),
-                                       failed=tuple(error.lines()), fault=error.fault.value))
+        distant.call(directory, lambda: _leave_note(directory, job, node, token, error))
+
+
+def _leave_note(directory: str, job: str, node: str, token: str, error: VmBatchError) -> None:
+    path = os.path.join(directory, f"{slug(job)}@{short(node)}")
+    known = read(path)
+    if known is not None and known.guest.node != node:
+        return
+    base = known if known is not None else Entry(job=job, rank=-1, guest=Guest(token, node, ""))
+    _write(os.path.join(directory, f".{token}.{os.path.basename(path)}"), path,
+           msgspec.structs.replace(base, guest=msgspec.structs.replace(base.guest, token=token),
+                                   failed=tuple(error.lines()),
+                                    fault=_BUSY if isinstance(error, BusyError) else error.fault.value))
 
 
 def forget_note(directory: str, job: str, node: str) -> None:
     """Takes away a note that nobody has read."""
     with contextlib.suppress(VmBatchError):
         check_node(node)
-        path = os.path.join(directory, f"{slug(job)}@{short(node)}")
-        note = read(path)
-        if note is not None and note.failed and note.guest.node == node:
-            _remove(path)
+        distant.call(directory, lambda: _forget_note(os.path.join(directory, f"{slug(job)}@{short(node)}"), node))
+
+
+def _forget_note(path: str, node: str) -> None:
+    note = read(path)
+    if note is not None and note.failed and note.guest.node == node:
+        _remove(path)
 
 
 def of_failure(entry: Entry) -> VmBatchError:
@@ -247,12 +276,18 @@ def of_failure(entry: Entry) -> VmBatchError:
     from ..errors import SisterError
 
     first, *rest = entry.failed
+    if entry.fault == _BUSY:
+        return BusyError(f"node {short(entry.guest.node)}: {first}", detail=tuple(rest))
     fault = next((fault for fault in Fault if fault.value == entry.fault), Fault.NODE)
     return SisterError(f"node {short(entry.guest.node)}: {first}", fault=fault, detail=tuple(rest))
 
 
-def look(directory: str, node: str) -> Iterator[tuple[str, str, bool]]:
+def look(directory: str, node: str) -> list[tuple[str, str, bool]]:
     """Everything of this node there: (path, token, whether it is a note that may still be read). NodeError."""
+    return distant.call(directory, lambda: list(_look(directory, node)), list[tuple[str, str, bool]])
+
+
+def _look(directory: str, node: str) -> Iterator[tuple[str, str, bool]]:
     try:
         names = sorted(os.listdir(directory))
     except FileNotFoundError:

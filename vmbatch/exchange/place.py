@@ -2,6 +2,7 @@
 
 import os
 
+from ..host import distant
 from ..resource import Piece, Work
 
 
@@ -13,6 +14,9 @@ class GuestPlace(Piece, frozen=True, tag="guest-place"):
 
     def make(self, work: Work) -> None:
         """Makes the directory."""
+        distant.call(os.path.dirname(self.path), self._make)
+
+    def _make(self) -> None:
         os.mkdir(self.path, 0o700)
         os.chown(self.path, self.owner, self.owner)
 

@@ -23,7 +23,7 @@ import msgspec
 
 from ..errors import DeadlineError, NodeError
 from ..format import FormatError
-from ..host import process
+from ..host import file, process
 from ..units import Deadline
 from .files import ABSENT, READ_LIMIT, File, Found, Item, Link, Plan, Tree, plan
 from .view import View
@@ -125,6 +125,7 @@ def appliance(view: View, device: str, account: str, directory: str, scratch: st
     if not os.path.exists(f"{directory}/kernel"):
         raise NodeError(f"there is no appliance of libguestfs in {directory}",
                         f"install libguestfs-tools; libguestfs-make-fixed-appliance {directory}")
+    file.check_trusted(*(os.path.join(directory, name) for name in os.listdir(directory)))
     with contextlib.ExitStack() as opened:
         place = _socket_directory(scratch, account, opened)
         server = _served(view, place, account, deadline, opened)

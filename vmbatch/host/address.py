@@ -1,7 +1,9 @@
-"""A guest's address, where nobody has told it: what libvirt knows of the guest's interfaces."""
+"""Addresses: a guest's where nobody has told it, as libvirt knows of its interfaces; and this node's own."""
 
 import contextlib
 import ipaddress
+import os
+import re
 import time
 from collections.abc import Iterable, Iterator
 
@@ -68,8 +70,8 @@ def _ask(domain: "libvirt.virDomain", source: str) -> dict[str, object]:
     """What a source says: {interface: {hwaddr, addrs}}; a guest's agent that does not answer is not waited for."""
     if source == "agent":
         with contextlib.suppress(libvirt.libvirtError, AttributeError):
-            domain.agentSetResponseTimeout(_AGENT_SECONDS, 0)
-    known: dict[str, object] = domain.interfaceAddresses(_NUMBERS[source], 0)
+            virt.ask(lambda: domain.agentSetResponseTimeout(_AGENT_SECONDS, 0))
+    known: dict[str, object] = virt.ask(lambda: domain.interfaceAddresses(_NUMBERS[source], 0))
     return known
 
 
@@ -91,3 +93,22 @@ def _usable(known: dict[str, object]) -> Iterator[tuple[str, str]]:
 def _reachable(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     return not (address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified
                 or getattr(address, "scope_id", None))
+
+
+def of_this_node() -> tuple[str, ...]:
+    """Every address at which this node takes packets, broadcast addresses included. NodeError."""
+    try:
+        with open("/proc/net/fib_trie", encoding="ascii") as table:
+            found = set(re.findall(r"\|-- (\S+)\n\s*/32 (?:host LOCAL|link BROADCAST)", table.read()))
+        if os.path.exists("/proc/net/if_inet6"):
+            with open("/proc/net/if_inet6", encoding="ascii") as table:
+                found |= {str(ipaddress.ip_address(bytes.fromhex(line.split()[0]))) for line in table}
+    except OSError as error:
+        raise NodeError(f"this node's addresses cannot be read: {error.filename}: {error.strerror}") from None
+    return tuple(sorted(address for address in found if not ipaddress.ip_address(address).is_loopback))
+
+
+def first_own_port() -> int:
+    """The lowest port from which this node's programs connect to others by themselves."""
+    with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as setting:
+        return int(setting.read().split()[0])

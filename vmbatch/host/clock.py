@@ -23,6 +23,11 @@ def boot_id() -> str:
         return file.read().strip()
 
 
+def uptime() -> float:
+    """Seconds since this boot, by a clock that nobody sets, and that goes on while the node sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 def for_people(seconds: float) -> str:
     """A time since the epoch as the node's people write it: `2024-02-29 13:00:00 CET`."""
     return time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(seconds))
@@ -40,7 +45,12 @@ def started(pid: int) -> int | None:
 def age(pid: int) -> float:
     """Seconds since a process was started; 0 if there is none."""
     begun = started(pid)
-    return 0.0 if begun is None else max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - begun / os.sysconf("SC_CLK_TCK"))
+    return 0.0 if begun is None else since(begun)
+
+
+def since(ticks: int) -> float:
+    """Seconds that have gone since a time in ticks since this boot."""
+    return max(0.0, uptime() - ticks / os.sysconf("SC_CLK_TCK"))
 
 
 def this_process() -> ProcessIdentity:

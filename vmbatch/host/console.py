@@ -62,7 +62,15 @@ class Follower:
 
 
 def read_tail(path: str) -> bytes:
-    """The last 64 KiB of a console log; nothing where there is none."""
+    """The last 64 KiB of a console log; nothing where there is none.
+
+    virtlogd begins a log anew when it is full, and the one before is PATH.0 then (virtlogd.conf: max_size, max_backups).
+    """
+    tail = _tail(path)
+    return tail if len(tail) >= _TAIL_BYTES else (_tail(f"{path}.0") + tail)[-_TAIL_BYTES:]
+
+
+def _tail(path: str) -> bytes:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:

@@ -1,15 +1,21 @@
 """Files as root must handle them: trusted before read, whole or not there, never through another's symbolic link."""
 
+import contextlib
+import functools
+import itertools
 import os
-import shutil
+import secrets
 import stat
 from collections.abc import Iterator
 
-from ..errors import NodeError, SiteError
+from ..errors import NodeError, SiteError, UnreachableError
+from ..units import Deadline
 
 _READ_LIMIT = 4 << 20
 _BLOCK = 4096
 _ZEROS = bytes(_BLOCK)
+_AT_ONCE = 4096
+"""Names that are read of a directory before they are removed: of a stranger's there may be millions."""
 
 
 def _chain(path: str) -> Iterator[str]:
@@ -21,19 +27,39 @@ def _chain(path: str) -> Iterator[str]:
         path = os.path.dirname(path)
 
 
-def check_trusted(path: str) -> None:
-    """SiteError unless none but root can change the file or a directory above it, links included."""
-    real = os.path.realpath(path)
-    for place in {*_chain(os.path.abspath(path)), *_chain(real)}:
-        try:
-            status = os.lstat(place)
-        except OSError as error:
-            raise SiteError(f"{place}: {error.strerror}") from None
-        if status.st_mode & 0o022 and not stat.S_ISLNK(status.st_mode):
-            raise SiteError(f"{place} can be changed by others than root (mode {stat.S_IMODE(status.st_mode):04o})",
-                            f"chmod go-w {place}")
-        if status.st_uid != 0:
-            raise SiteError(f"{place} belongs to uid {status.st_uid}, not to root", f"chown root {place}")
+def check_trusted(*paths: str) -> None:
+    """SiteError unless none but root can change these files or a directory above them, links included.
+
+    In a directory above them that has the sticky bit, others may have files of their own.
+    """
+    real = functools.cache(os.path.realpath)
+    ends: set[str] = set()
+    for path in map(os.path.abspath, paths):
+        found = os.path.join(real(os.path.dirname(path)), os.path.basename(path))
+        ends |= {path, os.path.realpath(found) if os.path.islink(found) else found}
+    for place in {place for end in ends for place in _chain(end)}:
+        _check(place, sticky=place not in ends)
+
+
+def _check(place: str, *, sticky: bool) -> None:
+    try:
+        status = os.lstat(place)
+    except OSError as error:
+        raise SiteError(f"{place}: {error.strerror}") from None
+    shared = sticky and status.st_mode & stat.S_ISVTX
+    if status.st_mode & 0o022 and not stat.S_ISLNK(status.st_mode) and not shared:
+        raise SiteError(f"{place} can be changed by others than root (mode {stat.S_IMODE(status.st_mode):04o})",
+                        f"chmod go-w {place}")
+    if status.st_uid != 0:
+        raise SiteError(f"{place} belongs to uid {status.st_uid}, not to root", f"chown root {place}")
+
+
+def check_secret(path: str) -> None:
+    """SiteError unless the file is as `check_trusted` wants it, and nobody but root can read it."""
+    check_trusted(path)
+    mode = stat.S_IMODE(os.stat(path).st_mode)
+    if mode & 0o077:
+        raise SiteError(f"{path} can be read by others than root (mode {mode:04o})", f"chmod 600 {path}")
 
 
 def nearest(path: str) -> str:
@@ -69,6 +95,12 @@ def sync_directory(path: str) -> None:
         os.close(fd)
 
 
+def give(fd: int, readers: int | None) -> None:
+    """Makes a file root's and read-only: for a group, or for everybody."""
+    os.fchown(fd, 0, readers or 0)
+    os.fchmod(fd, 0o444 if readers is None else 0o440)
+
+
 def write_new(path: str, data: bytes, mode: int, owner: tuple[int, int] = (0, 0)) -> None:
     """Writes a file that must not be there yet."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -81,11 +113,16 @@ def write_new(path: str, data: bytes, mode: int, owner: tuple[int, int] = (0, 0)
 def replace(path: str, data: bytes, mode: int, group: int = 0) -> None:
     """Puts a whole file of root's in place of an older one or of none; readers see one of both."""
     temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.new")
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode), "wb") as file:
-        file.write(data)
-        os.fchown(file.fileno(), 0, group)
-        os.fchmod(file.fileno(), mode)
-    os.rename(temporary, path)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    try:
+        with open(fd, "wb") as file:
+            file.write(data)
+            os.fchown(fd, 0, group)
+            os.fchmod(fd, mode)
+        os.rename(temporary, path)
+    except OSError:
+        os.unlink(temporary)
+        raise
 
 
 def write_sparse(fd: int, data: bytes, offset: int) -> None:
@@ -111,40 +148,117 @@ def _write_all(fd: int, data: bytes, offset: int) -> None:
 
 
 def make_state_directory(path: str, mode: int) -> None:
-    """A directory of our own that outlives jobs. NodeError if it is there and not root's alone."""
-    os.makedirs(path, 0o755, exist_ok=True)
-    status = os.lstat(path)
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != 0 or status.st_mode & 0o022:
-        raise NodeError(f"{path} is not a directory that only root can write", f"chown root {path}; chmod go-w {path}")
-    if stat.S_IMODE(status.st_mode) != mode:
-        os.chmod(path, mode)
-
-
-def remove_tree(path: str, *, last: str = "") -> None:
-    """Removes a directory and all in it without following links, the file `last` after all others; absent is success."""
-    if not shutil.rmtree.avoids_symlink_attacks:
-        raise NodeError("this Python cannot remove directories safely")
+    """A directory of our own that outlives jobs. NodeError, SiteError if it or one above it is there and not root's alone."""
+    above = nearest(os.path.dirname(path))
+    for place in {*_chain(above), *_chain(os.path.realpath(above))}:
+        _check(place, sticky=True)
     try:
-        if last:
-            _empty(path, last)
-        shutil.rmtree(path)
+        os.makedirs(path, 0o755, exist_ok=True)
+        fd = _open_directory(path)
+    except (FileExistsError, NotADirectoryError):
+        raise _not_ours(path) from None
+    try:
+        status = os.fstat(fd)
+        if status.st_uid != 0 or status.st_mode & 0o022:
+            raise _not_ours(path)
+        if stat.S_IMODE(status.st_mode) != mode:
+            os.fchmod(fd, mode)
+    finally:
+        os.close(fd)
+
+
+def _not_ours(path: str) -> NodeError:
+    return NodeError(f"{path} is not a directory that only root can write", f"chown root {path}; chmod go-w {path}")
+
+
+def _open_directory(path: str, parent: int | None = None) -> int:
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+
+
+def remove_tree(path: str, deadline: Deadline, *, last: str = "") -> None:
+    """Removes a directory and all in it, the file `last` after all others; absent is success. NodeError.
+
+    Whoever could write there cannot hold it up: no link is followed, nobody but root adds anything once a directory is begun, and
+    no depth is too much, as what is deep is moved up first. What cannot be removed before the deadline is gone in part:
+    UnreachableError.
+    """
+    try:
+        top = _open_directory(path)
     except FileNotFoundError:
-        if os.path.lexists(path):
-            raise NodeError(f"{path} changes while it is removed") from None
+        return
     except OSError as error:
         raise NodeError(f"{path} cannot be removed: {error.strerror}") from None
+    try:
+        _close_to_others(top)
+        while names := _some(top, last):
+            for name in names:
+                if deadline.passed():
+                    raise UnreachableError(f"{path} has more in it than can be removed in time", "the sweep goes on with it")
+                if not _unlink(name, top):
+                    _remove_inner(name, top, deadline)
+        with contextlib.suppress(FileNotFoundError):
+            if last:
+                os.unlink(last, dir_fd=top)
+        os.rmdir(path)
+    except OSError as error:
+        raise NodeError(f"{path} cannot be removed: {error.strerror}") from None
+    finally:
+        os.close(top)
 
 
-def _empty(path: str, kept: str) -> None:
+def _remove_inner(name: str, top: int, deadline: Deadline) -> None:
+    """Removes a directory in `top`, and moves the directories in it there."""
+    inner = _open_directory(name, top)
+    try:
+        _close_to_others(inner)
+        while names := _some(inner):
+            for each in names:
+                if not _unlink(each, inner):
+                    os.rename(each, secrets.token_hex(16), src_dir_fd=inner, dst_dir_fd=top)
+            if deadline.passed():
+                return
+    finally:
+        os.close(inner)
+    os.rmdir(name, dir_fd=top)
+
+
+def _close_to_others(directory: int) -> None:
+    """A stranger's directory becomes root's: even who has it open makes nothing in it from now on (open(2), EACCES)."""
+    status = os.fstat(directory)
+    if status.st_uid != 0 or status.st_mode & 0o022:
+        os.fchown(directory, 0, 0)
+        os.fchmod(directory, 0o700)
+
+
+def _some(directory: int, kept: str = "") -> list[str]:
+    """Names in a directory, but for `kept`; none if there are no others."""
+    with os.scandir(directory) as entries:
+        return list(itertools.islice((entry.name for entry in entries if entry.name != kept), _AT_ONCE))
+
+
+def _unlink(name: str, directory: int) -> bool:
+    """Whether it is gone: a directory is not."""
+    try:
+        os.unlink(name, dir_fd=directory)
+    except FileNotFoundError:
+        return True
+    except IsADirectoryError:
+        return False
+    return True
+
+
+def seal(path: str) -> None:
+    """Makes the regular files in a directory of root's root's alone."""
     parent = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         for name in os.listdir(parent):
-            if name == kept:
-                continue
-            if stat.S_ISDIR(os.lstat(name, dir_fd=parent).st_mode):
-                shutil.rmtree(name, dir_fd=parent)
-            else:
-                os.unlink(name, dir_fd=parent)
+            if stat.S_ISREG(os.lstat(name, dir_fd=parent).st_mode):
+                fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+                try:
+                    os.fchown(fd, 0, 0)
+                    os.fchmod(fd, 0o600)
+                finally:
+                    os.close(fd)
     finally:
         os.close(parent)
 

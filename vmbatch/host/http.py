@@ -18,6 +18,7 @@ import msgspec
 
 from ..errors import DeadlineError, NodeError, SiteError
 from ..units import Deadline
+from . import file
 from .access import Access as Access
 
 if TYPE_CHECKING:
@@ -292,6 +293,8 @@ def _password(url: str, path: str) -> tuple[str, str] | None:
         return None
     import netrc
 
+    if os.path.lexists(path):
+        file.check_secret(path)
     try:
         found = netrc.netrc(path).authenticators(parts.hostname or "")
     except OSError as error:
@@ -306,6 +309,7 @@ def _authorities(access: Access) -> str:
     if access.ca_bundle:
         if not os.path.exists(access.ca_bundle):
             raise SiteError(f"{access.ca_bundle} is not there", "see [images] ca_bundle")
+        file.check_trusted(access.ca_bundle)
         return access.ca_bundle
     paths = ssl.get_default_verify_paths()
     for path in (paths.openssl_cafile, paths.openssl_capath):
@@ -320,6 +324,8 @@ def _certificate(access: Access) -> str | tuple[str, str] | None:
     for path in filter(None, (access.client_certificate, access.client_key)):
         if not os.path.exists(path):
             raise SiteError(f"{path} is not there", "see [images] client_certificate and client_key")
+        file.check_trusted(path)
+    file.check_secret(access.client_key or access.client_certificate)
     return (access.client_certificate, access.client_key) if access.client_key else access.client_certificate
 
 

@@ -37,7 +37,7 @@ class Log:
 
     def line(self, text: str, *, priority: int = syslog.LOG_INFO) -> None:
         """One line to both."""
-        syslog.syslog(priority, f"{self.job_id} {self.hook}: {text}")
+        syslog.syslog(priority, f"{self.job_id} {self.hook}: {_visible(text)}")
         self.detail(text)
 
     def detail(self, text: str) -> None:
@@ -46,7 +46,7 @@ class Log:
             now = time.time()
             stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03d}Z"
             try:
-                os.write(self._fd, f"{stamp} {self.hook}: {text}\n".encode(errors="replace"))
+                os.write(self._fd, f"{stamp} {self.hook}: {_visible(text)}\n".encode(errors="replace"))
             except OSError:
                 self._fd = -1
 
@@ -60,6 +60,11 @@ class Log:
             self.line(f"phase {name} failed after {time.monotonic() - begin:.3f} s", priority=syslog.LOG_ERR)
             raise
         self.line(f"phase {name} {time.monotonic() - begin:.3f} s")
+
+
+def _visible(text: str) -> str:
+    """On one line, and harmless on a terminal: what users wrote is in many an error."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def tell_user(lines: list[str]) -> None:

@@ -17,20 +17,29 @@ ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HO
 _OUTPUT_LIMIT = 64 << 10
 _PIECE = 1 << 20
 _ALIVE_SECONDS = 0.2
+_LAST_SECONDS = 2.0
+_END_SECONDS = 5.0
 DEVNULL, PIPE = subprocess.DEVNULL, subprocess.PIPE
+_OWN_CHILD = 'test "$PPID" = "$1" && shift && unset PWD OLDPWD SHLVL && exec "$@"'
+"""For sh(1), once it is to die with its parent: not if that was dead before, so that the kernel had nothing to tell."""
 _held: set[int] = set()
-_watched: list[Callable[[], None]] = []
+_watched: list[tuple[Callable[[], None], Deadline | None]] = []
 
 
-def watch(alive: Callable[[], None] | None) -> None:
-    """From now on all that takes long asks `alive`, which may raise; None ends that."""
-    _watched[:] = [] if alive is None else [alive]
+def watch(alive: Callable[[], None] | None, deadline: Deadline | None = None) -> None:
+    """From now on all that takes long asks `alive`, which may raise, and ends by the deadline; None ends that."""
+    _watched[:] = [] if alive is None else [(alive, deadline)]
 
 
 def alive() -> None:
     """Asks what is watched, which may raise: for whoever waits, and has no `Work` to ask."""
-    for ask in _watched:
+    for ask, _deadline in _watched:
         ask()
+
+
+def patience(seconds: float) -> Deadline:
+    """The time for one step, of which no more is taken than the watched deadline leaves."""
+    return min((Deadline(seconds), *(deadline for _ask, deadline in _watched if deadline)), key=lambda deadline: deadline.at)
 
 
 def hold(fd: int) -> None:
@@ -66,6 +75,7 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """A helper that dies with us (util-linux setpriv(1), PR_SET_PDEATHSIG), as root, as `user`, or as an account without rights.
 
+    To be called from a thread that lives as long: the kernel takes the thread for the parent (prctl(2)).
     `limits` are options of util-linux prlimit(1), such as `--cpu=60`. `stderr` as Popen takes it. Only root's helpers get
     our locks. SiteError, NodeError.
     """
@@ -81,7 +91,7 @@ def start(
     locks = () if drop else tuple(_held)
     try:
         return subprocess.Popen(
-            [*WITH_PARENT[:-1], *drop, "--", *bound, *argv],
+            [*WITH_PARENT[:-1], *drop, "--", "/bin/sh", "-c", _OWN_CHILD, argv[0], str(os.getpid()), *bound, *argv],
             stdin=subprocess.DEVNULL if stdin is None else stdin, stdout=subprocess.PIPE, stderr=stderr,
             env=ENVIRONMENT, cwd="/", pass_fds=(*locks, *pass_fds), restore_signals=True, process_group=0,
         )
@@ -145,16 +155,16 @@ def stream(process: subprocess.Popen[bytes], deadline: Deadline, alive: Callable
 def _program(process: subprocess.Popen[bytes]) -> str:
     """What a helper is, without how it is started."""
     words = process.args if isinstance(process.args, list) else [process.args]
-    last = max(index for index, word in enumerate(words) if word == "--")
-    return str(words[last + 1])
+    return str(words[words.index(_OWN_CHILD) + 1])
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Kills and reaps a helper that may still run, with what it has started."""
+    """Kills and reaps a helper that may still run, with what it has started; one that the kernel holds is left to its end."""
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_END_SECONDS)
     for stream in (process.stdout, process.stderr):
         if stream is not None:
             stream.close()
@@ -181,6 +191,35 @@ def apart(work: Callable[[Callable[[], None]], None], patience: float) -> None:
         work(go_on)
     finally:
         os._exit(0)
+
+
+def detach(argv: list[str]) -> None:
+    """Starts a program of root's that outlives us, in a session of its own, without streams or locks. NodeError."""
+    try:
+        subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT,
+                         cwd="/", start_new_session=True)
+    except OSError as error:
+        raise NodeError(f"{argv[0]} cannot be started: {error.strerror}") from None
+
+
+def end_all(words: list[str], deadline: Deadline) -> None:
+    """Kills root's processes that have just these arguments, and sees them gone. NodeError if one is left."""
+    for name in filter(str.isdecimal, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            handle = os.pidfd_open(int(name))
+            try:
+                if os.stat(f"/proc/{name}").st_uid != 0 or _arguments(name) != words:
+                    continue
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+                if not select.select([handle], [], [], max(_LAST_SECONDS, deadline.left()))[0]:
+                    raise NodeError(f"the process {name} ({' '.join(words)}) does not end")
+            finally:
+                os.close(handle)
+
+
+def _arguments(pid: str) -> list[str]:
+    with open(f"/proc/{pid}/cmdline", "rb") as file:
+        return [os.fsdecode(word) for word in file.read().split(b"\0")[1:-1]]
 
 
 def kill(pid: int, started: int) -> None:

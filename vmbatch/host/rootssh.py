@@ -121,9 +121,7 @@ def load_key(path: str) -> PKey:
     import paramiko
 
     text = file.read_trusted(path).decode("ascii", "replace")
-    mode = os.stat(path).st_mode & 0o777
-    if mode & 0o077:
-        raise SiteError(f"the private key {path} can be read by others than root (mode {mode:04o})", f"chmod 600 {path}")
+    file.check_secret(path)
     locked = "-----BEGIN ENCRYPTED PRIVATE KEY-----" in text
     for kind in (paramiko.Ed25519Key, paramiko.ECDSAKey, paramiko.RSAKey):
         try:

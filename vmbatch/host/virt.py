@@ -1,16 +1,73 @@
-"""libvirt: connections, transient domains, their events."""
+"""libvirt: connections, transient domains, their events. Nothing here waits longer for libvirtd than it may."""
 
 import functools
+import os
 import re
 import threading
 from collections.abc import Callable
+from typing import TypeVar
 
 import libvirt
 
-from ..errors import NodeError
+from ..errors import DeadlineError, NodeError, VmBatchError
+from ..units import Deadline
+from . import process
 
+T = TypeVar("T")
 _OWNER = "urn:vmbatch:job:1"
 _MISSING = (libvirt.VIR_ERR_NO_DOMAIN,)
+_RUNNING = (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED, libvirt.VIR_DOMAIN_NOSTATE)
+_PAUSES = {
+    libvirt.VIR_DOMAIN_PAUSED_USER: " by somebody on the node",
+    libvirt.VIR_DOMAIN_PAUSED_IOERROR: " by an I/O error of the node",
+    libvirt.VIR_DOMAIN_PAUSED_WATCHDOG: " by its watchdog, as it had hung",
+    libvirt.VIR_DOMAIN_PAUSED_CRASHED: ", as its kernel has died",
+}
+_ENDS = {
+    "shutdown": "it was shut down from inside",
+    "crashed": "it or its QEMU has crashed, or its watchdog has fired",
+}
+_QEMU_LOGS = "/var/log/libvirt/qemu"
+_TAIL_BYTES = 4096
+_LOOK_SECONDS = 1.0
+_ANSWER_SECONDS = 30.0
+"""As long libvirt itself waits for a guest that another request holds (qemu_domainjob.c, QEMU_JOB_WAIT_TIME)."""
+_START_SECONDS = 600.0
+"""A guest's memory may be taken before it starts."""
+_ALIVE_SECONDS = 0.2
+_HINT = "is libvirtd running on this node?"
+_connections: dict[str, "libvirt.virConnect"] = {}
+
+
+def within(over: Deadline, ask: Callable[[], T]) -> T:
+    """What `ask` returns or raises; DeadlineError if libvirtd does not answer in time; meanwhile asks `process.alive`.
+
+    It runs in a thread of its own, as libvirt's keep-alive bounds neither the opening of a connection nor a request that goes on.
+    Who gives up leaves the thread, and the connection, to the end of the process.
+    """
+    said: list[T] = []
+    wrong: list[BaseException] = []
+    done = threading.Event()
+
+    def work() -> None:
+        try:
+            said.append(ask())
+        except BaseException as error:
+            wrong.append(error)
+        done.set()
+
+    threading.Thread(target=work, name="libvirt request", daemon=True).start()
+    while not done.wait(min(_ALIVE_SECONDS, over.left())):
+        try:
+            process.alive()
+            if over.passed():
+                raise DeadlineError("libvirtd did not answer in time", "does virsh list answer on this node?")
+        except VmBatchError:
+            _connections.clear()
+            raise
+    if wrong:
+        raise wrong[0]
+    return said[0]
 
 
 @functools.cache
@@ -26,45 +83,82 @@ def _events() -> None:
     threading.Thread(target=deliver, name="libvirt events", daemon=True).start()
 
 
-@functools.cache
-def connect(uri: str) -> "libvirt.virConnect":
-    """The connection of this process to a hypervisor. NodeError."""
+def ask(question: Callable[[], T]) -> T:
+    """What libvirtd answers. DeadlineError, and what libvirt raises."""
+    return within(process.patience(_ANSWER_SECONDS), question)
+
+
+def connect(uri: str, over: Deadline | None = None) -> "libvirt.virConnect":
+    """The connection of this process to a hypervisor, a new one if libvirtd has gone since. NodeError, DeadlineError."""
+    known = _connections.get(uri)
+    if known is None or not _is_alive(known):
+        try:
+            known = within(over or process.patience(_ANSWER_SECONDS), lambda: _open(uri))
+        except libvirt.libvirtError as error:
+            raise NodeError(f"libvirt at {uri} does not answer: {error}", _HINT) from None
+        _connections[uri] = known
+    return known
+
+
+def _open(uri: str) -> "libvirt.virConnect":
     _events()
+    connection = libvirt.open(uri)
     try:
-        connection = libvirt.open(uri)
         connection.setKeepAlive(5, 6)
     except libvirt.libvirtError as error:
-        if "connection" in locals() and error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:
-            return connection
-        raise NodeError(f"libvirt at {uri} does not answer: {error}", "is libvirtd running on this node?") from None
+        if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
+            raise
     return connection
 
 
-def create(uri: str, xml: str) -> None:
-    """Starts a transient domain. NodeError with libvirt's reason."""
+def node_size(uri: str) -> tuple[int, int]:
+    """(processors, bytes of memory) of the node; for Xen of the machine, not of its first domain. NodeError."""
+    connection = connect(uri)
     try:
-        connect(uri).createXML(xml, 0)
+        _model, mebibytes, processors, *_ = ask(connection.getInfo)
+    except libvirt.libvirtError as error:
+        raise NodeError(f"libvirt at {uri} does not answer: {error}") from None
+    return int(processors), int(mebibytes) << 20
+
+
+def _is_alive(connection: "libvirt.virConnect") -> bool:
+    """As far as this process has seen; asks nobody."""
+    try:
+        return bool(connection.isAlive())
+    except libvirt.libvirtError:
+        return False
+
+
+def create(uri: str, xml: str) -> None:
+    """Starts a transient domain. NodeError with libvirt's reason; DeadlineError, and it may still come."""
+    over = process.patience(_START_SECONDS)
+    connection = connect(uri, over.earlier(_ANSWER_SECONDS))
+    try:
+        within(over, lambda: connection.createXML(xml, 0))
     except libvirt.libvirtError as error:
         raise NodeError(f"libvirt did not start the guest: {error}") from None
 
 
-def find(uri: str, uuid: str) -> "libvirt.virDomain | None":
-    """The domain with this uuid, or None. NodeError if libvirt cannot say."""
+def find(uri: str, uuid: str, over: Deadline | None = None) -> "libvirt.virDomain | None":
+    """The domain with this uuid, or None. NodeError if libvirt cannot say, DeadlineError if it does not."""
+    over = over or process.patience(_ANSWER_SECONDS)
+    connection = connect(uri, over)
     try:
-        return connect(uri).lookupByUUIDString(uuid)
+        return within(over, lambda: connection.lookupByUUIDString(uuid))
     except libvirt.libvirtError as error:
         if error.get_error_code() in _MISSING:
             return None
         raise NodeError(f"libvirt at {uri} does not answer: {error}") from None
 
 
-def owner(domain: "libvirt.virDomain") -> str | None:
+def owner(domain: "libvirt.virDomain", over: Deadline | None = None) -> str | None:
     """The token of the start that made a domain; None if it is not one of ours, or gone. NodeError if libvirt cannot say.
 
     '' for a transient domain that is just being started: libvirt's driver for Xen shows it, but not yet what it is.
     """
     try:
-        text = domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, _OWNER, 0)
+        text = within(over or process.patience(_ANSWER_SECONDS),
+                      lambda: domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, _OWNER, 0))
     except libvirt.libvirtError as error:
         if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN_METADATA, *_MISSING):
             return None
@@ -80,7 +174,7 @@ def running_xml(uri: str, uuid: str) -> str:
     domain = find(uri, uuid)
     try:
         if domain is not None:
-            return str(domain.XMLDesc())
+            return str(ask(domain.XMLDesc))
     except libvirt.libvirtError as error:
         raise NodeError(f"libvirt does not describe the guest: {error}") from None
     raise NodeError("the guest has ended")
@@ -89,18 +183,42 @@ def running_xml(uri: str, uuid: str) -> str:
 def number(domain: "libvirt.virDomain") -> int:
     """The hypervisor's number for a running domain, -1 if it has ended."""
     try:
-        return int(domain.ID())
+        return int(domain.ID())  # asks nobody
     except libvirt.libvirtError:
         return -1
 
 
-def destroy(domain: "libvirt.virDomain") -> None:
-    """Ends a domain at once; gone is success. NodeError if it will not die."""
+def destroy(domain: "libvirt.virDomain", over: Deadline) -> None:
+    """Ends a domain at once; gone is success. NodeError if it will not die, DeadlineError if it does not in time."""
     try:
-        domain.destroy()
+        within(over, domain.destroy)
     except libvirt.libvirtError as error:
         if error.get_error_code() not in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID):
             raise NodeError(f"libvirt did not end the guest: {error}") from None
+
+
+def suspend(domain: "libvirt.virDomain") -> None:
+    """Pauses a running domain; QEMU flushes its disks then (softmmu/cpus.c, do_vm_stop). NodeError."""
+    try:
+        ask(domain.suspend)
+    except libvirt.libvirtError as error:
+        raise NodeError(f"libvirt did not pause the guest: {error}") from None
+
+
+def shut_down(uri: str, uuid: str, deadline: Deadline) -> None:
+    """Has a running guest's power button pressed, and waits until the guest is gone; asks once. NodeError."""
+    changed = threading.Event()
+    on_event(uri, changed.set)
+    domain = find(uri, uuid, deadline)
+    try:
+        if domain is None or within(deadline, domain.state)[0] not in _RUNNING:
+            return
+        within(deadline, lambda: domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN))
+    except libvirt.libvirtError as error:
+        raise NodeError(f"libvirt did not ask the guest to shut down: {error}") from None
+    while not deadline.passed() and state(uri, uuid) != "gone":
+        changed.wait(min(_LOOK_SECONDS, deadline.left()))
+        changed.clear()
 
 
 def state(uri: str, uuid: str) -> str | None:
@@ -109,28 +227,90 @@ def state(uri: str, uuid: str) -> str | None:
         domain = find(uri, uuid)
         if domain is None:
             return "gone"
-        number, _reason = domain.state()
+        number, _reason = ask(domain.state)
     except (NodeError, libvirt.libvirtError):
         return None
-    running = (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED, libvirt.VIR_DOMAIN_NOSTATE)
-    if number in running:
+    if number in _RUNNING:
         return "running"
     return {libvirt.VIR_DOMAIN_CRASHED: "crashed", libvirt.VIR_DOMAIN_PAUSED: "paused"}.get(number, "shut off")
 
 
+def guest_group(uri: str) -> int | None:
+    """The group of the hypervisor's processes, which can so read what is not for everybody; None where libvirt does not say.
+
+    Of QEMU: what virQEMUDriverCreateCapabilities (src/qemu/qemu_conf.c) has of the model `dac`, `+UID:+GID`. NodeError.
+    """
+    try:
+        connection = connect(uri)
+        text = ask(connection.getCapabilities)
+    except libvirt.libvirtError as error:
+        raise NodeError(f"libvirt at {uri} does not answer: {error}") from None
+    model = re.search(r"<secmodel>\s*<model>dac</model>.*?</secmodel>", text, re.DOTALL)
+    label = re.search(r"<baselabel type='qemu'>\+[0-9]+:\+([0-9]+)</baselabel>", model[0]) if model else None
+    return int(label[1]) if label else None
+
+
+def pid_of(uri: str, name: str, uuid: str) -> int | None:
+    """The process of QEMU's that runs a guest, by the file that libvirtd has of it; None where that is not known.
+
+    libvirt does not say it otherwise (src/qemu/qemu_process.c, qemuProcessPrepareHost; its stateDir is src/qemu/qemu_conf.c).
+    """
+    if uri != "qemu:///system":
+        return None
+    try:
+        with open(f"/run/libvirt/qemu/{name}.pid", "rb") as file:
+            pid = int(file.read(20))
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return pid if uuid.encode() in file.read() else None
+    except (OSError, ValueError):
+        return None
+
+
+def trouble(uri: str, name: str, uuid: str) -> str:
+    """Why a guest that is wanted does not run, in words; '' if it runs, if it was destroyed, as we do it, or if nobody knows."""
+    try:
+        domain = find(uri, uuid)
+        if domain is None:
+            return _end(uri, name)
+        number, reason = ask(domain.state)
+        if number != libvirt.VIR_DOMAIN_PAUSED:
+            return "" if number in _RUNNING else _end(uri, name)
+        disks = ask(lambda: domain.diskErrors(0)) if reason == libvirt.VIR_DOMAIN_PAUSED_IOERROR else {}
+    except (NodeError, libvirt.libvirtError):
+        return ""
+    full = [disk for disk, error in disks.items() if error == libvirt.VIR_DOMAIN_DISK_ERROR_NO_SPACE]
+    space = f": the node has no space left for its disk {' '.join(full)}" if full else ""
+    return f"it is paused{_PAUSES.get(reason, '')}{space}"
+
+
+def _end(uri: str, name: str) -> str:
+    """How a guest of QEMU's has ended, from the last line that libvirtd has written of it (src/qemu/qemu_process.c)."""
+    if uri != "qemu:///system":
+        return ""
+    try:
+        with open(f"{_QEMU_LOGS}/{name}.log", "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
+            found = re.findall(rb"shutting down, reason=([a-z]+)", file.read(_TAIL_BYTES))
+    except OSError:
+        return ""
+    return _ENDS.get(found[-1].decode(), "") if found else ""
+
+
 def on_event(uri: str, call: Callable[[], None]) -> None:
     """Calls `call`, in another thread, whenever a domain changes its state."""
+    connection = connect(uri)
     try:
-        connect(uri).domainEventRegisterAny(
-            None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lambda *_arguments: call(), None)
+        ask(lambda: connection.domainEventRegisterAny(
+            None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lambda *_arguments: call(), None))
     except libvirt.libvirtError as error:
         raise NodeError(f"libvirt at {uri} gives no events: {error}") from None
 
 
 def ours(uri: str) -> list[tuple[str, str, str]]:
-    """(name, uuid, token) of every domain that carries our mark."""
+    """(name, uuid, token) of every domain that carries our mark. NodeError."""
+    connection = connect(uri)
     try:
-        domains = connect(uri).listAllDomains()
+        domains = ask(connection.listAllDomains)
     except libvirt.libvirtError as error:
         raise NodeError(f"libvirt at {uri} does not answer: {error}") from None
     found = []

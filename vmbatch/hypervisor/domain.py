@@ -1,25 +1,34 @@
 """A transient libvirt domain."""
 
+import contextlib
 import os
 import re
 import time
 
-from ..errors import NodeError
+from ..errors import DeadlineError, EndedError, NodeError
 from ..host import virt
 from ..resource import Resource
 from ..units import Deadline
 
 _IN_FLIGHT_SECONDS = 2.0
+_RESTART_SECONDS = 5.0
+_LEAST_SECONDS = 1.0
+"""For an answer, however little time is left."""
+_PAUSE_SECONDS = 0.02
 
 
 class Domain(Resource, frozen=True, tag="domain"):
-    """`xml` is the path of the domain's XML in the job's spool directory; `uuid` and `token` are this start's own."""
+    """`xml` is the path of the domain's XML in the job's spool directory; `uuid` and `token` are this start's own.
+
+    `grace`: how many seconds a guest that has had its job gets for shutting down.
+    """
 
     uri: str
     name: str
     uuid: str
     token: str
     xml: str
+    grace: float = 0.0
 
     def __str__(self) -> str:
         return f"domain {self.name} (uuid {self.uuid}) at {self.uri}"
@@ -28,6 +37,19 @@ class Domain(Resource, frozen=True, tag="domain"):
         """Starts the guest."""
         with open(self.xml, encoding="utf-8") as file:
             virt.create(self.uri, file.read())
+
+    def freeze(self) -> None:
+        """Stops a running guest where it is, if it is ours: QEMU then writes what it still has of the disks. Best effort."""
+        with contextlib.suppress(NodeError):
+            domain = virt.find(self.uri, self.uuid)
+            if domain is not None and virt.owner(domain) == self.token:
+                virt.suspend(domain)
+
+    def shut_down(self, deadline: Deadline) -> None:
+        """Asks a running guest to shut down, and waits until it has or its grace is over. NodeError; `release` is next anyway."""
+        domain = virt.find(self.uri, self.uuid)
+        if domain is not None and virt.owner(domain) == self.token:
+            virt.shut_down(self.uri, self.uuid, deadline.earlier(self.grace))
 
     @property
     def xen(self) -> bool:
@@ -38,31 +60,47 @@ class Domain(Resource, frozen=True, tag="domain"):
         """Ends the guest at once and sees it gone, from Xen, too: the uuid is this start's own, made of its token.
 
         Where the promise is the journal's last line, the promiser may have died with the request still in libvirtd's hands: a
-        domain that is not there is then looked for a little longer.
+        domain that is not there is then looked for a little longer, from libvirtd's first answer on. One that is being
+        restarted is asked again.
         """
-        patience = deadline.earlier(_IN_FLIGHT_SECONDS if last else 0)
-        seen = False
         numbers: set[int] = set()
+        restart = deadline.earlier(_RESTART_SECONDS)
         while True:
-            domain = virt.find(self.uri, self.uuid)
-            if domain is not None:
-                patience, seen = deadline, True
-                owner = virt.owner(domain)
-                if owner and self.xen:
-                    numbers.add(virt.number(domain))
-                if owner == self.token:
-                    virt.destroy(domain)
-                elif owner != "":
-                    return
-            if patience.passed() or (domain is None and seen):
+            try:
+                gone = self._end(deadline, _IN_FLIGHT_SECONDS if last else 0.0, numbers)
                 break
-            time.sleep(0.02)
-        if domain is not None and virt.find(self.uri, self.uuid) is not None:
-            raise NodeError(f"the guest {self.name} is still there after its end")
-        if self.xen:
+            except NodeError as error:
+                if isinstance(error, DeadlineError | EndedError) or restart.passed():
+                    raise
+                time.sleep(_PAUSE_SECONDS)
+        if gone and self.xen:
             from ..host import xen
 
             xen.see_gone(self.uuid, os.path.dirname(self.xml), numbers - {-1}, deadline)
+
+    def _end(self, deadline: Deadline, wait: float, numbers: set[int]) -> bool:
+        """Whether the guest is gone, and not another's; looks for it `wait` seconds, adds to `numbers` its own. NodeError."""
+        patience: Deadline | None = None
+        tried = False
+        while True:
+            over = deadline if deadline.left() > _LEAST_SECONDS else Deadline(_LEAST_SECONDS)
+            domain = virt.find(self.uri, self.uuid, over)
+            if domain is None:
+                patience = patience or deadline.earlier(0 if tried else wait)
+                if patience.passed():
+                    return True
+            elif tried and deadline.passed():
+                raise DeadlineError(f"the guest {self.name} is still there after its end")
+            else:
+                owner = virt.owner(domain, over)
+                if owner and self.xen:
+                    numbers.add(virt.number(domain))
+                if owner == self.token:
+                    virt.destroy(domain, over)
+                elif owner != "":
+                    return False
+                tried = True
+            time.sleep(_PAUSE_SECONDS)
 
 
 def forgotten(uri: str, deadline: Deadline) -> list[Domain]:

@@ -90,10 +90,13 @@ def of_file(fd: int, function: str, programs: tuple[str, ...], account: str, wor
 
 
 def check_program(function: str, programs: tuple[str, ...]) -> None:
-    """SiteError unless a digest is known or its program is listed."""
-    if function not in digest.ALGORITHMS and function not in programs:
+    """SiteError unless a digest is known, or its program is listed and root's."""
+    if function in digest.ALGORITHMS:
+        return
+    if function not in programs:
         raise SiteError(f"<vbcheckhash hashfunction='{function}'>: this program is not listed in [images] hash_programs",
                         f"use one of {', '.join(digest.ALGORITHMS)}, or list it")
+    file.check_trusted(function)
 
 
 def reader(fd: int) -> Read:

@@ -221,7 +221,7 @@ def _admit(wanted: ImageSource, made: str, published: str, content: str, validat
         content = state.hexdigest()
     return store.publish(key, made, Record(
         origin=name, format=form, size=known.size, content=content, published={"sha256": published}, validators=validators,
-        stamp=stamp(os.stat(made)), checked=time.time(), signer=signer))
+        stamp=stamp(os.stat(made)), checked=time.time(), signer=signer), terms.readers)
 
 
 def _convert(made: str, form: str, name: str, terms: Terms, work: Work) -> None:

@@ -19,7 +19,7 @@ import msgspec
 
 from ..errors import CommandError, DeadlineError, SiteError
 from ..format import FormatError
-from ..host import process
+from ..host import file, process
 from ..resource import Work
 
 BLOCK = 32 << 10
@@ -57,6 +57,7 @@ def check(fd: int, *, authorities: str, subject: str, account: str, work: Work) 
     if not os.path.isdir(authorities):
         raise SiteError(f"{authorities}, the directory of those who may certify signers, is not there",
                         "see [userimages] authorities in vmbatch.conf")
+    file.check_trusted(authorities)
     size = os.fstat(fd).st_size
     block = _block(fd, size)
     signature = _decoded(block.signature)

@@ -147,15 +147,17 @@ class Store:
         os.close(fd)
         return None
 
-    def publish(self, key: str, made: str, record: Record) -> Held:
-        """Gives a checked file its name. Whoever finds the name finds the whole image, even after a power loss."""
+    def publish(self, key: str, made: str, record: Record, readers: int | None = None) -> Held:
+        """Gives a checked file its name, and to the group `readers` alone, if there is one.
+
+        Whoever finds the name finds the whole image, even after a power loss.
+        """
         content = self._place("content", record.content)
         fd = self._same(record.content)
         if fd is None:
             fd = os.open(made, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             fcntl.flock(fd, fcntl.LOCK_SH)
-            os.fchown(fd, 0, 0)
-            os.fchmod(fd, 0o444)
+            file.give(fd, readers)
             os.fsync(fd)
             os.rename(made, content)
             file.sync_directory(self._place("content"))

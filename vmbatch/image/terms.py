@@ -8,7 +8,10 @@ from ..units import Deadline
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes and seconds; `access` is for the site's images, `bare` for users', which get none of the site's credentials."""
+    """Bytes and seconds; `access` is for the site's images, `bare` for users', which get none of the site's credentials.
+
+    `readers` is the group that reads what is a user's own; None where everybody can who knows its name.
+    """
 
     directory: str
     limit: int
@@ -29,6 +32,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     user_digests: tuple[str, ...]
     signers: str
     authorities: str
+    readers: int | None = None
 
     def waiting(self, deadline: Deadline) -> Deadline:
         """Until when to wait for another job."""

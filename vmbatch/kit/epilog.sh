@@ -14,6 +14,8 @@ esac
 . "$medium/kit/share.sh"
 # shellcheck source=party.sh
 . "$medium/kit/party.sh"
+# shellcheck source=pulse.sh
+. "$medium/kit/pulse.sh"
 
 # A prolog that failed, or never ran, is told and the end of it.
 check_prolog() {
@@ -91,7 +93,9 @@ case ${1-} in
         wait_until_ready
         wait_for_login
         meet_party
+        feed_watchdog
         tell ready "$address"
+        beat
         ;;
     stop)
         start epilog

@@ -139,12 +139,13 @@ quiet_ipv6() {
     put_setting "$settings/autoconf" 0
 }
 
-# bring_up COMMAND: brings the interface up; until it is, udev may rename it, as where that is only now being started
+# bring_up COMMAND: brings the interface up; until it is, udev may rename it, as where that is only now being started. For a moment
+# /sys has its old name still, which no command knows any more.
 bring_up() {
-    previous=
+    over=$((waited + 2000))
     until quiet_ipv6 && "$@" "$device" up 2>/dev/null; do
-        [ "$device" != "$previous" ] || "$@" "$device" up
-        previous=$device
+        [ "$waited" -lt "$over" ] || "$@" "$device" up
+        pause
         wait_for_interface
         doing="setting up $device"
     done

@@ -3,12 +3,15 @@
 
 # members SESSION JOB_SH WATCHER STAT...: sets $members to those processes of a session that are no zombies, but for job.sh and its
 # watcher with children. By one sed, as a shell reads byte by byte; what a process has for a name misleads nobody but its own user.
+# GNU sed gives up, with status 4, at a process that goes just then (sed/utils.c, panic): the others are still to be seen.
 members() {
-    members= job_sh=$2 watcher=$3
+    members= job_sh=$2 watcher=$3 looks=0
     sed="s/^\([0-9][0-9]*\) (.*) [A-Y] \([0-9][0-9]*\) [0-9]* $1 .*/\1:\2/p"
     shift 3
-    # shellcheck disable=SC2013 # words wanted
-    for process in $(sed -n "$sed" "$@" 2>/dev/null); do
+    until found=$(sed -n "$sed" "$@" 2>/dev/null) || [ $? -ne 4 ] || [ "$looks" -ge 100 ]; do
+        looks=$((looks + 1))
+    done
+    for process in $found; do
         case $process in "$job_sh:"* | "$watcher:"* | *":$watcher") continue ;; esac
         members="$members ${process%:*}"
     done

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 
 from .. import request, sshargs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterable
 
     from ..handover import Handover
@@ -28,6 +30,8 @@ class Connection:
         self._socket = f"{place}/control/{self.id}"
         self._control = f"-oControlPath={self._socket}"
         self._target = sshargs.target(handover.user, handover.address)
+        self.answered = True
+        """Whether the guest has answered when it was asked for the status of the run."""
 
     @property
     def up(self) -> bool:
@@ -69,6 +73,7 @@ class Connection:
     def status(self) -> int | None:
         """The exit status of a run that has ended."""
         code, output = self._run(request.status_command(self.id))
+        self.answered = code != FAILURE
         return int(output) & 0xFF if code == 0 and output.strip().isdigit() else None
 
     def _run(self, command: str, data: bytes = b"", control: str = "", *, quiet: bool = True) -> tuple[int, bytes]:
@@ -77,12 +82,37 @@ class Connection:
 
         beside = ["-oControlMaster=no", control or self._control]
         argv = [*sshargs.WITH_PARENT, *self._base, "-T", *beside, *self._target, command]
+        given = os.memfd_create("request", os.MFD_CLOEXEC)
         try:
-            done = subprocess.run(argv, input=data, env=environment(), stdout=subprocess.PIPE, start_new_session=True,
-                                  stderr=subprocess.DEVNULL if quiet else None, timeout=_COMMAND_SECONDS, check=False)
-        except (OSError, subprocess.TimeoutExpired):
+            os.write(given, data)
+            os.lseek(given, 0, os.SEEK_SET)
+            with subprocess.Popen(argv, stdin=given, env=environment(), stdout=subprocess.PIPE, start_new_session=True,
+                                  stderr=subprocess.DEVNULL if quiet else None) as running:
+                return _answer(running)
+        except OSError:
             return FAILURE, b""
-        return done.returncode, done.stdout[:_OUTPUT_LIMIT]
+        finally:
+            os.close(given)
+
+
+def _answer(running: subprocess.Popen[bytes]) -> tuple[int, bytes]:
+    """Exit status and output of a short command; one that writes more than such a command does, or hangs, has failed."""
+    import select
+    import subprocess
+
+    end, output = time.monotonic() + _COMMAND_SECONDS, b""
+    while running.stdout is not None and len(output) <= _OUTPUT_LIMIT:
+        if not select.select([running.stdout], [], [], max(0.0, end - time.monotonic()))[0]:
+            break
+        piece = os.read(running.stdout.fileno(), _OUTPUT_LIMIT + 1)
+        if not piece:
+            try:
+                return running.wait(max(0.0, end - time.monotonic())), output
+            except subprocess.TimeoutExpired:
+                break
+        output += piece
+    running.kill()
+    return FAILURE, b""
 
 
 def environment() -> dict[str, str]:

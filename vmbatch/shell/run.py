@@ -6,6 +6,7 @@ import os
 
 from . import RefusedError, say
 from .connection import FAILURE, Connection
+from .guest import Guest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 _AGAIN_SECONDS = 0.2
 _AGAIN_LIMIT = 5.0
 _HANGUP_SECONDS = 2.0
+_LAST_SECONDS = 2.0
+"""For what a guest that has ended said before."""
 _PIECE_BYTES = 64 << 10
 _TURN_SECONDS = 30.0
 _TURN_LOOK_SECONDS = 0.02
@@ -24,7 +27,7 @@ _WITNESS_SECONDS = 0.05
 
 
 def without_terminal(place: str, handover: Handover, understand: Callable[[], Call], *, of_many: bool = False) -> int:
-    """The job's exit status, 255 with a message if the guest was lost. What is to be run is found out while ssh connects.
+    """The job's exit status; if the guest was lost 255, 253 or 252 and a message. What is to be run is found while ssh connects.
 
     `of_many`: one of many runs at once, as Slurm's tasks are; Slurm signals a task alone, its process group, or all below it.
     """
@@ -34,7 +37,8 @@ def without_terminal(place: str, handover: Handover, understand: Callable[[], Ca
         _take_turn(place, connection)
     child = connection.start(source, close=(sink,), blocked=forwarded() if of_many else ())
     os.close(source)
-    signals = Signals(connection, witnessed=of_many)
+    guest = Guest(place, handover)
+    signals = Signals(connection, guest, witnessed=of_many)
     call = understand()
     request = call.request()
     if call.uses_input or len(request) > _PIECE_BYTES:
@@ -43,7 +47,7 @@ def without_terminal(place: str, handover: Handover, understand: Callable[[], Ca
         _thread.start_new_thread(_pump, (request, sink, call.uses_input))
     else:
         _write(sink, request)  # and the pipe stays open: in the guest its end is ours
-    return _result(connection, signals.wait(child))
+    return _result(connection, guest, signals.wait(child))
 
 
 def on_terminal(place: str, handover: Handover, call: Call, environ: dict[str, str], *, of_many: bool = False) -> int:
@@ -51,12 +55,13 @@ def on_terminal(place: str, handover: Handover, call: Call, environ: dict[str, s
     connection = Connection(place, handover)
     if of_many:
         _take_turn(place, connection)
-    signals = Signals(connection)
+    guest = Guest(place, handover)
+    signals = Signals(connection, guest)
     if not connection.give_request(call.request()):
         raise RefusedError("its guest cannot be reached")
     with signals.ignored():
         child = connection.start_on_terminal(environ)
-    return _result(connection, signals.wait(child, hangs_up=True))
+    return _result(connection, guest, signals.wait(child, hangs_up=True))
 
 
 def _take_turn(place: str, connection: Connection) -> None:
@@ -86,25 +91,30 @@ def forwarded() -> dict[int, str]:
         signal.SIGCONT, signal.SIGTSTP)}
 
 
-def _result(connection: Connection, code: int) -> int:
+def _result(connection: Connection, guest: Guest, code: int) -> int:
     """ssh says 255 for a lost connection as for a job that exits so: the guest knows which."""
     if 0 <= code < FAILURE:
         return code
-    status = connection.status()
-    if status is None:
-        say(f"the connection to the job's guest was lost (ssh: {code}); the job may not have ended")
-        return FAILURE
-    return status
+    status = None if guest.ended() else connection.status()
+    if status is not None:
+        return status
+    if guest.ended():
+        return guest.judge()
+    silent = guest.descriptor >= 0 and not connection.answered
+    why = ": it is there, but hangs, is paused, or has lost its network" if silent else ""
+    say(f"the connection to the job's guest was lost (ssh: {code}){why}; the job may not have ended")
+    return FAILURE
 
 
 class Signals:
     """What mom sends to the job's session, to be passed on: each counts once until that is done, as some come several times."""
 
-    def __init__(self, connection: Connection, *, witnessed: bool = False) -> None:
+    def __init__(self, connection: Connection, guest: Guest, *, witnessed: bool = False) -> None:
         """`witnessed`: a signal that the connection, which blocks all, was not sent is for the job's first process alone."""
         import signal
 
         self._connection = connection
+        self._guest = guest
         self._witnessed = witnessed
         self._got: dict[int, None] = {}
         self._watcher = 0
@@ -122,7 +132,8 @@ class Signals:
     def wait(self, child: int, *, hangs_up: bool = False) -> int:
         """Passes signals on until the child ends; its exit code, negative if it died of a signal.
 
-        `hangs_up`: SIGHUP means that the terminal is gone, and ends the connection if the job does not end by itself.
+        It is ended some moments behind the guest. `hangs_up`: SIGHUP means that the terminal is gone, and ends the connection if
+        the job does not end by itself.
         """
         import select
         import signal
@@ -132,6 +143,9 @@ class Signals:
         poll = select.poll()
         poll.register(handle, select.POLLIN)
         poll.register(self._wake, select.POLLIN)
+        guest = self._guest.descriptor
+        if guest >= 0:
+            poll.register(guest, select.POLLIN)
         pause, over = _AGAIN_SECONDS, None
         while True:
             wait = pause if self._got or over is not None else None
@@ -143,7 +157,10 @@ class Signals:
                 pause = _AGAIN_SECONDS
             if hangs_up and over is None and signal.SIGHUP in self._got:
                 over = time.monotonic() + _HANGUP_SECONDS
-            for number in list(self._got):
+            if guest in ready:
+                poll.unregister(guest)
+                pause, over = _AGAIN_SECONDS, time.monotonic() + _LAST_SECONDS
+            for number in () if self._guest.ended() else list(self._got):
                 if self._pass_on(number, child):
                     self._got.pop(number, None)
             pause = min(2 * pause, _AGAIN_LIMIT)

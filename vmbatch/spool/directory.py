@@ -3,8 +3,10 @@
 import contextlib
 import os
 
+import msgspec
+
 from ..errors import NodeError
-from ..host import file
+from ..host import distant, file
 from ..resource import Resource
 from ..units import Deadline
 
@@ -12,28 +14,46 @@ MARK = ".vmbatch"
 
 
 class Directory(Resource, frozen=True, tag="directory"):
-    """`path` is absolute, `token` the start's, `mode` the permissions once it is ours."""
+    """`path` is absolute, `token` the start's, `mode` the permissions once it is ours, for root and the group `group`.
+
+    `distant`: a server may not answer.
+    """
 
     path: str
     token: str
     mode: int
+    group: int = 0
+    distant: bool = False
 
     def __str__(self) -> str:
         return f"directory {self.path}"
 
     def acquire(self) -> None:
         """Makes the directory, root's and closed until it carries the mark."""
+        if self.distant:
+            distant.call(os.path.dirname(self.path), self._make)
+        else:
+            self._make()
+
+    def _make(self) -> None:
         try:
             os.mkdir(self.path, 0o700)
         except OSError as error:
             raise NodeError(f"{self.path} cannot be made: {error.strerror}") from None
         file.write_new(os.path.join(self.path, MARK), self.token.encode(), 0o600)
+        os.chown(self.path, 0, self.group)
         os.chmod(self.path, self.mode)
 
     def release(self, deadline: Deadline, *, last: bool) -> None:
         """Removes it with all in it, if it is marked as ours, half-marked or empty."""
+        if self.distant:
+            distant.call(os.path.dirname(self.path), lambda: self._remove(deadline), deadline=deadline)
+        else:
+            self._remove(deadline)
+
+    def _remove(self, deadline: Deadline) -> None:
         if token_of(self.path) == self.token or self._half_marked():
-            file.remove_tree(self.path, last=MARK)  # whoever dies in here leaves what is still known as ours
+            file.remove_tree(self.path, deadline, last=MARK)  # whoever dies in here leaves what is still known as ours
             return
         with contextlib.suppress(OSError):  # absent, or another's
             os.rmdir(self.path)
@@ -61,8 +81,11 @@ def token_of(path: str) -> str | None:
         os.close(directory)
 
 
-def ours(parent: str) -> list[Directory]:
-    """Every directory in `parent` that carries a mark."""
+def ours(parent: str, *, server: bool = False) -> list[Directory]:
+    """Every directory in `parent` that carries a mark; with `server`, UnreachableError."""
+    if server:
+        found = distant.call(parent, lambda: ours(parent), list[Directory])
+        return [msgspec.structs.replace(each, distant=True) for each in found]
     try:
         names = sorted(os.listdir(parent))
     except FileNotFoundError:

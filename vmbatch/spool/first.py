@@ -17,12 +17,14 @@ class FirstFill(Resource, frozen=True, tag="first-fill"):
     """The right to fill the disk `ready`: the directory `path`, marked with the start's token; only one job can have it.
 
     The disk is made in there and filled by the job's guest. Released after a job that ran, it becomes `ready`, root's and
-    read-only; after a start that failed, or a node that went down in the middle, it is gone and the next job is the first.
+    read-only, for the group `readers` alone if there is one; after a start that failed, or a node that went down in the middle,
+    it is gone and the next job is the first.
     """
 
     path: str
     token: str
     ready: str
+    readers: int | None = None
 
     @property
     def disk(self) -> str:
@@ -53,8 +55,7 @@ class FirstFill(Resource, frozen=True, tag="first-fill"):
             return
         try:
             if stat.S_ISREG(os.fstat(fd).st_mode):
-                os.fchown(fd, 0, 0)
-                os.fchmod(fd, 0o444)
+                file.give(fd, self.readers)
                 os.rename(self.disk, self.ready)
                 file.sync_directory(os.path.dirname(self.ready))
         finally:

@@ -3,13 +3,15 @@
 from .context import LABELS, GuestDisk, RootSsh
 from .devices import NodeDirectory, channel_path, console_path
 from .disk import BlankSource, Checksum, DiskTag, ImageSource, MediumTag, UserImage, known_format
+from .guard import LEARNED, Guard, filter_xml, has_bridge, leases, others
 from .read import Credential, TarFile, Template, parse
-from .resources import Resources
+from .resources import Resources, own_size
 from .share import Share
-from .write import DiskChange, DomainChange, DriverChange, domain_xml
+from .write import DiskChange, DomainChange, DriverChange, InterfaceChange, domain_xml
 
 __all__ = [
-    "LABELS", "BlankSource", "Checksum", "Credential", "DiskChange", "DiskTag", "DomainChange", "DriverChange", "GuestDisk",
-    "ImageSource", "MediumTag", "NodeDirectory", "Resources", "RootSsh", "Share", "TarFile", "Template", "UserImage",
-    "channel_path", "console_path", "domain_xml", "known_format", "parse",
+    "LABELS", "LEARNED", "BlankSource", "Checksum", "Credential", "DiskChange", "DiskTag", "DomainChange", "DriverChange",
+    "Guard", "GuestDisk", "ImageSource", "InterfaceChange", "MediumTag", "NodeDirectory", "Resources", "RootSsh", "Share",
+    "TarFile", "Template", "UserImage", "channel_path", "console_path", "domain_xml", "filter_xml", "has_bridge", "known_format",
+    "leases", "others", "own_size", "parse",
 ]

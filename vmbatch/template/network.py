@@ -8,9 +8,12 @@ import msgspec
 from lxml import etree
 
 from . import schema
+from .guard import span
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _COUNT_LIMIT = 1 << 16
+_OF_BOTH = ("method", "filter", "peers")
+"""Attributes that an interface with DHCP has, too."""
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 
 
@@ -40,6 +43,13 @@ class Pool(msgspec.Struct, frozen=True):
         return self.listed[number] if self.listed else str(ipaddress.ip_address(self.first) + number)
 
     @property
+    def networks(self) -> list[str]:
+        """All its addresses, as networks."""
+        if self.listed:
+            return list(self.listed)
+        return span(self.first, self.address(self.count - 1))
+
+    @property
     def name(self) -> str:
         """FIRST..LAST."""
         first, last = self.address(0), self.address(self.size - 1)
@@ -47,12 +57,19 @@ class Pool(msgspec.Struct, frozen=True):
 
 
 class InterfaceTag(msgspec.Struct, frozen=True):
-    """An interface of the template, in the domain's order; `method` is dhcp or static, and then there is a pool."""
+    """An interface of the template, in the domain's order; `method` is dhcp or static, and then there is a pool.
+
+    `guarded`: a filter of ours is to stand there; `peers`: guests may reach each other all the same. `network` is libvirt's name
+    of its network, '' for a bridge.
+    """
 
     line: int
     method: str
     ipv4: Pool | None = None
     ipv6: Pool | None = None
+    guarded: bool = False
+    peers: bool = False
+    network: str = ""
 
     @property
     def pools(self) -> tuple[Pool, ...]:
@@ -76,7 +93,7 @@ def _interface(element: etree._Element, found: list[schema.Problem]) -> Interfac
                 found.append((tag.sourceline or 0, "<vbnetwork method='dhcp'> stands alone in its <interface>: it is for IPv4 "
                                                    "and IPv6; take the others out, or make this one static"))
             found.extend((tag.sourceline or 0, f"<vbnetwork> {name!s}= goes with method='static'")
-                         for name in tag.attrib if name != "method" and name in schema.attributes("vbnetwork"))
+                         for name in tag.attrib if name not in _OF_BOTH and name in schema.attributes("vbnetwork"))
             continue
         pool = _Reader(tag, found).pool()
         if pool is not None and pool.family in pools:
@@ -84,7 +101,14 @@ def _interface(element: etree._Element, found: list[schema.Problem]) -> Interfac
                                      "IPv4 and one for IPv6"))
         elif pool is not None:
             pools[pool.family] = pool
-    return InterfaceTag(element.sourceline or 0, "static" if pools else "dhcp", pools.get(4), pools.get(6))
+    source = element.find("source")
+    return InterfaceTag(
+        element.sourceline or 0, "static" if pools else "dhcp", pools.get(4), pools.get(6),
+        guarded=(element.get("type") in ("network", "bridge") and element.find("filterref") is None
+                 and element.find("virtualport") is None
+                 and not any(tag.get("filter") == "no" for tag in tags)),
+        peers=any(tag.get("peers") == "yes" for tag in tags),
+        network="" if source is None or element.get("type") != "network" else source.get("network", ""))
 
 
 class _Reader:

@@ -10,6 +10,7 @@ from . import schema
 from .context import GuestDisk, RootSsh, read_guest_disks, read_rootssh
 from .credentials import check_firmware
 from .disk import BlankSource, DiskTag, beside, read_disk
+from .lifetime import Lifetime, read_lifetime
 from .network import InterfaceTag, read_networks
 from .resources import Resources, read_requests, read_resources
 from .share import Share, read_shares
@@ -57,6 +58,7 @@ class Template(msgspec.Struct, frozen=True):
     job_directory: str | None
     resources: Resources = Resources()
     requests: dict[str, float] = {}
+    lifetime: Lifetime = Lifetime()
 
 
 _TYPES = {"QEMU": "qemu", "KVM": "kvm", "TEST": "test", "XEN": "xen", "XEN3": "xen", "XEN4": "xen"}
@@ -86,6 +88,7 @@ def parse(text: bytes, path: str) -> Template:
     console_shell = _console_shell(root, found)
     requests = read_requests(root, found)
     resources = read_resources(root, requests, found)
+    lifetime = read_lifetime(root, found)
     if credentials or (rootssh is not None and rootssh.give == "credential"):
         check_firmware(root, found)
     found.extend([*_names_taken_twice(disks), *_context_problems(root, disks)])
@@ -110,6 +113,7 @@ def parse(text: bytes, path: str) -> Template:
         job_directory=_text(root, "vbconfig/vbjobpath") or None,
         resources=resources,
         requests=requests,
+        lifetime=lifetime,
     )
 
 

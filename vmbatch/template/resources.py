@@ -141,6 +141,14 @@ def _fixed(root: etree._Element, path: str, what: str) -> Iterator[schema.Proble
                                         f"name='vb{what}'> changes; take one of both out")
 
 
+def own_size(root: etree._Element) -> tuple[int, int]:
+    """(processors, bytes of memory) that a domain has by itself; what cannot be understood is 0, and libvirt's to refuse."""
+    count = (root.findtext("vcpu") or "1").strip()
+    size, unit = (root.findtext("memory") or "").strip(), str(getattr(root.find("memory"), "attrib", {}).get("unit", "KiB"))
+    known = re.fullmatch("[0-9]{1,15}", size) and unit in _UNITS
+    return int(count) if re.fullmatch("[0-9]{1,4}", count) else 0, int(size) * _UNITS[unit] if known else 0
+
+
 def set_cores(root: etree._Element, cores: int, step: int) -> None:
     """Gives a domain so many processors, a multiple of `step`; its topology keeps all but its `cores`."""
     _child(root, "vcpu").text = str(cores)

@@ -40,6 +40,15 @@ class DriverChange(msgspec.Struct, frozen=True):
     device: str = ""
 
 
+class InterfaceChange(msgspec.Struct, frozen=True):
+    """Of an interface: its MAC, its filter with parameters, or '', and whether it is kept from the bridge's other guests."""
+
+    mac: str
+    filter: str = ""
+    parameters: dict[str, str] = {}
+    isolated: bool = False
+
+
 class DomainChange(msgspec.Struct, frozen=True, kw_only=True):
     """All that is this job's own in its domain.
 
@@ -59,7 +68,7 @@ class DomainChange(msgspec.Struct, frozen=True, kw_only=True):
     oem_strings: tuple[str, ...]
     channel: bool
     directories: tuple[NodeDirectory, ...]
-    macs: tuple[str, ...]
+    interfaces: tuple[InterfaceChange, ...]
     disks: tuple[DiskChange, ...]
     drivers: tuple[DriverChange, ...] = ()
     cores: int | None = None
@@ -105,7 +114,7 @@ def domain_xml(template: Template, change: DomainChange) -> bytes:
             add_channel(devices)
         for shown in change.directories:
             add_directory(root, devices, shown)
-        _address(devices, change.macs)
+        _set_interfaces(devices, change.interfaces)
     return etree.tostring(root, encoding="utf-8")
 
 
@@ -210,10 +219,17 @@ def _log_console(devices: etree._Element, path: str) -> None:
     log.set("append", "off")
 
 
-def _address(devices: etree._Element, macs: tuple[str, ...]) -> None:
-    for interface, mac in zip(devices.findall("interface"), macs, strict=True):
+def _set_interfaces(devices: etree._Element, changes: tuple[InterfaceChange, ...]) -> None:
+    for interface, change in zip(devices.findall("interface"), changes, strict=True):
         element = interface.find("mac")
         if element is None:
             element = etree.Element("mac")
             interface.insert(0, element)
-        element.set("address", mac)
+        element.set("address", change.mac)
+        if change.filter:
+            reference = etree.SubElement(interface, "filterref", {"filter": change.filter})
+            for name, value in change.parameters.items():
+                etree.SubElement(reference, "parameter", {"name": name, "value": value})
+        if change.isolated:
+            port = interface.find("port")
+            (etree.SubElement(interface, "port") if port is None else port).set("isolated", "yes")

@@ -4,21 +4,25 @@ import contextlib
 import os
 import shutil
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import libvirt
 
-from lab import place
-from vmbatch import lifecycle
+from vmbatch import sweep
 from vmbatch.config import parse
 from vmbatch.host.log import Log
 
-from . import nest
+from . import nest, place
+from .process import run
 
 RESERVATIONS = place.SHARE / ".addresses"
+MEETING = place.SHARE / ".nodes"
 PLACES = (Path("/var/lib/vmbatch/jobs"), nest.SPOOL, place.SHARE, Path("/run/vmbatch/handover"),
-          Path("/var/lib/vmbatch/store/uses"), RESERVATIONS)
+          Path("/var/lib/vmbatch/store/uses"), RESERVATIONS, MEETING, Path("/run/vmbatch/claims"))
 FILLING = Path("/var/lib/vmbatch/store/once")
+EXPORTS = Path("/var/lib/nfs/etab")
 
 
 class Node:
@@ -29,12 +33,28 @@ class Node:
         self.daemons = nest.daemons()
         self.config = parse(nest.CONFIG.encode(), "crash")
 
+    def reconnect(self) -> None:
+        """To a new libvirtd."""
+        self.connection = libvirt.open(nest.URI)
+
+    @contextmanager
+    def configured(self, config: str) -> Iterator[None]:
+        """With another configuration."""
+        path = Path("/etc/vmbatch/vmbatch.conf")
+        path.write_text(config)
+        self.config = parse(config.encode(), "crash")
+        try:
+            yield
+        finally:
+            path.write_text(nest.CONFIG)
+            self.config = parse(nest.CONFIG.encode(), "crash")
+
     def domains(self) -> list["libvirt.virDomain"]:
         """All but the one that the test driver begins with."""
         return [domain for domain in self.connection.listAllDomains() if domain.name() != "test"]
 
     def processes(self) -> dict[int, str]:
-        """Those that are not the node's; zombies are reaped, and are none."""
+        """Those that are not the node's; zombies are reaped, and are none, nor is one that is dying and has no words left."""
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
@@ -43,8 +63,9 @@ class Node:
             with contextlib.suppress(OSError):
                 if name.isdigit() and int(name) not in self.daemons:
                     state = Path(f"/proc/{name}/stat").read_bytes().rpartition(b")")[2].split()[0]
-                    if state not in b"ZX":
-                        found[int(name)] = Path(f"/proc/{name}/cmdline").read_text().replace("\0", " ")
+                    words = Path(f"/proc/{name}/cmdline").read_text().replace("\0", " ")
+                    if state not in b"ZX" and words:
+                        found[int(name)] = words
         return found
 
     def left(self) -> list[str]:
@@ -52,12 +73,13 @@ class Node:
         found = [f"process {pid}: {command}" for pid, command in self.processes().items()]
         found += [f"domain {domain.name()}" for domain in self.domains()]
         found += [str(path) for parent in PLACES if parent.exists() for path in parent.iterdir()
-                  if path != RESERVATIONS]
+                  if path not in (RESERVATIONS, MEETING)]
         found += [str(path) for path in FILLING.glob("*.making")]
+        found += [f"mounted: {path}" for path in _volumes()] + [f"exported: {line}" for line in _exports()]
         return found + [f"sweep --dry-run: {line}" for line in in_child(self._sweep)]
 
     def _sweep(self) -> list[str]:
-        return lifecycle.sweep(self.config, Log(self.config.log_directory, "0", "sweep"), dry_run=True)
+        return sweep.sweep(self.config, Log(self.config.log_directory, "0", "sweep"), dry_run=True)
 
     def clear(self) -> None:
         """Removes everything, for the next case: as if no job had ever run."""
@@ -66,12 +88,38 @@ class Node:
                 os.kill(pid, signal.SIGKILL)
         for domain in self.domains():
             domain.destroy()
+        if _exports():
+            run(["exportfs", "-u", "-a"])
+        for volume in _volumes():
+            run(["umount", "--lazy", volume])
         for parent in (Path("/var/lib/vmbatch"), place.SHARE, Path("/run/vmbatch")):
             for path in parent.iterdir():
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
                 else:
                     path.unlink()
+
+
+def _volumes() -> list[str]:
+    lines = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    return [words[1] for words in lines if words[0].startswith("vmbatch:")]
+
+
+def _exports() -> list[str]:
+    return EXPORTS.read_text().splitlines() if EXPORTS.exists() else []
+
+
+class QuietNode(Node):
+    """With a connection to libvirt only while it is asked: hooks that are forked from here would inherit its descriptor."""
+
+    @property
+    def connection(self) -> "libvirt.virConnect":
+        """A new one, which ends with its last domain."""
+        return libvirt.open(nest.URI)
+
+    @connection.setter
+    def connection(self, _: object) -> None:
+        """None is kept."""
 
 
 def in_child(act: object) -> list[str]:

@@ -1,28 +1,40 @@
-"""A worker's own node inside the lab's: its files, network, libvirtd with the test driver, and guests that are played.
+"""A node of its own inside the lab's: its files, network, libvirtd with the test driver, and guests that are played.
 
 `enter` must be called in new mount, network and pid namespaces; all that it makes ends with them.
 """
 
 import io
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, TextIO
 
-from lab import place
-from lab.process import run
+from . import place
+from .process import run
 
 URI = "test+unix:///default?socket=/run/libvirt/libvirt-sock"
 QUEUE = "crash"
+DISK_QUEUE = "crashdisk"
+"""Whose jobs have their context in the guest's disk."""
+EXPORT_QUEUE = "crashexport"
+"""Whose guests must give signs of life; for a node that exports the share, by EXPORTING."""
 OWN = "vbuserimage=/etc/vmbatch/own.raw"
+KEEPING = "vbkeep=1h"
 """What a job may ask for."""
 FAILING = "bob"
 """The user whose guests fail."""
+TIMEOUTS = '[timeouts]\nboot = "20s"\n'
 CONFIG = f"""[queues]
 {QUEUE} = "crash.xml"
+{DISK_QUEUE} = "disk.xml"
+{EXPORT_QUEUE} = "export.xml"
 [libvirt]
 uri = "{URI}"
 [share]
@@ -33,9 +45,16 @@ keep_free = "0"
 keep_free = "0"
 [userimages]
 sources = ["/etc/vmbatch/"]
+[admission]
+cores = "none"
+memory = "none"
+{TIMEOUTS}[requests]
+keep = 2
 [torque]
 pause = "0s"
 """
+EXPORTING = CONFIG.replace('source = "10.77.0.1:/share"', f'source = "10.78.0.1:{place.SHARE}"\nexport = "exportfs"')
+REQUESTS = "<vbrequests><vbrequest name='vbkeep' max='2h'/></vbrequests>"
 ONCE = """    <disk type='file' device='disk'>
       <driver name='qemu' type='raw'/>
       <vbdisksource source='cache' create='once' size='1'/>
@@ -47,6 +66,7 @@ TEMPLATE = f"""<domain type='test'>
   <vbconfig>
     <vbhypervisor>TEST</vbhypervisor>
     <vbtarfiles><vbtarfile tarfile='site.tar' path='/opt'/></vbtarfiles>
+    {REQUESTS}
   </vbconfig>
   <memory unit='MiB'>16</memory>
   <os><type>hvm</type></os>
@@ -75,25 +95,55 @@ TEMPLATE = f"""<domain type='test'>
   </devices>
 </domain>
 """
+EXPORT_TEMPLATE = TEMPLATE.replace("<vbconfig>", "<vbconfig>\n    <vbheartbeat seconds='60'/>")
+DISK_TEMPLATE = """<domain type='test'>
+  <vbconfig>
+    <vbhypervisor>TEST</vbhypervisor>
+    <vbpreparemethod>DISK</vbpreparemethod>
+    <vbtarfiles><vbtarfile tarfile='site.tar' path='/opt'/></vbtarfiles>
+  </vbconfig>
+  <memory unit='MiB'>16</memory>
+  <os><type>hvm</type></os>
+  <devices>
+    <vbdisks><vbdisk name='rootdisk' dev='vda' init='busybox'/></vbdisks>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='raw'/>
+      <vbdisksource source='/etc/vmbatch/root.raw' copy_method='copy'/>
+      <target dev='vda' bus='virtio'/>
+    </disk>
+    <interface type='network'>
+      <source network='default'/>
+    </interface>
+  </devices>
+</domain>
+"""
 
-HELD = f"""#!{place.ENVIRONMENT}/bin/python3 -IS
-import sys
-sys.path.insert(0, {str(place.CLONE)!r})
-from tests.crash.held import main
-main()
-"""
-MUTANT = f"""#!{place.ENVIRONMENT}/bin/python3 -I
-import sys
-sys.path.append({str(place.CLONE)!r})
-from tests.crash.mutant import run
-run("%s")
-"""
 ON_DISK = {"/var/lib/vmbatch": 0o711, str(place.SHARE): 0o711}
 """What a site has on a disk, whose directories list names in another order than a tmpfs does; with its mode."""
 IN_MEMORY = {"/run/vmbatch": 0o711, "/run/libvirt": 0o755, "/var/lib/libvirt": 0o755, "/var/log/vmbatch": 0o750,
-             "/etc/vmbatch": 0o755}
+             "/etc/vmbatch": 0o755, "/var/lib/nfs": 0o755}
 """As a first job leaves them, so that the points of all jobs have the same numbers."""
 SPOOL = Path("/var/lib/vmbatch/spool")
+SOCKET = Path("/run/libvirt/libvirt-sock")
+_SAID = Path("/var/log/vmbatch/.daemons")
+_PID = Path("/run/libvirt/crash.pid")
+
+
+def apart(module: str, *words: str) -> Any:
+    """Runs `python -m MODULE SCRATCH WORDS` in new namespaces, to `enter` there; the JSON that it prints."""
+    with tempfile.TemporaryDirectory(prefix="vmbatch-nest-") as scratch:
+        done = subprocess.run(
+            ["unshare", "--mount", "--net", "--pid", "--ipc", "--fork", "--kill-child", sys.executable, "-m", module, scratch,
+             *words], cwd=place.CLONE, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def answers() -> TextIO:
+    """Where to print that JSON, in place of stdout, which becomes stderr: what the node's programs may say is not an answer."""
+    found = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    os.set_inheritable(found.fileno(), False)
+    return found
 
 
 def enter(scratch: Path, config: str = CONFIG, socket: Path | None = None) -> None:
@@ -116,9 +166,11 @@ def enter(scratch: Path, config: str = CONFIG, socket: Path | None = None) -> No
         socket.parent.mkdir(exist_ok=True)
         run(["mount", "-t", "tmpfs", "-o", "mode=755", "crash", socket.parent])
         run(["mount", "--bind", place.CLONE / "lab/fakessh.py", "/usr/bin/ssh"])
+    Path("/var/lib/nfs/etab").touch()
     run(["ip", "link", "set", "lo", "up"])
     run(["ip", "address", "add", "10.78.0.1/16", "dev", "lo"])  # makes the whole network local
-    _start_daemons([] if socket is None else ["--socket", socket])
+    _without_drivers()
+    start_daemons([] if socket is None else ["--socket", socket])
 
 
 def _own_hooks() -> None:
@@ -129,31 +181,13 @@ def _own_hooks() -> None:
     (place.MOM / "spool").chmod(0o1777)
 
 
-def hook(name: str, mutation: str = "") -> str:
-    """The name in mom_priv of a hook, or a mutated one, that waits for its tracer."""
-    mutated = f"{mutation}.{name}" if mutation else name
-    if mutation:
-        _script(mutated, MUTANT % mutation)
-    _script(f"held.{mutated}", HELD)
-    return f"held.{mutated}"
-
-
-def mutated(name: str, mutation: str) -> str:
-    """The name of a mutated hook that does not wait."""
-    return hook(name, mutation).removeprefix("held.")
-
-
-def _script(name: str, text: str) -> None:
-    path = place.MOM / "mom_priv" / name
-    if not path.exists():
-        path.write_text(text)
-        path.chmod(0o755)
-
-
 def _populate(etc: Path, config: str) -> None:
     (etc / "domains").mkdir()
     (etc / "vmbatch.conf").write_text(config)
     (etc / "domains/crash.xml").write_text(TEMPLATE)
+    (etc / "domains/disk.xml").write_text(DISK_TEMPLATE)
+    (etc / "domains/export.xml").write_text(EXPORT_TEMPLATE)
+    _root_disk(etc / "root.raw")
     (etc / "small.raw").write_bytes(b"raw" * 4096)
     (etc / "own.raw").write_bytes(b"own" * 4096)
     with tarfile.open(etc / "domains/site.tar", "w") as archive:
@@ -162,24 +196,72 @@ def _populate(etc: Path, config: str) -> None:
         archive.addfile(member, io.BytesIO(b"site\n"))
 
 
-def _start_daemons(more: list[str | Path]) -> None:
-    _without_drivers()
-    with open("/var/log/vmbatch/.daemons", "wb") as out:
-        subprocess.Popen(["libvirtd", "--timeout", "0", "--pid-file", "/run/libvirt/crash.pid"],
-                         stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
-        over = time.monotonic() + 30
-        while not Path("/run/libvirt/libvirt-sock").is_socket():
-            if time.monotonic() > over:
-                raise TimeoutError("libvirtd does not answer")
-            time.sleep(0.01)
+def start_daemons(more: Sequence[str | Path] = ()) -> set[int]:
+    """libvirtd, and the guests that it does not have, which die with it; their process ids. `more`: options of lab.fakeguest."""
+    daemon = start_libvirtd()
+    with open(_SAID, "ab") as out:
         guests = subprocess.Popen(
             [sys.executable, "-m", "lab.fakeguest", "--uri", URI, "--share", place.SHARE, "--spool", SPOOL, "--network", "10.78",
              "--failing", FAILING, *more],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=out, start_new_session=True, cwd=place.CLONE,
         )
     if guests.stdout is None or guests.stdout.readline() != b"up\n":
-        raise RuntimeError(Path("/var/log/vmbatch/.daemons").read_text())
+        raise RuntimeError(_SAID.read_text())
     guests.stdout.close()  # a worker's forks must not find it open in `guests`, which subprocess keeps
+    return {daemon, guests.pid}
+
+
+def _root_disk(path: Path) -> None:
+    """A file system with what a guest of BusyBox's has."""
+    tree = path.with_suffix(".tree")
+    for name in ("etc/init.d", "sbin", "bin", "var/lib"):
+        (tree / name).mkdir(parents=True)
+    (tree / "bin/busybox").write_text("ELF")
+    (tree / "sbin/init").symlink_to("/bin/busybox")
+    (tree / "etc/inittab").write_text("::sysinit:/etc/init.d/rcS\n")
+    (tree / "etc/init.d/rcS").write_text("#!/bin/sh\n")
+    (tree / "etc/init.d/rcS").chmod(0o755)
+    with path.open("wb") as file:
+        file.truncate(8 << 20)
+    run(["mkfs.ext4", "-q", "-F", "-O", "^has_journal", "-d", tree, path])
+    shutil.rmtree(tree)
+
+
+def start_libvirtd() -> int:
+    """The process, once it answers."""
+    SOCKET.unlink(missing_ok=True)
+    with open(_SAID, "ab") as out:
+        daemon = subprocess.Popen(["libvirtd", "--timeout", "0", "--pid-file", _PID],
+                                  stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
+    over = time.monotonic() + 30
+    while not SOCKET.is_socket():
+        if time.monotonic() > over:
+            raise TimeoutError("libvirtd does not answer")
+        time.sleep(0.01)
+    return daemon.pid
+
+
+def libvirtd() -> int:
+    """Its process."""
+    return int(_PID.read_text())
+
+
+def serve_share() -> int:
+    """From now on the share is on a server, which can be stopped: its process."""
+    with open(_SAID, "ab") as out:
+        server = subprocess.Popen(["bindfs", "-f", place.SHARE, place.SHARE], stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+                                  start_new_session=True)
+    over = time.monotonic() + 30
+    while f" {place.SHARE} fuse" not in Path("/proc/self/mounts").read_text():
+        if time.monotonic() > over:
+            raise TimeoutError(_SAID.read_text())
+        time.sleep(0.01)
+    return server.pid
+
+
+def unserve_share() -> None:
+    """The server ends, and the share is as before."""
+    run(["umount", "--lazy", place.SHARE])
 
 
 def _without_drivers() -> None:

@@ -1,0 +1,68 @@
+"""Traces that nobody sees who looks at files alone: locks, mounts, interfaces, libvirt's filters, keys."""
+
+import contextlib
+import os
+import subprocess
+from pathlib import Path
+
+import libvirt
+
+from . import place
+
+_OURS = ("/var/lib/vmbatch", "/run/vmbatch", str(place.SHARE))
+_KEYS = ("id_ed25519", "host_key", "party_key")
+
+
+def found(uri: str) -> set[str]:
+    """A line for each; those of before the first job are the node's own."""
+    return {*_locks(), *_mounts(), *_interfaces(), *_filters(uri), *_keys()}
+
+
+def _files() -> dict[tuple[str, int], str]:
+    """Our files by device, as /proc/locks writes it, and inode."""
+    known = {}
+    for top in _OURS:
+        for parent, directories, names in os.walk(top):
+            for name in (*directories, *names, "."):
+                with contextlib.suppress(FileNotFoundError):
+                    status = os.lstat(os.path.join(parent, name))
+                    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
+                    known[device, status.st_ino] = os.path.normpath(os.path.join(parent, name))
+    return known
+
+
+def _locks() -> set[str]:
+    """proc(5), /proc/locks; of waiting ones the line has an arrow."""
+    known = _files()
+    lines = [line.replace("-> ", "").split() for line in Path("/proc/locks").read_text().splitlines()]
+    held = ((words[5].rpartition(":"), words[4]) for words in lines)
+    return {f"lock on {known[device, int(inode)]} of process {pid}" for (device, _, inode), pid in held
+            if (device, int(inode)) in known}
+
+
+def _mounts() -> set[str]:
+    return {f"mount {line.split()[4]}" for line in Path("/proc/self/mountinfo").read_text().splitlines()}
+
+
+def _interfaces() -> set[str]:
+    shown = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout
+    return {f"interface {line.split(': ')[1]}" for line in shown.splitlines()}
+
+
+def _filters(uri: str) -> set[str]:
+    """Those that are there, and those that are bound to a guest's interface; libvirt's test driver knows none."""
+    libvirt.registerErrorHandler(lambda _context, _error: None, None)
+    connection = libvirt.open(uri)
+    try:
+        return {*(f"filter {each.name()}" for each in connection.listAllNWFilters()),
+                *(f"filter on {each.portDev()}" for each in connection.listAllNWFilterBindings())}
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
+            raise
+        return set()
+    finally:
+        connection.close()
+
+
+def _keys() -> set[str]:
+    return {f"key {path}" for top in _OURS for path in Path(top).rglob("*") if path.name.startswith(_KEYS)}

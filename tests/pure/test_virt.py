@@ -1,0 +1,188 @@
+"""A libvirtd that does not answer, that is gone, and that is there again."""
+
+import threading
+from collections.abc import Callable, Iterator
+
+import libvirt
+import pytest
+
+from vmbatch.errors import DeadlineError, EndedError, NodeError
+from vmbatch.host import process, virt
+from vmbatch.hypervisor.domain import Domain
+from vmbatch.units import Deadline
+
+URI = "qemu:///system"
+DOMAIN = Domain(URI, "vmbatch-42.vm-0123abcd", "0123abcd-1111-4222-8333-444455556666", "0123abcd" * 4, "/spool/domain.xml")
+
+
+class Daemon:
+    """A libvirtd: `answers` is set while it answers; `domains` are those that it runs, by uuid."""
+
+    def __init__(self) -> None:
+        self.answers = threading.Event()
+        self.answers.set()
+        self.opened: list[Connection] = []
+        self.domains: set[str] = set()
+        self.failures: list[str] = []
+        self.asked = 0
+
+    def open(self, _uri: str) -> "Connection":
+        self.answers.wait()
+        self.opened.append(Connection(self))
+        return self.opened[-1]
+
+    def say(self) -> None:
+        """Before each answer."""
+        self.asked += 1
+        self.answers.wait()
+        if self.failures:
+            raise libvirt.libvirtError(self.failures.pop())
+
+
+class Connection:
+    """One connection to it."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self.daemon = daemon
+        self.alive = 1
+
+    def setKeepAlive(self, _seconds: int, _count: int) -> None:
+        """Accepted."""
+
+    def isAlive(self) -> int:
+        return self.alive
+
+    def lookupByUUIDString(self, uuid: str) -> "Guest":
+        self.daemon.say()
+        if uuid not in self.daemon.domains:
+            error = libvirt.libvirtError("no domain")
+            error.err = (libvirt.VIR_ERR_NO_DOMAIN, 0, "no domain", 0, "", "", "", 0, 0)
+            raise error
+        return Guest(self.daemon, uuid)
+
+    def createXML(self, xml: str, _flags: int) -> None:
+        self.daemon.say()
+        self.daemon.domains.add(xml)
+
+
+class Guest:
+    """A guest of DOMAIN's start."""
+
+    def __init__(self, daemon: Daemon, uuid: str) -> None:
+        self.daemon = daemon
+        self.uuid = uuid
+
+    def metadata(self, *_arguments: object) -> str:
+        self.daemon.say()
+        return f"<job token='{DOMAIN.token}'/>"
+
+    def destroy(self) -> None:
+        self.daemon.say()
+        self.daemon.domains.discard(self.uuid)
+
+
+@pytest.fixture
+def daemon(monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
+    made = Daemon()
+    monkeypatch.setattr(virt, "_connections", {})
+    monkeypatch.setattr(virt, "_events", lambda: None)
+    monkeypatch.setattr(virt, "_ALIVE_SECONDS", 0.001)
+    monkeypatch.setattr("vmbatch.hypervisor.domain._IN_FLIGHT_SECONDS", 0.05)
+    monkeypatch.setattr(libvirt, "open", made.open)
+    yield made
+    made.answers.set()
+    process.watch(None)
+
+
+ASKED: dict[str, Callable[[], object]] = {
+    "connect": lambda: virt.connect(URI),
+    "create": lambda: virt.create(URI, "<domain/>"),
+    "find": lambda: virt.find(URI, DOMAIN.uuid),
+    "ours": lambda: virt.ours(URI),
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_who_does_not_even_accept_is_not_waited_for(daemon: Daemon, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(virt, "_ANSWER_SECONDS", 0.01)
+    daemon.answers.clear()
+    with pytest.raises(DeadlineError) as caught:
+        ASKED[name]()
+    assert caught.value.lines() == ["libvirtd did not answer in time (does virsh list answer on this node?)"]
+
+
+def test_a_start_is_not_waited_for_longer_than_the_job_has(daemon: Daemon) -> None:
+    virt.connect(URI)
+    daemon.answers.clear()
+    process.watch(lambda: None, Deadline(0.01))
+    with pytest.raises(DeadlineError, match=r"^libvirtd did not answer in time$"):
+        virt.create(URI, "<domain/>")
+
+
+def test_a_job_that_is_over_does_not_wait_for_libvirtd(daemon: Daemon) -> None:
+    def over() -> None:
+        raise EndedError("the job has ended")
+
+    virt.connect(URI)
+    daemon.answers.clear()
+    process.watch(over)
+    with pytest.raises(EndedError):
+        virt.create(URI, "<domain/>")
+
+
+def test_who_was_hung_is_asked_by_a_new_connection(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    virt.connect(URI)
+    monkeypatch.setattr(virt, "_ANSWER_SECONDS", 0.01)
+    daemon.answers.clear()
+    assert virt.state(URI, DOMAIN.uuid) is None
+    daemon.answers.set()
+    monkeypatch.setattr(virt, "_ANSWER_SECONDS", 30.0)
+    assert virt.state(URI, DOMAIN.uuid) == "gone"
+    assert len(daemon.opened) == 2
+
+
+def test_who_was_restarted_is_asked_by_a_new_connection(daemon: Daemon) -> None:
+    virt.connect(URI)
+    assert virt.find(URI, DOMAIN.uuid) is None
+    daemon.opened[0].alive = 0
+    assert virt.find(URI, DOMAIN.uuid) is None
+    assert len(daemon.opened) == 2
+
+
+def test_release_asks_again_while_libvirtd_is_restarted(daemon: Daemon) -> None:
+    daemon.domains.add(DOMAIN.uuid)
+    daemon.failures += ["Cannot recv data", "End of file while reading data"]
+    DOMAIN.release(Deadline(30), last=False)
+    assert not daemon.domains
+
+
+def test_release_does_not_ask_for_ever(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vmbatch.hypervisor.domain._RESTART_SECONDS", 0.05)
+    monkeypatch.setattr(daemon, "failures", ["Connection refused"] * 10000)
+    with pytest.raises(NodeError, match=r"^libvirt at qemu:///system does not answer: Connection refused$"):
+        DOMAIN.release(Deadline(30), last=False)
+
+
+def test_release_from_a_hung_libvirtd_has_a_deadline(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vmbatch.hypervisor.domain._LEAST_SECONDS", 0.01)
+    daemon.domains.add(DOMAIN.uuid)
+    daemon.answers.clear()
+    with pytest.raises(DeadlineError, match=r"^libvirtd did not answer in time$"):
+        DOMAIN.release(Deadline(0.05), last=False)
+    assert daemon.domains
+
+
+def test_a_request_under_way_is_waited_for_from_the_first_answer_on(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the first answer took, a guest that is made thereafter is found."""
+    say = daemon.say
+
+    def slow() -> None:
+        say()
+        if daemon.asked == 1:
+            threading.Event().wait(0.2)  # longer than the time in which a request is waited for
+        elif daemon.asked == 2:
+            daemon.domains.add(DOMAIN.uuid)
+
+    monkeypatch.setattr(daemon, "say", slow)
+    DOMAIN.release(Deadline(30), last=True)
+    assert (daemon.domains, daemon.asked > 3) == (set(), True)

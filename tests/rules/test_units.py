@@ -1,0 +1,52 @@
+"""The units for systemd are right, and order the sweep as the man page says."""
+
+import configparser
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from .imports import ROOT
+
+UNITS = sorted((ROOT / "etc/systemd").iterdir())
+MAN = (ROOT / "docs/man/vmbatch.8.md").read_text()
+
+
+def read(name: str) -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment, method-assign]
+    parser.read_string((ROOT / "etc/systemd" / name).read_text())
+    return parser
+
+
+def test_the_units_are_those_of_the_man_page() -> None:
+    assert [path.name for path in UNITS] == ["vmbatch-sweep-boot.service", "vmbatch-sweep.service", "vmbatch-sweep.timer"]
+    assert "cp etc/systemd/vmbatch-sweep* /etc/systemd/system/\n" in MAN
+    for enabled in ("vmbatch-sweep-boot.service", "vmbatch-sweep.timer"):
+        assert f" {enabled}\n" in MAN
+        assert read(enabled)["Install"]["WantedBy"]
+
+
+def test_the_sweep_at_boot_is_over_before_the_batch_system_starts() -> None:
+    unit = read("vmbatch-sweep-boot.service")
+    assert unit["Unit"]["Before"].split() == ["pbs_mom.service", "pbs.service", "slurmd.service"]
+    assert unit["Service"]["Type"] == "oneshot"
+    assert {"remote-fs.target", "libvirtd.service"} <= set(unit["Unit"]["After"].split())
+    assert not {"Requires", "Requisite", "BindsTo"} & set(unit["Unit"])
+
+
+@pytest.mark.parametrize("name", ["vmbatch-sweep-boot.service", "vmbatch-sweep.service"])
+def test_a_sweep_has_a_deadline(name: str) -> None:
+    service = read(name)["Service"]
+    assert service["ExecStart"] == "/opt/vmbatch/bin/vmbatch sweep"
+    assert service["TimeoutStartSec"].endswith("min")
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd")
+def test_systemd_understands_them(tmp_path: Path) -> None:
+    for path in UNITS:
+        (tmp_path / path.name).write_text(path.read_text().replace("/opt/vmbatch/bin/vmbatch sweep", "/bin/true"))
+    done = subprocess.run(["systemd-analyze", "verify", "--man=no", *(tmp_path / path.name for path in UNITS)],
+                          capture_output=True, text=True, check=False)
+    assert (done.returncode, [line for line in done.stderr.splitlines() if "vmbatch" in line]) == (0, []), done.stderr

@@ -1,0 +1,119 @@
+"""What a start owns is released, or of a failed job kept for a while; the guest's last line in the trace."""
+
+import os
+import time
+
+from . import journal, trace
+from .config import Config
+from .errors import DeadlineError, NodeError, VmBatchError
+from .host import clock, file
+from .host.log import LOG_ERR, Log, tell_user
+from .hypervisor.domain import Domain
+from .job import slug
+from .journal import Journal
+from .spool.directory import Directory
+from .units import Deadline
+
+_OTHERS_SECONDS = 10.0
+"""How long whoever else holds a journal may take."""
+_MANY = 100
+"""Of how many jobs something is kept at most, even if admins wish so."""
+
+
+def release(book: Journal, why: str, config: Config, log: Log, *, orphaned: bool, status: int | None = None) -> bool:
+    """Releases all that a journal lists; what cannot be released now stays listed. `why` the guest ends is for the trace."""
+    try:
+        with log.phase("release"):
+            book.release(config.timeouts_release * config.timeouts_scale, orphaned=orphaned,
+                         released=lambda: trace_end(book, why, status, config, log))
+        return True
+    except (VmBatchError, OSError) as error:
+        log.line(f"could not release everything: {error}; the epilogue or the sweep will try again")
+        return False
+
+
+def keep(book: Journal, why: str, config: Config, log: Log, *, orphaned: bool, status: int | None = None) -> bool:
+    """Whether disks and console of a failed job are kept, as it asked; guest, keys and all else are released then."""
+    if not book.start.keep or not config.requests_keep:
+        return False
+    until = time.time() + book.start.keep
+    try:
+        place = _put_aside(book, until, config.requests_keep, why, status, config, log, orphaned=orphaned)
+    except (VmBatchError, OSError) as error:
+        log.line(f"nothing of the job is kept: {error}")
+        tell_user([f"vbkeep: nothing is kept: {error}"])
+        return False
+    tell_user([f"the guest's disks and console are kept until {clock.for_people(until)}; ask the admins for {place}"])
+    return True
+
+
+def _put_aside(book: Journal, until: float, most: int, why: str, status: int | None, config: Config, log: Log, *,
+               orphaned: bool) -> str:
+    """Releases all but disks and console, and the images below them; where they are. NodeError, OSError."""
+    unique = f"{slug(book.start.job)}.{book.start.token}"
+    spool = os.path.join(config.spool_directory, unique)
+    spared = [owned for owned in book.resources if isinstance(owned, Directory)
+              and owned.path in (spool, os.path.join(config.images_directory, "uses", unique))]
+    if not spared:
+        raise NodeError("it has no disks yet")
+    for owned in book.resources:
+        if isinstance(owned, Domain):
+            owned.freeze()
+    patience = config.timeouts_release * config.timeouts_scale
+    book.release(patience, orphaned=orphaned, spared=spared,
+                 released=lambda: trace_end(book, why, status, config, log))
+    file.remove_tree(os.path.join(spool, "keys"), Deadline(patience))
+    file.seal(spool)
+    if not book.keep(until, why, most):
+        raise NodeError(f"{most} other jobs' disks are kept on this node, and no more may be")
+    log.line(f"kept until {clock.for_people(until)}: {spool}; {why}")
+    return spool
+
+
+def end_and_keep(job_id: str, seconds: float, why: str, config: Config, log: Log) -> str:
+    """Ends a job's guest and keeps its disks and console for so long; where they are. NodeError."""
+    journal.make_directories()
+    try:
+        book = Journal.open(journal.path_of(job_id), Deadline(0))
+    except DeadlineError:
+        raise NodeError(f"job {job_id} is just being started or ended", "try again") from None
+    if book is None:
+        raise NodeError(f"job {job_id} has no guest on this node")
+    try:
+        if not book.handed_over:
+            raise NodeError(f"the guest of job {job_id} never got ready")
+        return _put_aside(book, time.time() + seconds, _MANY, why, None, config, log, orphaned=True)
+    except OSError as error:
+        raise NodeError(f"job {job_id}: {error.strerror}") from None
+    finally:
+        book.close()
+
+
+def release_kept(job_id: str, config: Config, log: Log) -> list[str]:
+    """Releases what is kept of a job; a line for each."""
+    said = []
+    for path, start, _, _ in journal.kept():
+        if start.job != job_id or (book := Journal.open(path, Deadline(_OTHERS_SECONDS))) is None:
+            continue
+        try:
+            done = release(book, "", config, log, orphaned=True)
+            said.append(f"released what was kept of job {job_id} of {start.user}" if done else
+                        f"could not release what is kept of job {job_id}; see {log.path}")
+        finally:
+            book.close()
+    return said
+
+
+def trace_end(book: Journal, why: str, status: int | None, config: Config, log: Log) -> None:
+    """The last line of a guest, unless it has one; a full disk must not keep us from what else there is to do."""
+    if not has_guest(book) or book.kept is not None:
+        return
+    try:
+        start = book.start
+        trace.write(config.log_trace, trace.End(time.time(), start.token, start.job, start.user, why, status))
+    except NodeError as error:
+        log.line(str(error), priority=LOG_ERR)
+
+
+def has_guest(book: Journal) -> bool:
+    return any(isinstance(owned, Domain) for owned in book.resources)
