@@ -96,8 +96,7 @@ TEMPLATE = f"""<domain type='test'>
   </devices>
 </domain>
 """
-_DHCP = "<interface type='network'><source network='default'/></interface>\n  </devices>"
-EXPORT_TEMPLATE = TEMPLATE.replace("<vbconfig>", "<vbconfig>\n    <vbheartbeat seconds='60'/>").replace("</devices>", _DHCP)
+EXPORT_TEMPLATE = TEMPLATE.replace("<vbconfig>", "<vbconfig>\n    <vbheartbeat seconds='60'/>")
 DISK_TEMPLATE = """<domain type='test'>
   <vbconfig>
     <vbhypervisor>TEST</vbhypervisor>

@@ -15,7 +15,6 @@ from .context.parameters import hostname
 from .contextplan import Context, Delivery
 from .diskplan import Disks
 from .errors import JobError, NodeError, SiteError
-from .exchange import address as reserved
 from .exchange.address import Address
 from .exchange.export import Export
 from .exchange.meeting import Introduction
@@ -25,13 +24,12 @@ from .exchange.volume import Volume
 from .facts import FILTERED, Facts
 from .grant import grant
 from .host import file
-from .hypervisor.dhcphost import DhcpHost
 from .hypervisor.domain import Domain
 from .hypervisor.netfilter import NetworkFilter
 from .hypervisor.profile import Profile
 from .hypervisor.watcher import Watcher
 from .job import Job
-from .network import Lease, Net, addresses_of
+from .network import Net
 from .registry import HYPERVISORS
 from .resource import Piece, Resource
 from .spool.directory import Directory
@@ -70,7 +68,7 @@ class StageFile(Piece, frozen=True, tag="stage-file"):
 
     def make(self, work: object) -> None:
         """Writes the file."""
-        file.write_new(os.path.join(self.directory, RECORD), msgspec.json.encode(self.stage), 0o440, (file.OWNER, self.gid))
+        file.write_new(os.path.join(self.directory, RECORD), msgspec.json.encode(self.stage), 0o440, (0, self.gid))
 
     def __str__(self) -> str:
         return str(self.stage)
@@ -86,15 +84,12 @@ class Phase(msgspec.Struct, frozen=True):
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What will be made, in order, what is said of it, and what must be known to wait for the guest and to hand it over.
 
-    `reservations` come first, and may fail with TakenError. `export` lacks the guest's address, and `address` is '' where only a
-    DHCP server knows it.
-    `forwarded` is the number of the interface in QEMU's user network, where that is the way to the guest.
+    `export` lacks the guest's address, and `address` is '' where only DHCP knows it.
     `recorded`: the log at `console` is not written by the hypervisor, but from the console's pty, as long as the guest boots.
     """
 
     job: Job
     template: str
-    reservations: tuple[Resource, ...]
     phases: tuple[Phase, ...]
     domain: Domain
     xml: bytes
@@ -112,7 +107,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     delivery: Delivery | None
     console_shell: str
     messages: str
-    forwarded: int | None
 
 
 def names(job: Job, config: Config, node: str) -> tuple[str, str, str]:
@@ -130,7 +124,7 @@ def member(job: Job, config: Config, node: str, patience: float) -> Member | Non
         return None
     if job.rank == 0 and short(job.nodes[0]) != short(node):
         raise NodeError(f"the batch system calls this node {job.nodes[0]}, but its host name is {node}",
-                        "the nodes of a job find each other by their host names; give the node one of both", code="VB608")
+                        "the nodes of a job find each other by their host names; give the node one of both")
     return Member(directory=config.meeting, token=job.token, job=job.id, node=node, rank=job.rank,
                   name=hostname(config.guest_hostname, job), others=job.nodes[0 if job.rank else 1:], patience=patience)
 
@@ -140,24 +134,24 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
     check_user(job, config)
     if met is not None and template.console_shell:
         raise JobError(f"jobs on several nodes do not run in queue {job.queue}: its guests cannot reach each other",
-                       "ask for one node", code="VB208")
+                       "ask for one node")
     if template.messages == "SHARE" and not config.share_source and config.share_type.startswith("nfs"):
-        raise SiteError("there is no share for guests: [share] source is empty", "set it to SERVER:/PATH in vmbatch.conf",
-                        code="VB605")
+        raise SiteError("there is no share for guests: [share] source is empty", "set it to SERVER:/PATH in vmbatch.conf")
     hiding = next((tag for tag in template.shares if f"{config.share_mountpoint}/".startswith(f"{tag.target}/")), None)
     if hiding is not None and template.messages == "SHARE":
         raise SiteError(f"{template.path}:{hiding.line}: <vbshare target='{hiding.target}'> would hide [share] mountpoint = "
-                        f"{config.share_mountpoint}", "give one of both another place", code="VB605")
+                        f"{config.share_mountpoint}", "give one of both another place")
     profile = HYPERVISORS.get(template.hypervisor)
     if profile is None:
         raise SiteError(f"{template.path}: no hypervisor {template.hypervisor or '(none)'}",
-                        f"write one of {', '.join(HYPERVISORS)} in <vbhypervisor>", code="VB105")
+                        f"write one of {', '.join(HYPERVISORS)} in <vbhypervisor>")
     _check_connection(template, profile, config)
     granted = grant(job, template, config)
     spool, share, handover = names(job, config, facts.node)
     disks = Disks(job, template, profile, spool, config, facts)
     macs = _macs(template, job.token, profile.oui)
-    leases = facts.leases or (None,) * len(macs)
+    addresses = tuple(Address(os.path.join(config.reservations, address), job.token, job.id, facts.node)
+                      for interface in facts.addresses for address in interface)
     nets = network.nets(template.interfaces, macs, facts.addresses or ((),) * len(macs))
     context = Context(job, template, profile, spool, config, facts, nets, disks, party=met is not None)
     alias = f"vmbatch-{job.token[:16]}"
@@ -166,7 +160,7 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
     console = os.path.join(spool, "console.log")
     keys = os.path.join(spool, "keys")
     place = os.path.join(share, "guest")
-    changes, guards = _guards(job, template, config, facts, nets, leases, spool, met)
+    changes, guards = _guards(job, template, config, facts, nets, spool, met)
     xml = domain_xml(template, DomainChange(
         name=domain.name, uuid=domain.uuid, job=job.id, token=job.token, user=job.user.name, console=console,
         drivers=tuple(disks.drivers), shell_console=template.console_shell,
@@ -186,6 +180,7 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
     own = Keys(keys, job.id)
     meeting = (Introduction(met, keys, job.nodes, job.node_file or ""),) if met is not None else ()
     phases = (
+        Phase("addresses", addresses),
         Phase("disks", (Directory(spool, job.token, 0o711), *disks.steps)),
         Phase("meeting", (own, *meeting) if meeting else ()),
         Phase("context", (
@@ -200,28 +195,13 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
         Phase("network filter", guards),
         Phase("start", (*watcher, domain)),
     )
-    return Plan(job=job, template=template.path, reservations=tuple(_reservations(job, config, facts, nets, leases)),
-                phases=tuple(phase for phase in phases if phase.steps), domain=domain, xml=xml,
-                inbox=place, export=export, address=next(iter(addresses_of(nets, leases, 4)), ""),
+    return Plan(job=job, template=template.path, phases=tuple(phase for phase in phases if phase.steps), domain=domain, xml=xml,
+                inbox=place, export=export, address=next((net.address4.partition("/")[0] for net in nets if net.address4), ""),
                 console=console, recorded=profile.xen, handover=handover, alias=alias,
                 notes=(*granted.notes, *disks.notes, *_unguarded(facts)), macs=macs, delivery=context.delivery,
-                addresses=(*addresses_of(nets, leases, 4), *addresses_of(nets, leases, 6)),
+                addresses=tuple(address for interface in facts.addresses for address in interface),
                 images=tuple(_traced(template, facts)),
-                console_shell=template.console_shell, messages=template.messages,
-                forwarded=next((number for number, interface in enumerate(template.root.findall("devices/interface"))
-                                if interface.get("type") == "user"), None))
-
-
-def _reservations(job: Job, config: Config, facts: Facts, nets: tuple[Net, ...],
-                  leases: tuple[Lease | None, ...]) -> Iterator[Resource]:
-    """What keeps others from the guest's addresses: of pools between nodes, of libvirt's networks on this one."""
-    for interface in facts.addresses:
-        for address in interface:
-            yield Address(os.path.join(config.reservations, address), job.token, job.id, facts.node)
-    for net, lease in zip(nets, leases, strict=True):
-        if lease is not None and not lease.known:
-            yield Address(os.path.join(reserved.HERE, lease.address), job.token, job.id, facts.node)
-            yield DhcpHost(config.libvirt_uri, lease.network, lease.bridge, lease.server, net.mac, lease.address, job.token)
+                console_shell=template.console_shell, messages=template.messages)
 
 
 def _shared(job: Job, template: Template, config: Config, share: str) -> tuple[tuple[Resource | Piece, ...], Export | None]:
@@ -233,8 +213,7 @@ def _shared(job: Job, template: Template, config: Config, share: str) -> tuple[t
     place = os.path.join(share, "guest")
     owner = config.share_owner
     if config.share_export != "none" and not config.share_type.startswith("nfs"):
-        raise SiteError(f"[share] export is for NFS, and [share] type = {config.share_type}", "take one of both out",
-                        code="VB605")
+        raise SiteError(f"[share] export is for NFS, and [share] type = {config.share_type}", "take one of both out")
     if config.share_export == "none" and config.share_type.startswith("nfs"):
         return (Directory(share, job.token, 0o710, owner, distant=True), GuestPlace(place, owner)), None
     if config.share_type == "virtiofs":
@@ -243,27 +222,28 @@ def _shared(job: Job, template: Template, config: Config, share: str) -> tuple[t
         return (Directory(share, job.token, 0o711), Volume(place, job.token, config.share_limit, owner, owner)), None
     if config.share_source.partition(":/")[2] != config.share_directory.removeprefix("/"):
         raise SiteError(f"[share] export shows guests {config.share_directory}, and they would mount {config.share_source}",
-                        f"set source to SERVER:{config.share_directory}", code="VB605")
+                        f"set source to SERVER:{config.share_directory}")
     uid, gid = job.user.uid, job.user.group.gid
     identity = str(uuid.UUID(hex=job.token, version=4))
     return ((Directory(share, job.token, 0o711), Volume(place, job.token, config.share_limit, uid, gid)),
             Export(place, job.token, "", identity, uid, gid))
 
 
-def _guards(job: Job, template: Template, config: Config, facts: Facts, nets: tuple[Net, ...], leases: tuple[Lease | None, ...],
-            spool: str, met: Member | None) -> tuple[list[InterfaceChange], tuple[Resource | Piece, ...]]:
+def _guards(job: Job, template: Template, config: Config, facts: Facts, nets: tuple[Net, ...], spool: str,
+            met: Member | None) -> tuple[list[InterfaceChange], tuple[Resource | Piece, ...]]:
     """What each interface of the domain gets, and the steps that make the filters. The guests of one job reach each other."""
     changes: list[InterfaceChange] = []
     steps: list[Resource | Piece] = []
-    for number, (interface, net, lease) in enumerate(zip(template.interfaces, nets, leases, strict=True)):
+    for number, (interface, net) in enumerate(zip(template.interfaces, nets, strict=True)):
         if (not (config.network_filter and interface.guarded and template.type in FILTERED)
                 or interface.network in facts.around.no_bridge):
             changes.append(InterfaceChange(net.mac))
             continue
-        four = net.address4.partition("/")[0] if lease is None else lease.address
+        ours = [address.partition("/")[0] for address in (net.address4, net.address6)]
         peers = interface.peers or met is not None
         guests = facts.around.guests[number] if facts.around.guests and not peers else ()
-        guard = Guard(net.mac, four, net.address6.partition("/")[0], net.method == "dhcp", facts.around.node,
+        learned = net.method == "dhcp"
+        guard = Guard(net.mac, ours[0], ours[1], learned, facts.around.node,
                       others((*config.network_closed, *guests), facts.around.node), config.network_services,
                       facts.around.replies)
         name = f"vmbatch-{job.slug}-{job.token[:8]}-{number}"
@@ -271,7 +251,7 @@ def _guards(job: Job, template: Template, config: Config, facts: Facts, nets: tu
         path = os.path.join(spool, f"filter-{number}.xml")
         steps += [FilterFile(path, filter_xml(name, identity, guard)),
                   NetworkFilter(config.libvirt_uri, name, identity, job.token, path)]
-        changes.append(InterfaceChange(net.mac, name, LEARNED if guard.learned else {}, isolated=not peers))
+        changes.append(InterfaceChange(net.mac, name, LEARNED if learned else {}, isolated=not peers))
     return changes, tuple(steps)
 
 
@@ -294,20 +274,19 @@ def check_user(job: Job, config: Config) -> None:
     """JobError unless this site runs jobs of this user."""
     name = job.user.name
     if job.user.uid < config.users_minimum_uid or name in config.users_deny:
-        raise JobError(f"jobs of {name} do not run in queue {job.queue}", "ask the site's admins", code="VB206")
+        raise JobError(f"jobs of {name} do not run in queue {job.queue}", "ask the site's admins")
     if config.users_allow and name not in config.users_allow:
-        raise JobError(f"jobs of {name} do not run in queue {job.queue}: only those of {', '.join(config.users_allow)}",
-                       code="VB206")
+        raise JobError(f"jobs of {name} do not run in queue {job.queue}: only those of {', '.join(config.users_allow)}")
 
 
 def _check_connection(template: Template, profile: Profile, config: Config) -> None:
     """SiteError for a template that is not for the hypervisor of this node."""
     if profile.xen != (config.libvirt_uri.partition(":")[0].partition("+")[0] == "xen"):
         raise SiteError(f"{template.path} is for {profile.name}, and [libvirt] uri = {config.libvirt_uri}",
-                        "for Xen's templates it is xen:///system, for QEMU's and KVM's qemu:///system", code="VB105")
+                        "for Xen's templates it is xen:///system, for QEMU's and KVM's qemu:///system")
     if profile.xen and template.messages == "SHARE" and not config.share_type.startswith("nfs"):
         raise SiteError(f"[share] type = {config.share_type} needs QEMU or KVM, and {template.path} is for {profile.name}",
-                        "use type = \"nfs4\" or \"nfs\"", code="VB605")
+                        "use type = \"nfs4\" or \"nfs\"")
 
 
 def _macs(template: Template, token: str, oui: tuple[int, int, int]) -> tuple[str, ...]:
@@ -324,7 +303,7 @@ def _macs(template: Template, token: str, oui: tuple[int, int, int]) -> tuple[st
 def preview(chosen: Plan) -> list[str]:
     """Every step in words, for people."""
     lines = []
-    for phase in (Phase("addresses", chosen.reservations), *chosen.phases) if chosen.reservations else chosen.phases:
+    for phase in chosen.phases:
         lines.append(f"{phase.name}:")
         lines.extend(f"  {step}" for step in phase.steps)
     lines[0:0] = [f"note: {note}" for note in chosen.notes]

@@ -1,25 +1,21 @@
 """What no living job owns is found and released: at boot, before each job, by a timer."""
 
 import contextlib
-import functools
 import os
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
-from . import claim, journal, sshargs, status
-from .batch.local import Local
+from . import claim, journal, sshargs
 from .config import Config
 from .errors import DeadlineError, VmBatchError
-from .exchange import address as addresses
 from .exchange import export, volume
-from .exchange.address import Found, stale
 from .exchange.address import look as reservations
+from .exchange.address import stale
 from .exchange.member import Member
 from .exchange.member import look as entries
 from .exchange.member import stale as unread
 from .host import clock, process, virt
 from .host.log import Log
-from .hypervisor.dhcphost import left as dhcp_hosts
 from .hypervisor.domain import Domain, forgotten
 from .hypervisor.netfilter import left as filters_left
 from .image import store
@@ -47,23 +43,20 @@ def sweep(config: Config, log: Log, *, dry_run: bool) -> list[str]:
               for found in directory.ours(parent)]
     marked += _seen(lambda: directory.ours(share, server=True), f"what is on the share {share}", said)
     things: list[Resource] = [found for found in marked if is_of_node(os.path.basename(found.path), node)]
-    reserved, here = (_seen(functools.partial(reservations, place), f"the reserved addresses in {place}", said)
-                      for place in (config.reservations, addresses.HERE))
+    reserved = _seen(lambda: reservations(config.reservations), "the reserved addresses", said)
     met = _seen(lambda: entries(config.meeting, node), "the entries for other nodes", said)
     things += [claimed for claimed, _state in claim.look(claim.DIRECTORY)]
     things[:0] = volume.left(share)
     if config.share_export == "exportfs":
         things[:0] = _seen(lambda: list[Resource](export.left(share, Deadline(seconds))), "the exports", said)
     things[:0] = _seen(lambda: list[Resource](filters_left(config.libvirt_uri)), "the network filters", said)
-    things[:0] = _seen(lambda: _dhcp_hosts(config.libvirt_uri, here), "the networks' DHCP", said)
-    shown = status.files()
     domains = _seen(lambda: virt.ours(config.libvirt_uri), "the domains", said)
     things[:0] = [Domain(config.libvirt_uri, name, uuid, token, "") for name, uuid, token in domains]
     things[:0] = _seen(lambda: list[Resource](forgotten(config.libvirt_uri, Deadline(seconds))), "Xen's domains", said)
     known = journals(config, log, dry_run=dry_run)
     tokens = known.tokens
     said += known.said
-    gone, left = stale((*reserved, *here), node, tokens)
+    gone, left = stale(reserved, node, tokens)
     things += [*gone, *unread(met, tokens)]
     said += left
     for thing in things:
@@ -74,17 +67,11 @@ def sweep(config: Config, log: Log, *, dry_run: bool) -> list[str]:
             said.append(f"left alone {thing}: it may be of {known.unread[0]}, which cannot be read")
         else:
             said.append(_remove(thing, config, dry_run=dry_run))
-    said += [_forget(path, dry_run=dry_run) for path in shown
-             if not known.unread and path.rpartition(".")[2] not in tokens and os.path.exists(path)]
     if not dry_run:
         journal.forget_old_ends(_OLD_END_SECONDS)
         for part in store.parts(config.images_directory):
             said += part.tidy()
     return said
-
-
-def _dhcp_hosts(uri: str, reserved: list[Found]) -> list[Resource]:
-    return list(dhcp_hosts(uri, [(each.address, each.token) for each in reserved if each.token and not each.half]))
 
 
 def _seen(look: Callable[[], list[T]], what: str, said: list[str]) -> list[T]:
@@ -94,13 +81,6 @@ def _seen(look: Callable[[], list[T]], what: str, said: list[str]) -> list[T]:
     except (VmBatchError, OSError) as error:
         said.append(f"cannot see {what}: {error}")
         return []
-
-
-def _forget(path: str, *, dry_run: bool) -> str:
-    if not dry_run:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-    return f"{'would remove' if dry_run else 'removed'} {path}: no journal lists it"
 
 
 def _remove(thing: Resource, config: Config, *, dry_run: bool) -> str:
@@ -174,12 +154,6 @@ def _released(book: Journal, config: Config, log: Log, *, dry_run: bool) -> str:
         return f"left alone {whose}: {error}"
 
 
-def _why_gone(start: journal.Start) -> str:
-    if start.batch == Local.name:
-        return "the process that made it has ended"
-    return "the batch system " + ("does not run it" if start.script is None else "has taken its script away")
-
-
 def _judge(book: Journal, *, dry_run: bool) -> str:
     """Of an unlocked journal: `dead, ...` if its job cannot run any more, a reason if that is not known, else nothing."""
     if book.kept is not None:
@@ -194,10 +168,10 @@ def _judge(book: Journal, *, dry_run: bool) -> str:
     system = BATCH.get(book.start.batch)
     if system is None:
         return f"a job of batch system {book.start.batch}, which this version does not know"
-    gone = system.is_gone(book.start.job, book.start.script, book.start.leader)
+    gone = system.is_gone(book.start.job, book.start.script)
     if gone is None:
         return "only the batch system knows whether it runs"
     if gone:
-        return f"dead, {_why_gone(book.start)}"
+        return "dead, the batch system " + ("does not run it" if book.start.script is None else "has taken its script away")
     over = journal.shell_over(book.start, note=not dry_run)
     return "dead, its shell ended long ago, and no epilogue came" if over > _FORGOTTEN_SECONDS else ""

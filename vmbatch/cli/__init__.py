@@ -9,17 +9,7 @@ import click
 
 from .. import __version__
 from ..errors import VmBatchError
-from .console import console
-from .doctor import doctor
-from .drain import drain, undrain
-from .explain import explain
 from .image import image
-from .install import completion, install, uninstall
-from .job import kill, log, ps, show
-from .metrics import metrics
-from .report import report
-from .run import run
-from .ssh import ssh
 from .trace import described, trace
 
 if TYPE_CHECKING:
@@ -33,8 +23,7 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except VmBatchError as error:
-            first, *rest = error.lines()
-            for line in (error.coded(first), *rest):
+            for line in error.lines():
                 click.echo(f"vmbatch: {line}", err=True)
             sys.exit(1)
 
@@ -140,7 +129,7 @@ def sweep(dry_run: bool, release: str | None) -> None:
     from ..release import release_kept
     from ..sweep import sweep as run
 
-    config = _config_of_caller()
+    config = _config()
     if release is not None:
         if dry_run:
             raise click.UsageError("--release does what it says; leave out --dry-run")
@@ -177,8 +166,7 @@ def keep(job: str, duration: str, why: str) -> None:
 
 
 @main.command()
-@click.option("--json", "as_json", is_flag=True, help="one JSON object a line")
-def kept(as_json: bool) -> None:
+def kept() -> None:
     """Show what is kept of failed jobs on this node: job, user, until when, where, why, and which images are below the disks.
 
     \b
@@ -186,69 +174,44 @@ def kept(as_json: bool) -> None:
     """
     import os
 
-    import msgspec
-
     from .. import journal
     from .. import trace as traces
     from ..host import clock
     from ..spool.directory import Directory
 
-    config = _config_of_caller()
     found = journal.kept()
-    images = {guest.begin.token: guest.begin.images for guest in traces.guests(config.log_trace)} if found else {}
+    images = {guest.begin.token: guest.begin.images for guest in traces.guests(_config().log_trace)} if found else {}
     for _, start, resources, left in found:
         places = [owned.path for owned in resources if isinstance(owned, Directory) and os.path.isdir(owned.path)]
-        below = images.get(start.token, ())
-        if as_json:
-            said = {"job": start.job, "token": start.token, "user": start.user, "queue": start.queue, "until": left.until,
-                    "why": left.why, "places": places, "images": below}
-            click.echo(msgspec.json.encode(said).decode())
-            continue
         click.echo(f"{start.job} of {start.user} until {clock.for_people(left.until)} in {' '.join(places)}: {left.why}")
-        for each in below:
-            click.echo(f"  {described(each)}")
+        for below in images.get(start.token, ()):
+            click.echo(f"  {described(below)}")
 
 
 @main.command()
 @click.argument("directory", type=click.Path(exists=True, file_okay=False))
 @click.option("--openpbs", is_flag=True, help="those for OpenPBS, with openpbs and vmbatch_hook.py")
-@click.option("--prefix", metavar="DIR", help="for the VmBatch that will be there  [default: this one]")
-def hooks(directory: str, openpbs: bool, prefix: str | None) -> None:
+def hooks(directory: str, openpbs: bool) -> None:
     """Write the hooks of Torque and Slurm, or OpenPBS, remoteshell and pygrub-vmbatch, into DIRECTORY, for this Python.
 
     \b
     Example: vmbatch hooks /var/spool/torque/mom_priv
     """
-    import os
-    import sys
+    from ..installation import write_hooks
 
-    from ..installation.hookfile import write_hooks
-
-    paths, why = write_hooks(directory, openpbs=openpbs, prefix=os.path.abspath(prefix or sys.prefix))
+    paths, why = write_hooks(directory, openpbs=openpbs)
     for path in paths:
         click.echo(path)
     if why:
         click.echo(f"vmbatch: remoteshell is a script, into which users' jobs can bring LD_PRELOAD and the like: {why}", err=True)
 
 
-for command in (completion, console, doctor, drain, explain, image, install, kill, log, metrics, ps, report, run, show, ssh,
-                trace, undrain, uninstall):
-    main.add_command(command)
+main.add_command(image)
+main.add_command(trace)
 
 
 def _config() -> Config:
     from ..hooked import load_config
 
     return load_config()
-
-
-def _config_of_caller() -> Config:
-    """The node's for root; for others their own, of the guests that they run themselves."""
-    import os
-
-    if os.geteuid() == 0:
-        return _config()
-    from .. import session
-
-    return session.settle(session.places())
 

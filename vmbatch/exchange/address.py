@@ -10,16 +10,18 @@ from collections.abc import Container, Iterable, Iterator
 
 import msgspec
 
-from ..errors import NodeError, TakenError
+from ..errors import NodeError
 from ..host import distant
 from ..resource import Resource
 from ..units import Deadline
 
-HERE = "/run/vmbatch/addresses"
-"""Where the addresses are reserved that this node's own networks give by DHCP."""
 _LIMIT = 1024
 _NODE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _TEMPORARY = re.compile(rf"\.([0-9a-f]{{32}})\.([0-9a-f.:]{{2,45}})@({_NODE.pattern})")
+
+
+class TakenError(NodeError):
+    """Another start has reserved the address since it was seen to be free."""
 
 
 class _Mark(msgspec.Struct, frozen=True):
@@ -54,8 +56,7 @@ class Address(Resource, frozen=True, tag="address"):
     def acquire(self) -> None:
         """Reserves the address. TakenError, NodeError."""
         if not _NODE.fullmatch(self.node):
-            raise NodeError(f"the node's name {self.node[:80]!r} cannot stand in a file's name", "give the node a host name",
-                            code="VB602")
+            raise NodeError(f"the node's name {self.node[:80]!r} cannot stand in a file's name", "give the node a host name")
         distant.call(os.path.dirname(self.path), self._make)
 
     def _make(self) -> None:
@@ -70,7 +71,7 @@ class Address(Resource, frozen=True, tag="address"):
             os.unlink(self._temporary)
         except OSError as error:
             raise NodeError(f"the address {self.address} cannot be reserved: {self.path}: {error.strerror}",
-                            "the directory of reservations must be root's on every node that shares it", code="VB602") from None
+                            "the directory of reservations must be root's on every node that shares it") from None
 
     def _link(self) -> None:
         """Gives the reservation its name; a name that is there may be our own, made by a server whose answer was lost."""
@@ -81,7 +82,8 @@ class Address(Resource, frozen=True, tag="address"):
                 return
             with contextlib.suppress(OSError):
                 os.unlink(self._temporary)
-            raise TakenError(f"the address {self.address} was taken by {_holder(self.path)} meanwhile") from None
+            raise TakenError(f"the address {self.address} was taken by {_holder(self.path)} meanwhile",
+                             "another address of the pool may be free") from None
 
     def release(self, deadline: Deadline, *, last: bool) -> None:
         """Gives the address back if it is this start's."""
@@ -91,7 +93,7 @@ class Address(Resource, frozen=True, tag="address"):
         try:
             mark = _read(self.path)
         except OSError as error:
-            raise NodeError(f"{self.path} cannot be read: {error.strerror}", code="VB602") from None
+            raise NodeError(f"{self.path} cannot be read: {error.strerror}") from None
         if mark is not None and mark.token == self.token:
             _remove(self.path)
         _remove(self._temporary)
@@ -106,7 +108,7 @@ def _remove(path: str) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise NodeError(f"{path} cannot be removed: {error.strerror}", code="VB602") from None
+        raise NodeError(f"{path} cannot be removed: {error.strerror}") from None
 
 
 def _read(path: str) -> _Mark | None:
@@ -156,7 +158,7 @@ def _look(directory: str) -> Iterator[Found]:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise NodeError(f"{directory}: {error.strerror}", code="VB602") from None
+        raise NodeError(f"{directory}: {error.strerror}") from None
     for name in names:
         path = os.path.join(directory, name)
         half = _TEMPORARY.fullmatch(name)
