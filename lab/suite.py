@@ -85,7 +85,7 @@ def _run(node: str, part: str, before: set[str]) -> tuple[Done, set[str]]:
     verdict, status = text.rpartition("\n")[2].strip("= "), pytest.returncode
     if new := sorted(left - before):
         text = "\n".join((text, "left on the node by these tests:", *(f"  {line}" for line in new)))
-        verdict, status = f"{verdict}; {len(new)} things left on the node", status or 1
+        verdict, status = f"{verdict}; left on the node: {len(new)}", status or 1
     with _show:
         print(f"\n== tests/{part}\n{text}", flush=True)
     return Done(part, status, verdict, time.monotonic() - began), left
