@@ -313,10 +313,12 @@ def _free_addresses(form: Template, token: str, config: Config) -> tuple[tuple[s
 
 
 def _networks(form: Template, config: Config) -> dict[str, VirtNet]:
-    """The networks of libvirt's that the template has, by name. NodeError if libvirt does not know one."""
+    """The networks of libvirt's that give addresses or are guarded, by name. NodeError if libvirt does not know one."""
     from .host import virtnet
 
-    named = {interface.network for interface in form.interfaces if interface.network}
+    filtered = _is_filtered(form, config)
+    named = {interface.network for interface in form.interfaces
+             if interface.network and (interface.method == "dhcp" or (filtered and interface.guarded))}
     return {name: parse_network(virtnet.network_xml(config.libvirt_uri, name)) for name in sorted(named)}
 
 
@@ -339,8 +341,12 @@ def _leases(form: Template, networks: dict[str, VirtNet], token: str, config: Co
         yield chosen
 
 
+def _is_filtered(form: Template, config: Config) -> bool:
+    return config.network_filter and form.type in FILTERED and any(interface.guarded for interface in form.interfaces)
+
+
 def _around(form: Template, config: Config, networks: dict[str, VirtNet]) -> Around:
-    if not config.network_filter or form.type not in FILTERED or not any(interface.guarded for interface in form.interfaces):
+    if not _is_filtered(form, config):
         return Around()
     from .host import address
 
