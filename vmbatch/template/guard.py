@@ -54,7 +54,7 @@ def filter_xml(name: str, uuid: str, guard: Guard) -> bytes:
     rules.add("drop", "mac", match="no", srcmacaddr=guard.mac)
     if guard.dhcp or guard.ipv4:
         own = "$IP" if guard.learned else guard.ipv4
-        _arp(rules, guard.mac, own)
+        rules.add("accept", "arp", arpsrcmacaddr=guard.mac, arpsrcipaddr=own)
         if guard.dhcp:
             rules.add("accept", "ip", **_hosts("src", "0.0.0.0/32"), **_hosts("dst", "255.255.255.255/32"), protocol="udp",
                       srcportstart="68", dstportstart="67")
@@ -77,12 +77,6 @@ def filter_xml(name: str, uuid: str, guard: Guard) -> bytes:
         rules.add("drop", "mac", "in", protocolid="ipv6")
     rules.add("drop", "mac")
     return etree.tostring(root, encoding="utf-8", pretty_print=True)
-
-
-def _arp(rules: "_Rules", mac: str, own: str) -> None:
-    rules.add("drop", "arp", match="no", arpsrcmacaddr=mac)
-    rules.add("drop", "arp", match="no", arpsrcipaddr=own)
-    rules.add("accept", "mac", protocolid="arp")
 
 
 def _family(rules: "_Rules", guard: Guard, version: int) -> None:
