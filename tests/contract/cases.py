@@ -321,13 +321,22 @@ class DhcpHostCase(Case):
     def foreign(self) -> Iterator[tuple[str, Callable[[], None]]]:
         yield "another machine's", lambda: self._add("52:54:00:ff:ff:ff", "131")
         yield "the machine's other address", lambda: self._add(self.mac, "132")
+        yield "a machine's without a MAC", lambda: self._update(libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST, "name='printer'")
 
     def _add(self, mac: str, last: str) -> None:
         virtnet.add_host(self.uri, self.network, mac, f"{self.prefix}.{last}")
 
+    def _update(self, command: int, who: str) -> None:
+        virt.connect(self.uri).networkLookupByName(self.network).update(
+            command, libvirt.VIR_NETWORK_SECTION_IP_DHCP_HOST, -1, f"<host {who} ip='{self.prefix}.131'/>",
+            libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE)
+
     def clear(self) -> None:
         for mac, address in self.hosts() if self.uri != SYSTEM or node.inside() else []:
-            virtnet.remove_host(self.uri, self.network, mac, address)
+            if mac:
+                virtnet.remove_host(self.uri, self.network, mac, address)
+            else:
+                self._update(libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE, "name='printer'")
 
 
 class VolumeCase(Case):

@@ -87,38 +87,32 @@ def macs(uri: str, name: str) -> set[str]:
     return {mac.lower() for xml in ports for mac in re.findall(r"<mac address=['\"]([0-9A-Fa-f:]+)['\"]", xml)}
 
 
-def host_xml(mac: str, address: str) -> str:
-    """The element by which a network's DHCP knows a machine."""
-    return f"<host mac='{mac}' ip='{address}'/>"
-
-
 def add_host(uri: str, name: str, mac: str, address: str) -> None:
     """Has a network's DHCP give an address to a MAC and to nobody else, as long as the network is up.
 
     libvirt refuses a MAC or an address that it knows already. NodeError with its reason.
     """
     try:
-        _update(uri, name, libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST, host_xml(mac, address))
+        _update(uri, name, libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST, mac, address)
     except libvirt.libvirtError as error:
         raise NodeError(f"libvirt's DHCP did not take the address {address} for {mac}: {error}",
                         f"is the network {name} up?") from None
 
 
-def remove_host(uri: str, name: str, mac: str, address: str) -> bool:
-    """Whether a network's DHCP knew this pair of MAC and address, and no longer does. NodeError if it still does."""
+def remove_host(uri: str, name: str, mac: str, address: str) -> None:
+    """Has a network's DHCP forget what `add_host` told it; gone is success, and so is a network that is not up. NodeError."""
     try:
-        _update(uri, name, libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE, host_xml(mac, address))
+        _update(uri, name, libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE, mac, address)
     except libvirt.libvirtError as error:
-        if error.get_error_code() in (libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_NETWORK):
-            return False  # not there, or the network is not up
-        raise NodeError(f"libvirt's DHCP did not give up the address {address} of {mac}: {error}") from None
-    return True
+        if error.get_error_code() not in (libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_NETWORK):
+            raise NodeError(f"libvirt's DHCP did not give up the address {address} of {mac}: {error}") from None
 
 
-def _update(uri: str, name: str, command: int, xml: str) -> None:
+def _update(uri: str, name: str, command: int, mac: str, address: str) -> None:
     connection = connect(uri)
     ask(lambda: connection.networkLookupByName(name).update(
-        command, libvirt.VIR_NETWORK_SECTION_IP_DHCP_HOST, -1, xml, libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE))
+        command, libvirt.VIR_NETWORK_SECTION_IP_DHCP_HOST, -1, f"<host mac='{mac}' ip='{address}'/>",
+        libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE))
 
 
 def networks(uri: str) -> list[str]:

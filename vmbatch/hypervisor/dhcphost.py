@@ -63,11 +63,17 @@ class DhcpHost(Resource, frozen=True, tag="dhcp-host"):
     def release(self, deadline: Deadline, *, last: bool) -> None:
         """Takes it away, and gives the lease back, if the network still has this very pair of MAC and address."""
         over = deadline.earlier(_IN_FLIGHT_SECONDS if last else 0)
-        while not virtnet.remove_host(self.uri, self.network, self.mac, self.address):
+        while not self._is_there():
             if over.passed():
                 return
             time.sleep(_PAUSE_SECONDS)
+        virtnet.remove_host(self.uri, self.network, self.mac, self.address)
         dhcp.release(self.bridge, self.server, self.address, self.mac)
+
+    def _is_there(self) -> bool:
+        """Looks first, as libvirt would also remove a host of that address that has no MAC (virNetworkDefUpdateIPDHCPHost)."""
+        running = map(parse_network, virtnet.networks(self.uri))
+        return any(net.name == self.network and (self.mac, self.address) in net.hosts for net in running)
 
 
 def left(uri: str, reserved: Iterable[tuple[str, str]]) -> list[DhcpHost]:
