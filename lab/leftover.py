@@ -1,5 +1,6 @@
 """What jobs have left on the node, seen by looking, not by asking VmBatch."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from . import place
 RESERVATIONS = str(place.SHARE / ".addresses")
 MEETINGS = str(place.SHARE / ".nodes")
 PLACES = ("/var/lib/vmbatch/jobs", "/var/lib/vmbatch/spool", "/run/vmbatch/handover", "/run/vmbatch/claims", str(place.SHARE),
+          "/run/vmbatch/addresses",
           "/var/lib/vmbatch/store/uses", RESERVATIONS, MEETINGS)
 _PROGRAMS = ("qemu-system-x86_64", "qemu-img", "cp", "cat", "ssh", "ssh-keygen", "prologue", "epilogue", "remoteshell",
              "vmbatch.watcher")
@@ -21,7 +23,7 @@ def found(uri: str = "qemu:///system") -> list[str]:
              if str(path) not in (RESERVATIONS, MEETINGS)]
     connection = libvirt.open(uri)
     try:
-        lines += [f"domain {domain.name()}" for domain in connection.listAllDomains()]
+        lines += [f"domain {domain.name()}" for domain in connection.listAllDomains()] + hosts(connection)
         if uri.startswith("qemu"):
             lines += filters(connection)
     finally:
@@ -29,6 +31,12 @@ def found(uri: str = "qemu:///system") -> list[str]:
     lines += processes()
     swept = subprocess.run(["/srv/vmbatch/venv/bin/vmbatch", "sweep", "--dry-run"], capture_output=True, text=True, check=False)
     return lines + [line for line in (swept.stdout + swept.stderr).splitlines() if line]
+
+
+def hosts(connection: libvirt.virConnect) -> list[str]:
+    """What the networks' DHCP still knows by name; the lab's networks know nobody by themselves."""
+    return [f"network {net.name()}: {host}" for net in connection.listAllNetworks()
+            for host in re.findall("<host [^>]*>", net.XMLDesc())]
 
 
 def filters(connection: libvirt.virConnect) -> list[str]:

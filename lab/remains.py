@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 from collections.abc import Iterator
@@ -20,7 +21,8 @@ from .process import run
 RESERVATIONS = place.SHARE / ".addresses"
 MEETING = place.SHARE / ".nodes"
 PLACES = (Path("/var/lib/vmbatch/jobs"), nest.SPOOL, place.SHARE, Path("/run/vmbatch/handover"),
-          Path("/var/lib/vmbatch/store/uses"), RESERVATIONS, MEETING, Path("/run/vmbatch/claims"))
+          Path("/var/lib/vmbatch/store/uses"), RESERVATIONS, MEETING, Path("/run/vmbatch/claims"),
+          Path("/run/vmbatch/addresses"))
 FILLING = Path("/var/lib/vmbatch/store/once")
 EXPORTS = Path("/var/lib/nfs/etab")
 
@@ -72,11 +74,16 @@ class Node:
         """A line for each thing that jobs have left."""
         found = [f"process {pid}: {command}" for pid, command in self.processes().items()]
         found += [f"domain {domain.name()}" for domain in self.domains()]
+        found += [f"network {net.name()}: {host}" for net, host in self._hosts()]
         found += [str(path) for parent in PLACES if parent.exists() for path in parent.iterdir()
                   if path not in (RESERVATIONS, MEETING)]
         found += [str(path) for path in FILLING.glob("*.making")]
         found += [f"mounted: {path}" for path in _volumes()] + [f"exported: {line}" for line in _exports()]
         return found + [f"sweep --dry-run: {line}" for line in in_child(self._sweep)]
+
+    def _hosts(self) -> list[tuple["libvirt.virNetwork", str]]:
+        """What the test driver's network, which knows nobody by itself, has been told of guests."""
+        return [(net, host) for net in self.connection.listAllNetworks() for host in re.findall("<host [^>]*>", net.XMLDesc())]
 
     def _sweep(self) -> list[str]:
         return sweep.sweep(self.config, Log(self.config.log_directory, "0", "sweep"), dry_run=True)
@@ -89,6 +96,9 @@ class Node:
         self.reconnect()
         for domain in self.domains():
             domain.destroy()
+        for net, host in self._hosts():
+            net.update(libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE, libvirt.VIR_NETWORK_SECTION_IP_DHCP_HOST, -1, host,
+                       libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE)
         if _exports():
             run(["exportfs", "-u", "-a"])
         for volume in _volumes():

@@ -78,6 +78,10 @@ class BusyError(NodeError):
     """The node is sound, but has no room for the job now."""
 
 
+class TakenError(NodeError):
+    """Somebody else has taken an address since it was seen to be free; another one may be."""
+
+
 class DeadlineError(NodeError):
     """Something did not happen in time."""
 

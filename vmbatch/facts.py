@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import functools
 import os
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ from .context import archive
 from .context.access import access
 from .disk.blank import MAKERS
 from .errors import NodeError, SiteError
-from .exchange.address import taken
+from .exchange.address import HERE, taken
 from .format import FormatError
 from .format.name import TOOLS, parse_form
 from .grant import unknown
@@ -25,8 +24,9 @@ from .host import distant, file, process, virt
 from .image.store import Held, Store, make_directories, make_room
 from .image.terms import Terms, terms
 from .job import Job, User
+from .network import Lease
 from .resource import Work
-from .template import BlankSource, DiskTag, ImageSource, Template, has_bridge, leases
+from .template import BlankSource, DiskTag, ImageSource, Template, VirtNet, parse_network
 
 if TYPE_CHECKING:
     from .context.userdata import SiteFile
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 FILTERED = ("qemu", "kvm")
 """Types of domains to whose interfaces libvirt attaches network filters."""
-_LOOK_SECONDS = 0.02
 
 
 class Image(msgspec.Struct, frozen=True):
@@ -73,9 +72,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """`images` by the disk's index; `first` has, by index, (ready, making) of disks that this job fills as the first.
 
     `wishes` are the images that the submitter asks for, by index. `spool_free` in bytes, `scripts` the site's (name, path),
-    `programs` the path of each tool that is on the node, `addresses` those to reserve, a tuple for each interface, `node` the
-    node's name, `credentials` have their content, `user_data` is the site's by the name of the medium, `around` is for the
-    interfaces that get a filter.
+    `programs` the path of each tool that is on the node, `addresses` those of pools to reserve, a tuple for each interface,
+    `leases` those that libvirt's DHCP is to give, for each interface one or none, `node` the node's name,
+    `credentials` have their content, `user_data` is the site's by the name of the medium, `around` is for the interfaces that get
+    a filter.
     """
 
     wishes: dict[int, ImageSource]
@@ -86,6 +86,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     programs: dict[str, str]
     terms: Terms
     addresses: tuple[tuple[str, ...], ...] = ()
+    leases: tuple[Lease | None, ...] = ()
     node: str = ""
     credentials: dict[str, bytes] = {}
     user_data: dict[str, SiteFile] = {}
@@ -99,25 +100,13 @@ class Gathered:
         self.images: dict[int, Image] = {}
         self.first: dict[int, tuple[str, str]] = {}
         self._held: list[Held | Turn] = []
-        self._choice: _Choice | None = None
 
     def hold(self, held: Held | Turn) -> None:
         """Keeps it until `close`."""
         self._held.append(held)
 
-    def hold_choice(self, choice: _Choice) -> None:
-        """Keeps it until `chosen`, or `close`."""
-        self._choice = choice
-
-    def chosen(self) -> None:
-        """The addresses are reserved: others may choose."""
-        if self._choice is not None:
-            self._choice.close()
-            self._choice = None
-
     def close(self) -> None:
         """Lets go of everything."""
-        self.chosen()
         for held in self._held:
             held.close()
         self._held.clear()
@@ -137,11 +126,17 @@ def gather(form: Template, wishes: dict[int, ImageSource], job: Job, config: Con
 
         rootssh.check(access(form.rootssh))
     space = os.statvfs(file.nearest(config.spool_directory))
-    return Facts(wishes=wishes, images=dict(gathered.images), first=dict(gathered.first),
-                 spool_free=space.f_bavail * space.f_frsize, scripts=tuple(_site_scripts(config.guest_scripts)),
-                 programs=_programs(form), terms=agreed,
-                 addresses=_addresses(form, job.token, config, gathered, work), node=os.uname().nodename,
-                 credentials=_credentials(form), user_data=_user_data(form), around=_around(form, config))
+    return addressed(Facts(
+        wishes=wishes, images=dict(gathered.images), first=dict(gathered.first), spool_free=space.f_bavail * space.f_frsize,
+        scripts=tuple(_site_scripts(config.guest_scripts)), programs=_programs(form), terms=agreed, node=os.uname().nodename,
+        credentials=_credentials(form), user_data=_user_data(form)), form, job.token, config)
+
+
+def addressed(known: Facts, form: Template, token: str, config: Config) -> Facts:
+    """The facts, with addresses that are free now: whoever reserves them first has them. NodeError if none is."""
+    networks = _networks(form, config)
+    return msgspec.structs.replace(known, addresses=_free_addresses(form, token, config), around=_around(form, config, networks),
+                                   leases=tuple(_leases(form, networks, token, config)))
 
 
 def _readers(form: Template, config: Config) -> int | None:
@@ -172,11 +167,14 @@ def look(form: Template, token: str, config: Config) -> Facts:
                     gathered.images[tag.index] = _local(tag, tag.source, form)
         _check_archives(form)
         space = os.statvfs(file.nearest(config.spool_directory))
-        return Facts(wishes={}, images=gathered.images, first=gathered.first, spool_free=space.f_bavail * space.f_frsize,
-                     scripts=tuple(_site_scripts(config.guest_scripts)), programs=_programs(form), terms=agreed,
-                     addresses=_free_addresses(form, token, config),
-                     node=os.uname().nodename, credentials=_credentials(form), user_data=_user_data(form),
-                     around=_around_as_known(form, config))
+        known = Facts(wishes={}, images=gathered.images, first=gathered.first, spool_free=space.f_bavail * space.f_frsize,
+                      scripts=tuple(_site_scripts(config.guest_scripts)), programs=_programs(form), terms=agreed,
+                      addresses=_free_addresses(form, token, config),
+                      node=os.uname().nodename, credentials=_credentials(form), user_data=_user_data(form))
+        try:
+            return addressed(known, form, token, config)
+        except NodeError:  # libvirtd does not run, or has no such network
+            return known
     finally:
         gathered.close()
 
@@ -309,67 +307,54 @@ def _user_data(form: Template) -> dict[str, SiteFile]:
     return found
 
 
-def _addresses(form: Template, token: str, config: Config, gathered: Gathered, work: Work) -> tuple[tuple[str, ...], ...]:
-    """Free addresses; nobody else on this node chooses any before ours are reserved. NodeError."""
-    if any(interface.pools for interface in form.interfaces):
-        gathered.hold_choice(_Choice(config.reservations, work))
-    return _free_addresses(form, token, config)
-
-
 def _free_addresses(form: Template, token: str, config: Config) -> tuple[tuple[str, ...], ...]:
     wanted = any(interface.pools for interface in form.interfaces)
     return network.choose(form.interfaces, token, taken(config.reservations) if wanted else {}, form.path)
 
 
-def _around(form: Template, config: Config) -> Around:
-    """NodeError if libvirt does not know a network."""
-    if not config.network_filter or form.type not in FILTERED or not any(interface.guarded for interface in form.interfaces):
-        return Around()
-    from .host import address, virtnet
+def _networks(form: Template, config: Config) -> dict[str, VirtNet]:
+    """The networks of libvirt's that give addresses or are guarded, by name. NodeError if libvirt does not know one."""
+    from .host import virtnet
 
-    named = {interface.network for interface in form.interfaces if interface.guarded and interface.network}
-    known = {name: virtnet.network_xml(config.libvirt_uri, name) for name in sorted(named)}
-    leased = {name: leases(xml) for name, xml in known.items()}
-    guests = tuple((*leased.get(interface.network, ()), *(net for pool in interface.pools for net in pool.networks))
-                   for interface in form.interfaces)
+    filtered = _is_filtered(form, config)
+    named = {interface.network for interface in form.interfaces
+             if interface.network and (interface.method == "dhcp" or (filtered and interface.guarded))}
+    return {name: parse_network(virtnet.network_xml(config.libvirt_uri, name)) for name in sorted(named)}
+
+
+def _leases(form: Template, networks: dict[str, VirtNet], token: str, config: Config) -> Iterator[Lease | None]:
+    """For each interface that asks DHCP of libvirt's, what it is to get. NodeError."""
+    from .host import virtnet
+
+    reserved: dict[str, str] | None = None
+    for interface in form.interfaces:
+        net = networks.get(interface.network)
+        if net is None or not net.server or interface.method != "dhcp":
+            yield None
+            continue
+        if reserved is None:
+            reserved = taken(HERE)
+        chosen = network.lease(net, interface.mac, token, reserved, virtnet.leases(config.libvirt_uri, net.name),
+                               functools.partial(virtnet.macs, config.libvirt_uri, net.name))
+        if chosen is not None:
+            reserved[chosen.address] = "another interface of this guest"
+        yield chosen
+
+
+def _is_filtered(form: Template, config: Config) -> bool:
+    return config.network_filter and form.type in FILTERED and any(interface.guarded for interface in form.interfaces)
+
+
+def _around(form: Template, config: Config, networks: dict[str, VirtNet]) -> Around:
+    if not _is_filtered(form, config):
+        return Around()
+    from .host import address
+
+    guests = tuple((*networks.get(interface.network, VirtNet("")).networks,
+                    *(net for pool in interface.pools for net in pool.networks)) for interface in form.interfaces)
     return Around(address.of_this_node(), guests, address.first_own_port(),
-                  frozenset(name for name, xml in known.items() if not has_bridge(xml)))
-
-
-def _around_as_known(form: Template, config: Config) -> Around:
-    """Also where libvirtd does not run."""
-    try:
-        return _around(form, config)
-    except NodeError:
-        return Around()
-
-
-class _Choice:
-    """The right to choose addresses, until `close`: a lock that dies with its process."""
-
-    def __init__(self, directory: str, work: Work) -> None:
-        while (held := distant.hold(directory, lambda: _lock(directory))) is None:
-            work.alive()
-            if work.deadline.passed():
-                raise NodeError(f"other jobs have been choosing addresses in {directory} for too long")
-            time.sleep(_LOOK_SECONDS)
-        self._held = held
-
-    def close(self) -> None:
-        """Lets the next one choose."""
-        self._held.close()
-
-
-def _lock(directory: str) -> bool:
-    """Whether the directory is locked now, until this process ends."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True  # an NFS server without locks: link(2) decides, and who loses starts again
-    return True
+                  frozenset(interface.network for interface in form.interfaces
+                            if interface.guarded and interface.network and not networks[interface.network].bridge))
 
 
 def _site_scripts(parent: str) -> Iterator[tuple[str, str]]:

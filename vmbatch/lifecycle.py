@@ -14,7 +14,8 @@ import msgspec
 from . import admission, boot, claim, digest, facts, journal, sshargs, sweep, template, trace, wanted
 from .batch.system import Call, Refusal, System
 from .config import Config
-from .errors import DeadlineError, EndedError, NodeError, SiteError, VmBatchError
+from .errors import DeadlineError, EndedError, NodeError, SiteError, TakenError, VmBatchError
+from .exchange.address import HERE
 from .exchange.meeting import Meeting
 from .exchange.member import forget_note, leave_note
 from .format import FormatError
@@ -55,6 +56,8 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
     make_places(config, form)
     if any(interface.pools for interface in form.interfaces):
         _make_distant(config.reservations)
+    if any(interface.network and not interface.pools for interface in form.interfaces):
+        file.make_state_directory(HERE, 0o700)
     entry = member(job, config, os.uname().nodename, alarm)
     if entry is not None:
         _make_distant(config.meeting)
@@ -101,7 +104,9 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
                 admission.begin_at_once(claimed)
         with _console_of_failure(chosen, config, log):
             with _suspected(suspects if wishes else ""):
-                _make(chosen, book, work, config, log, gathered)
+                chosen = _reserve(chosen, lambda: plan(
+                    job, form, config, facts.addressed(known, form, job.token, config), entry), book, work, log)
+                _make(chosen, book, work, config, log)
             gathered.close()
             with _suspected(suspects):
                 address, terminal = boot.bring_up(chosen, start, config, log, deadline, meeting,
@@ -225,15 +230,32 @@ def _check_earlier(other: Start, start: Start) -> None:
         raise EndedError(f"job {start.job} was started again by the batch system, and this start is over")
 
 
-def _make(chosen: Plan, book: Journal, work: Work, config: Config, log: Log, gathered: facts.Gathered) -> None:
-    """Everything in the plan, each thing promised before it is made."""
+def _reserve(chosen: Plan, again: Callable[[], Plan], book: Journal, work: Work, log: Log) -> Plan:
+    """The plan, or where others were quicker `again` another one, once its addresses are this start's. VmBatchError."""
+    while chosen.reservations:
+        try:
+            with log.phase("addresses"):
+                for step in chosen.reservations:
+                    work.alive()
+                    _act(step, book, work)
+            break
+        except TakenError as error:
+            if work.deadline.passed():
+                raise
+            log.detail(f"{error}; another one is chosen")
+            for step in reversed(chosen.reservations):
+                step.release(work.deadline, last=False)
+            chosen = again()
+    return chosen
+
+
+def _make(chosen: Plan, book: Journal, work: Work, config: Config, log: Log) -> None:
+    """Everything else in the plan, each thing promised before it is made."""
     for phase in chosen.phases:
         with log.phase(phase.name):
             for step in phase.steps:
                 work.alive()
                 _act(step, book, work, lambda: trace.write(config.log_trace, _begin(chosen, book.start)))
-        if phase is chosen.phases[0]:
-            gathered.chosen()
 
 
 def _begin(chosen: Plan, start: Start) -> trace.Begin:

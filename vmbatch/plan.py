@@ -15,7 +15,7 @@ from .context.parameters import hostname
 from .contextplan import Context, Delivery
 from .diskplan import Disks
 from .errors import JobError, NodeError, SiteError
-from .exchange.address import Address
+from .exchange.address import HERE, Address
 from .exchange.export import Export
 from .exchange.meeting import Introduction
 from .exchange.member import Member, short
@@ -24,12 +24,13 @@ from .exchange.volume import Volume
 from .facts import FILTERED, Facts
 from .grant import grant
 from .host import file
+from .hypervisor.dhcphost import DhcpHost
 from .hypervisor.domain import Domain
 from .hypervisor.netfilter import NetworkFilter
 from .hypervisor.profile import Profile
 from .hypervisor.watcher import Watcher
 from .job import Job
-from .network import Net
+from .network import Lease, Net, addresses_of
 from .registry import HYPERVISORS
 from .resource import Piece, Resource
 from .spool.directory import Directory
@@ -84,12 +85,14 @@ class Phase(msgspec.Struct, frozen=True):
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What will be made, in order, what is said of it, and what must be known to wait for the guest and to hand it over.
 
-    `export` lacks the guest's address, and `address` is '' where only DHCP knows it.
+    `reservations` come first, and may fail with TakenError. `export` lacks the guest's address, and `address` is '' where only a
+    DHCP server knows it.
     `recorded`: the log at `console` is not written by the hypervisor, but from the console's pty, as long as the guest boots.
     """
 
     job: Job
     template: str
+    reservations: tuple[Resource, ...]
     phases: tuple[Phase, ...]
     domain: Domain
     xml: bytes
@@ -150,8 +153,7 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
     spool, share, handover = names(job, config, facts.node)
     disks = Disks(job, template, profile, spool, config, facts)
     macs = _macs(template, job.token, profile.oui)
-    addresses = tuple(Address(os.path.join(config.reservations, address), job.token, job.id, facts.node)
-                      for interface in facts.addresses for address in interface)
+    leases = facts.leases or (None,) * len(macs)
     nets = network.nets(template.interfaces, macs, facts.addresses or ((),) * len(macs))
     context = Context(job, template, profile, spool, config, facts, nets, disks, party=met is not None)
     alias = f"vmbatch-{job.token[:16]}"
@@ -160,7 +162,7 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
     console = os.path.join(spool, "console.log")
     keys = os.path.join(spool, "keys")
     place = os.path.join(share, "guest")
-    changes, guards = _guards(job, template, config, facts, nets, spool, met)
+    changes, guards = _guards(job, template, config, facts, nets, leases, spool, met)
     xml = domain_xml(template, DomainChange(
         name=domain.name, uuid=domain.uuid, job=job.id, token=job.token, user=job.user.name, console=console,
         drivers=tuple(disks.drivers), shell_console=template.console_shell,
@@ -180,7 +182,6 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
     own = Keys(keys, job.id)
     meeting = (Introduction(met, keys, job.nodes, job.node_file or ""),) if met is not None else ()
     phases = (
-        Phase("addresses", addresses),
         Phase("disks", (Directory(spool, job.token, 0o711), *disks.steps)),
         Phase("meeting", (own, *meeting) if meeting else ()),
         Phase("context", (
@@ -195,13 +196,26 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
         Phase("network filter", guards),
         Phase("start", (*watcher, domain)),
     )
-    return Plan(job=job, template=template.path, phases=tuple(phase for phase in phases if phase.steps), domain=domain, xml=xml,
-                inbox=place, export=export, address=next((net.address4.partition("/")[0] for net in nets if net.address4), ""),
+    return Plan(job=job, template=template.path, reservations=tuple(_reservations(job, config, facts, nets, leases)),
+                phases=tuple(phase for phase in phases if phase.steps), domain=domain, xml=xml,
+                inbox=place, export=export, address=next(iter(addresses_of(nets, leases, 4)), ""),
                 console=console, recorded=profile.xen, handover=handover, alias=alias,
                 notes=(*granted.notes, *disks.notes, *_unguarded(facts)), macs=macs, delivery=context.delivery,
-                addresses=tuple(address for interface in facts.addresses for address in interface),
+                addresses=(*addresses_of(nets, leases, 4), *addresses_of(nets, leases, 6)),
                 images=tuple(_traced(template, facts)),
                 console_shell=template.console_shell, messages=template.messages)
+
+
+def _reservations(job: Job, config: Config, facts: Facts, nets: tuple[Net, ...],
+                  leases: tuple[Lease | None, ...]) -> Iterator[Resource]:
+    """What keeps others from the guest's addresses: of pools between nodes, of libvirt's networks on this one."""
+    for interface in facts.addresses:
+        for address in interface:
+            yield Address(os.path.join(config.reservations, address), job.token, job.id, facts.node)
+    for net, lease in zip(nets, leases, strict=True):
+        if lease is not None and not lease.known:
+            yield Address(os.path.join(HERE, lease.address), job.token, job.id, facts.node)
+            yield DhcpHost(config.libvirt_uri, lease.network, lease.bridge, lease.server, net.mac, lease.address, job.token)
 
 
 def _shared(job: Job, template: Template, config: Config, share: str) -> tuple[tuple[Resource | Piece, ...], Export | None]:
@@ -229,21 +243,20 @@ def _shared(job: Job, template: Template, config: Config, share: str) -> tuple[t
             Export(place, job.token, "", identity, uid, gid))
 
 
-def _guards(job: Job, template: Template, config: Config, facts: Facts, nets: tuple[Net, ...], spool: str,
-            met: Member | None) -> tuple[list[InterfaceChange], tuple[Resource | Piece, ...]]:
+def _guards(job: Job, template: Template, config: Config, facts: Facts, nets: tuple[Net, ...], leases: tuple[Lease | None, ...],
+            spool: str, met: Member | None) -> tuple[list[InterfaceChange], tuple[Resource | Piece, ...]]:
     """What each interface of the domain gets, and the steps that make the filters. The guests of one job reach each other."""
     changes: list[InterfaceChange] = []
     steps: list[Resource | Piece] = []
-    for number, (interface, net) in enumerate(zip(template.interfaces, nets, strict=True)):
+    for number, (interface, net, lease) in enumerate(zip(template.interfaces, nets, leases, strict=True)):
         if (not (config.network_filter and interface.guarded and template.type in FILTERED)
                 or interface.network in facts.around.no_bridge):
             changes.append(InterfaceChange(net.mac))
             continue
-        ours = [address.partition("/")[0] for address in (net.address4, net.address6)]
+        four = net.address4.partition("/")[0] if lease is None else lease.address
         peers = interface.peers or met is not None
         guests = facts.around.guests[number] if facts.around.guests and not peers else ()
-        learned = net.method == "dhcp"
-        guard = Guard(net.mac, ours[0], ours[1], learned, facts.around.node,
+        guard = Guard(net.mac, four, net.address6.partition("/")[0], net.method == "dhcp", facts.around.node,
                       others((*config.network_closed, *guests), facts.around.node), config.network_services,
                       facts.around.replies)
         name = f"vmbatch-{job.slug}-{job.token[:8]}-{number}"
@@ -251,7 +264,7 @@ def _guards(job: Job, template: Template, config: Config, facts: Facts, nets: tu
         path = os.path.join(spool, f"filter-{number}.xml")
         steps += [FilterFile(path, filter_xml(name, identity, guard)),
                   NetworkFilter(config.libvirt_uri, name, identity, job.token, path)]
-        changes.append(InterfaceChange(net.mac, name, LEARNED if learned else {}, isolated=not peers))
+        changes.append(InterfaceChange(net.mac, name, LEARNED if guard.learned else {}, isolated=not peers))
     return changes, tuple(steps)
 
 
@@ -303,7 +316,7 @@ def _macs(template: Template, token: str, oui: tuple[int, int, int]) -> tuple[st
 def preview(chosen: Plan) -> list[str]:
     """Every step in words, for people."""
     lines = []
-    for phase in chosen.phases:
+    for phase in (Phase("addresses", chosen.reservations), *chosen.phases) if chosen.reservations else chosen.phases:
         lines.append(f"{phase.name}:")
         lines.extend(f"  {step}" for step in phase.steps)
     lines[0:0] = [f"note: {note}" for note in chosen.notes]

@@ -1,6 +1,7 @@
 """What no living job owns is found and released: at boot, before each job, by a timer."""
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
@@ -9,13 +10,14 @@ from . import claim, journal, sshargs
 from .config import Config
 from .errors import DeadlineError, VmBatchError
 from .exchange import export, volume
+from .exchange.address import HERE, Found, stale
 from .exchange.address import look as reservations
-from .exchange.address import stale
 from .exchange.member import Member
 from .exchange.member import look as entries
 from .exchange.member import stale as unread
 from .host import clock, process, virt
 from .host.log import Log
+from .hypervisor.dhcphost import left as dhcp_hosts
 from .hypervisor.domain import Domain, forgotten
 from .hypervisor.netfilter import left as filters_left
 from .image import store
@@ -43,20 +45,22 @@ def sweep(config: Config, log: Log, *, dry_run: bool) -> list[str]:
               for found in directory.ours(parent)]
     marked += _seen(lambda: directory.ours(share, server=True), f"what is on the share {share}", said)
     things: list[Resource] = [found for found in marked if is_of_node(os.path.basename(found.path), node)]
-    reserved = _seen(lambda: reservations(config.reservations), "the reserved addresses", said)
+    reserved, here = (_seen(functools.partial(reservations, place), f"the reserved addresses in {place}", said)
+                      for place in (config.reservations, HERE))
     met = _seen(lambda: entries(config.meeting, node), "the entries for other nodes", said)
     things += [claimed for claimed, _state in claim.look(claim.DIRECTORY)]
     things[:0] = volume.left(share)
     if config.share_export == "exportfs":
         things[:0] = _seen(lambda: list[Resource](export.left(share, Deadline(seconds))), "the exports", said)
     things[:0] = _seen(lambda: list[Resource](filters_left(config.libvirt_uri)), "the network filters", said)
+    things[:0] = _seen(lambda: _dhcp_hosts(config.libvirt_uri, here), "the networks' DHCP", said)
     domains = _seen(lambda: virt.ours(config.libvirt_uri), "the domains", said)
     things[:0] = [Domain(config.libvirt_uri, name, uuid, token, "") for name, uuid, token in domains]
     things[:0] = _seen(lambda: list[Resource](forgotten(config.libvirt_uri, Deadline(seconds))), "Xen's domains", said)
     known = journals(config, log, dry_run=dry_run)
     tokens = known.tokens
     said += known.said
-    gone, left = stale(reserved, node, tokens)
+    gone, left = stale((*reserved, *here), node, tokens)
     things += [*gone, *unread(met, tokens)]
     said += left
     for thing in things:
@@ -72,6 +76,10 @@ def sweep(config: Config, log: Log, *, dry_run: bool) -> list[str]:
         for part in store.parts(config.images_directory):
             said += part.tidy()
     return said
+
+
+def _dhcp_hosts(uri: str, reserved: list[Found]) -> list[Resource]:
+    return list(dhcp_hosts(uri, [(each.address, each.token) for each in reserved if each.token and not each.half]))
 
 
 def _seen(look: Callable[[], list[T]], what: str, said: list[str]) -> list[T]:

@@ -9,9 +9,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from vmbatch.errors import NodeError
+from vmbatch.errors import NodeError, TakenError
 from vmbatch.exchange import address
-from vmbatch.exchange.address import Address, Found, TakenError
+from vmbatch.exchange.address import Address, Found
 from vmbatch.resource import Resource
 from vmbatch.units import Deadline
 

@@ -15,6 +15,7 @@ import pytest
 from lab import leftover, place
 from lab.mom import Job, Mom
 from vmbatch import handover
+from vmbatch.host import virtnet
 
 from . import attack
 from .conftest import Configure, changed_configuration
@@ -22,6 +23,7 @@ from .conftest import Configure, changed_configuration
 pytestmark = [pytest.mark.guest, pytest.mark.hostile_guest]
 
 HERE = Path(__file__).parent
+SYSTEM = "qemu:///system"
 SITE = Path("/etc/vmbatch/hostile.d")
 BECOME_ROOT = "#!/bin/sh\ncp /bin/bash /usr/bin/rootsh\nchmod 4755 /usr/bin/rootsh\n"
 """Where a user brings an image, root's password is the user's to choose; here the site's script gives root away."""
@@ -46,12 +48,16 @@ class Scene:
             self.neighbours = subprocess.run(["ip", "neigh"], capture_output=True, text=True, check=True).stdout
             batch.setblocking(False)
             self.batch_reached = reached(batch)
+            self.leases = virtnet.leases(SYSTEM, "lab")
+            self.last = started(mom, "busybox", "bob", b"#!/bin/sh\nhostname\n")
+            self.last_address, self.last_mac = neighbour(self.last)
+            self.last_status = mom.start_shell(self.last).wait()
             self.seen = bystander.end()
             self.console = sum(path.stat().st_size for path in spool(self.hostile).glob("console.log*"))
             self.victims_files = sorted(path.name for path in (share(self.victim) / "guest").iterdir())
             self.victim_status = mom.start_shell(self.victim).wait()
-            self.epilogues = [mom.start_epilogue(job).wait() for job in (self.hostile, self.victim)]
-            for job in (self.hostile, self.victim):
+            self.epilogues = [mom.start_epilogue(job).wait() for job in (self.hostile, self.victim, self.last)]
+            for job in (self.hostile, self.victim, self.last):
                 mom.forget(job)
 
 
@@ -181,6 +187,20 @@ def test_the_victims_address_stays_the_victims(scene: Scene) -> None:
     assert re.search(rf"^{re.escape(scene.victim_address)} dev labbr0 lladdr {scene.victim_mac} ", scene.neighbours, re.MULTILINE)
 
 
+def test_the_victims_address_is_given_to_nobody_else(scene: Scene) -> None:
+    """Asked for by the hostile guest, in its own name and in another's, when it had given the victim's lease away."""
+    assert {"inform", "release", "exhaust"} <= set(scene.results)
+    assert scene.leases.get(scene.victim_address, scene.victim_mac) == scene.victim_mac
+
+
+def test_a_guest_starts_though_all_addresses_are_given_away(scene: Scene) -> None:
+    forged = [address for address, mac in scene.leases.items() if mac.startswith("52:54:00:ee:00:")]
+    assert len(forged) > 100, "the attempt is worth something"
+    assert scene.last_status == 0, scene.last.errors.decode()
+    assert scene.last_address in forged
+    assert scene.last_address not in (scene.victim_address, attack.NODE)
+
+
 @pytest.mark.parametrize("who", [0, 65534, 1501])
 def test_the_share_shows_no_names(scene: Scene, who: int) -> None:
     """As root, as whom root is made on the share, and as the victim's user."""
@@ -201,7 +221,7 @@ def test_a_flood_of_the_console_is_bounded(scene: Scene) -> None:
 
 def test_forged_messages_come_too_late(scene: Scene) -> None:
     assert scene.results["forge"] == "written"
-    assert scene.epilogues == [0, 0]
+    assert scene.epilogues == [0, 0, 0]
     assert leftover.found() == []
 
 
@@ -225,7 +245,7 @@ def test_without_filters_it_would_get_through(mom: Mom) -> None:
     assert scene.results["server-closed"].startswith("connected to ")
     got = {attempt for attempt in FRAMES if f"frame <{attempt}>" in scene.seen}
     assert got == set(FRAMES) - {"to-victim"}, "that one is for the victim alone"
-    assert scene.epilogues == [0, 0]
+    assert scene.epilogues == [0, 0, 0]
 
 
 FORGERIES = {

@@ -1,10 +1,16 @@
-"""Guests with several interfaces and both families of addresses, none of them from DHCP."""
+"""Guests with several interfaces and both families of addresses; and those to which libvirt's DHCP gives one that was chosen."""
 
 import re
+import time
+from pathlib import Path
 
 import pytest
 
-from lab.mom import Mom
+from lab import libvirtd
+from lab.mom import Job, Mom
+from vmbatch import handover
+from vmbatch.host import virtnet
+from vmbatch.units import Deadline
 
 from . import matrix
 from .test_context_matrix import archive, run
@@ -37,3 +43,43 @@ def test_several_interfaces(mom: Mom, guest: str) -> None:
     assert "nameserver fd00:77::1\n" in output
     assert re.search(r"^search example\.org$", output, re.MULTILINE)
     assert re.search(r"^10\.77\.0\.\d+ vm-\d+$", output, re.MULTILINE), "the guest's own name is at its own address"
+
+
+def leased(job: Job) -> str:
+    """The address that DHCP has given the job's guest, once it has."""
+    over = Deadline(60)
+    while not over.passed():
+        for path in Path("/var/lib/vmbatch/spool").glob(f"{job.file_id}.*/domain.xml"):
+            mac = re.search(r"<mac address=\"([0-9a-f:]+)\"", path.read_text())
+            for address, holder in virtnet.leases("qemu:///system", "lab").items():
+                if mac is not None and holder == mac[1]:
+                    return address
+        time.sleep(0.01)
+    raise TimeoutError
+
+
+def test_libvirtd_is_killed_as_the_guest_gets_its_address(mom: Mom) -> None:
+    """The filter has known the address before the guest did."""
+    job = mom.accept(b"#!/bin/sh\nip -4 addr show\n", queue="busybox")
+    prologue = mom.start_prologue(job)
+    address = leased(job)
+    libvirtd.kill()
+    time.sleep(3)
+    libvirtd.start()
+    assert mom.finish_prologue(prologue) == "run", job.errors.decode()
+    assert mom.start_shell(job).wait() == 0
+    assert f"inet {address}/24 " in job.output.decode()
+    assert mom.start_epilogue(job).wait() == 0
+    mom.forget(job)
+
+
+def test_many_at_once_get_different_addresses(mom: Mom) -> None:
+    jobs = [mom.accept(b"#!/bin/sh\necho ran\n", queue="busybox") for _ in range(3)]
+    prologues = [mom.start_prologue(job) for job in jobs]
+    assert [mom.finish_prologue(prologue) for prologue in prologues] == ["run"] * 3
+    addresses = {handover.decode(Path(f"/run/vmbatch/handover/{job.file_id}/record").read_bytes()).address for job in jobs}
+    assert len(addresses) == 3
+    assert sorted(path.name for path in Path("/run/vmbatch/addresses").iterdir()) == sorted(addresses)
+    for job in jobs:
+        assert mom.start_epilogue(job).wait() == 0
+        mom.forget(job)

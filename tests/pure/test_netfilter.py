@@ -12,7 +12,7 @@ from vmbatch.errors import InputError
 from vmbatch.facts import Around
 from vmbatch.hypervisor.netfilter import NetworkFilter
 from vmbatch.plan import FilterFile, plan
-from vmbatch.template import Guard, filter_xml, has_bridge, leases, others
+from vmbatch.template import Guard, filter_xml, others, parse_network
 
 from .sample import TEMPLATE, TOKEN, facts, form, job, settings
 
@@ -64,10 +64,11 @@ def verdict(guard: Guard, direction: str = "out", **frame: str) -> str:
 
 
 LEARNED = Guard(MAC, "", "", True, NODE, CLOSED, (53,), 32768)
+CHOSEN = Guard(MAC, IP, "", True, NODE, CLOSED, (53,), 32768)
 SIX = Guard(MAC, "", IPV6, False, NODE, CLOSED, (53,), 32768)
 
 
-@pytest.mark.parametrize("guard", [BOTH, LEARNED, SIX, Guard(MAC, "", "", True, (), (), (), 1)])
+@pytest.mark.parametrize("guard", [BOTH, LEARNED, CHOSEN, SIX, Guard(MAC, "", "", True, (), (), (), 1)])
 def test_libvirts_schema(guard: Guard) -> None:
     schema = etree.RelaxNG(etree.parse(str(SCHEMA)))
     document = etree.fromstring(filter_xml("vmbatch-42.vm-01234567-0", UUID, guard))
@@ -123,14 +124,20 @@ def test_what_a_guest_can_send(what: str, frame: dict[str, str]) -> None:
     assert verdict(BOTH, **frame) == "accept", what
 
 
+@pytest.mark.parametrize("guard", [LEARNED, CHOSEN], ids=["learned", "chosen"])
 @pytest.mark.parametrize("server", ["10.77.0.1", "255.255.255.255", "198.51.100.7"])
-def test_a_lease_is_renewed(server: str) -> None:
+def test_a_lease_is_renewed(server: str, guard: Guard) -> None:
     """By a guest that asks DHCP, from its own address alone."""
     asked = {"dstipaddr": server, "protocol": "udp", "srcport": "68", "dstport": "67"}
-    assert verdict(LEARNED, **asked) == "accept"
-    assert [verdict(guard, **frame) for guard, frame in (
-        (LEARNED, {**asked, "srcipaddr": "10.77.0.22"}), (LEARNED, {**asked, "dstport": "15001"}),
-        (LEARNED, {**asked, "srcport": "1000"}), (BOTH, asked))] == ["drop"] * 4
+    assert verdict(guard, **asked) == "accept"
+    assert [verdict(of, **frame) for of, frame in (
+        (guard, {**asked, "srcipaddr": "10.77.0.22"}), (guard, {**asked, "dstport": "15001"}),
+        (guard, {**asked, "srcport": "1000"}), (BOTH, asked))] == ["drop"] * 4
+
+
+def test_a_chosen_address_is_not_learned() -> None:
+    assert b"$IP" in filter_xml("f", UUID, LEARNED)
+    assert filter_xml("f", UUID, CHOSEN) == filter_xml("f", UUID, LEARNED).replace(b"$IP", IP.encode())
 
 
 def test_what_reaches_a_guest() -> None:
@@ -159,8 +166,8 @@ def test_others_are_all_but_the_node(places: list[tuple[int, int]], own: int) ->
 
 def test_the_leases_of_a_network() -> None:
     text = "<network><ip><dhcp><range start='10.77.0.254' end='10.77.1.1'/></dhcp></ip><ip family='ipv6'/></network>"
-    assert leases(text) == ("10.77.0.254/31", "10.77.1.0/31")
-    assert leases("<network/>") == ()
+    assert parse_network(text).networks == ("10.77.0.254/31", "10.77.1.0/31")
+    assert parse_network("<network/>").networks == ()
 
 
 @pytest.mark.parametrize(("text", "bridge"), [
@@ -171,7 +178,7 @@ def test_the_leases_of_a_network() -> None:
     ("<network><forward mode='passthrough'><interface dev='eth0'/></forward></network>", False),
 ])
 def test_which_networks_can_be_guarded(text: str, bridge: bool) -> None:
-    assert has_bridge(text) is bridge
+    assert bool(parse_network(text).bridge) is bridge
 
 
 def test_a_network_that_cannot_be_guarded_is_said() -> None:

@@ -10,18 +10,16 @@ from collections.abc import Container, Iterable, Iterator
 
 import msgspec
 
-from ..errors import NodeError
+from ..errors import NodeError, TakenError
 from ..host import distant
 from ..resource import Resource
 from ..units import Deadline
 
+HERE = "/run/vmbatch/addresses"
+"""Where the addresses are reserved that this node's own networks give by DHCP."""
 _LIMIT = 1024
 _NODE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _TEMPORARY = re.compile(rf"\.([0-9a-f]{{32}})\.([0-9a-f.:]{{2,45}})@({_NODE.pattern})")
-
-
-class TakenError(NodeError):
-    """Another start has reserved the address since it was seen to be free."""
 
 
 class _Mark(msgspec.Struct, frozen=True):
@@ -82,8 +80,7 @@ class Address(Resource, frozen=True, tag="address"):
                 return
             with contextlib.suppress(OSError):
                 os.unlink(self._temporary)
-            raise TakenError(f"the address {self.address} was taken by {_holder(self.path)} meanwhile",
-                             "another address of the pool may be free") from None
+            raise TakenError(f"the address {self.address} was taken by {_holder(self.path)} meanwhile") from None
 
     def release(self, deadline: Deadline, *, last: bool) -> None:
         """Gives the address back if it is this start's."""

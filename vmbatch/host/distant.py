@@ -50,24 +50,13 @@ class _Answer(msgspec.Struct, frozen=True):
     wrong: _Wrong | None = None
 
 
-class Held:
-    """What another process keeps open until `close`, or until we die."""
-
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
-
-    def close(self) -> None:
-        """Lets it go."""
-        _end(self._pid)
-
-
 def call(place: str, act: Callable[[], T], kind: Any = None, deadline: Deadline | None = None) -> T:
     """What `act` returns, of the type `kind`, or raises; it works on files in `place`.
 
     UnreachableError if they do not answer by the deadline; without one, 30 s are enough. Asks `process.alive` meanwhile. The
     other process has our locks, and dies with us: so nobody who gets a lock of ours meets what it may still do.
     """
-    pid, source = _start(act, stay=False)
+    pid, source = _start(act)
     try:
         answer = _answer(place, source, deadline or process.patience(_ANSWER_SECONDS))
     finally:
@@ -76,21 +65,8 @@ def call(place: str, act: Callable[[], T], kind: Any = None, deadline: Deadline 
     return cast(T, _result(answer, kind))
 
 
-def hold(place: str, act: Callable[[], bool]) -> Held | None:
-    """What `act` keeps open in the other process, if it returns true. As `call`."""
-    pid, source = _start(act, stay=True)
-    held = False
-    try:
-        held = bool(_result(_answer(place, source, process.patience(_ANSWER_SECONDS)), bool))
-    finally:
-        os.close(source)
-        if not held:
-            _end(pid)
-    return Held(pid) if held else None
-
-
-def _start(act: Callable[[], object], *, stay: bool) -> tuple[int, int]:
-    """(process, where its answer comes); `stay`: then it waits to be killed."""
+def _start(act: Callable[[], object]) -> tuple[int, int]:
+    """(process, where its answer comes)."""
     source, sink = os.pipe2(os.O_CLOEXEC)
     parent = os.getpid()
     pid = os.fork()
@@ -104,8 +80,6 @@ def _start(act: Callable[[], object], *, stay: bool) -> tuple[int, int]:
             os.close(source)
             data = _tried(act)
             _write(sink, len(data).to_bytes(_LENGTH) + data)
-            while stay:
-                signal.pause()
     finally:
         os._exit(0)
 

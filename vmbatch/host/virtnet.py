@@ -1,5 +1,7 @@
 """libvirt: networks, and filters between guests and their networks."""
 
+import re
+
 import libvirt
 
 from ..errors import NodeError
@@ -59,3 +61,67 @@ def network_xml(uri: str, name: str) -> str:
         return str(ask(lambda: connection.networkLookupByName(name).XMLDesc()))
     except libvirt.libvirtError as error:
         raise NodeError(f"libvirt at {uri} does not describe the network {name}: {error}") from None
+
+
+def leases(uri: str, name: str) -> dict[str, str]:
+    """The MAC, in lower case, to which libvirt's DHCP has given each address of a network, IPv4's alone. NodeError."""
+    try:
+        connection = connect(uri)
+        found = ask(lambda: connection.networkLookupByName(name).DHCPLeases())
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:
+            return {}
+        raise NodeError(f"libvirt at {uri} does not say what the DHCP of network {name} has given: {error}") from None
+    return {str(lease["ipaddr"]): str(lease["mac"]).lower() for lease in found if lease["type"] == libvirt.VIR_IP_ADDR_TYPE_IPV4}
+
+
+def macs(uri: str, name: str) -> set[str]:
+    """The MACs, in lower case, of all running domains' interfaces in a network. NodeError."""
+    try:
+        connection = connect(uri)
+        ports = ask(lambda: [port.XMLDesc() for port in connection.networkLookupByName(name).listAllPorts()])
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:
+            return set()
+        raise NodeError(f"libvirt at {uri} does not say who is in the network {name}: {error}") from None
+    return {mac.lower() for xml in ports for mac in re.findall(r"<mac address=['\"]([0-9A-Fa-f:]+)['\"]", xml)}
+
+
+def add_host(uri: str, name: str, mac: str, address: str) -> None:
+    """Has a network's DHCP give an address to a MAC and to nobody else, as long as the network is up.
+
+    libvirt refuses a MAC or an address that it knows already. NodeError with its reason.
+    """
+    try:
+        _update(uri, name, libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST, mac, address)
+    except libvirt.libvirtError as error:
+        raise NodeError(f"libvirt's DHCP did not take the address {address} for {mac}: {error}",
+                        f"is the network {name} up?") from None
+
+
+def remove_host(uri: str, name: str, mac: str, address: str) -> None:
+    """Has a network's DHCP forget what `add_host` told it; gone is success, and so is a network that is not up. NodeError."""
+    try:
+        _update(uri, name, libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE, mac, address)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() not in (libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_NETWORK):
+            raise NodeError(f"libvirt's DHCP did not give up the address {address} of {mac}: {error}") from None
+
+
+def _update(uri: str, name: str, command: int, mac: str, address: str) -> None:
+    connection = connect(uri)
+    ask(lambda: connection.networkLookupByName(name).update(
+        command, libvirt.VIR_NETWORK_SECTION_IP_DHCP_HOST, -1, f"<host mac='{mac}' ip='{address}'/>",
+        libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE))
+
+
+def networks(uri: str) -> list[str]:
+    """The XML of every network that is up; none where the hypervisor's driver knows no networks. NodeError."""
+    try:
+        connection = connect(uri)
+        return [str(each) for each in ask(lambda: [
+            net.XMLDesc() for net in connection.listAllNetworks(libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE)])]
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:
+            return []
+        raise NodeError(f"libvirt at {uri} does not answer: {error}") from None

@@ -12,7 +12,7 @@ from lxml import etree
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 LEARNED = {"CTRL_IP_LEARNING": "dhcp"}
-"""Parameters of a filter for a guest that asks DHCP: libvirt reads the server's answers, and `$IP` is what was given."""
+"""Parameters of a filter where nobody has chosen the address: libvirt reads the server's answers, and `$IP` is what was given."""
 
 _LINK_LOCAL = {4: "169.254.0.0/16", 6: "fe80::/10"}
 """Of IPv4 it has what clouds tell their machines (169.254.169.254)."""
@@ -23,7 +23,9 @@ _ROUTER, _REDIRECT = "134", "137"
 
 
 class Guard(msgspec.Struct, frozen=True):
-    """What an interface is held to: its `mac`, and its own addresses, '' for none of that family; `learned`: IPv4's is from DHCP.
+    """What an interface is held to: its `mac`, and its own addresses, '' for none of that family.
+
+    `dhcp`: it asks DHCP for its IPv4 address; where that is not known, libvirt learns it.
 
     The guest cannot reach `closed`, nor they it. Of the `node` it reaches the ports `services`, and answers it from port 22 to
     ports from `replies` on.
@@ -32,11 +34,16 @@ class Guard(msgspec.Struct, frozen=True):
     mac: str
     ipv4: str
     ipv6: str
-    learned: bool
+    dhcp: bool
     node: tuple[str, ...]
     closed: tuple[str, ...]
     services: tuple[int, ...]
     replies: int
+
+    @property
+    def learned(self) -> bool:
+        """Whether only the server's answers say what the IPv4 address is."""
+        return self.dhcp and not self.ipv4
 
 
 def filter_xml(name: str, uuid: str, guard: Guard) -> bytes:
@@ -45,14 +52,15 @@ def filter_xml(name: str, uuid: str, guard: Guard) -> bytes:
     etree.SubElement(root, "uuid").text = uuid
     rules = _Rules(root)
     rules.add("drop", "mac", match="no", srcmacaddr=guard.mac)
-    if guard.learned or guard.ipv4:
-        _arp(rules, guard)
-        if guard.learned:
+    if guard.dhcp or guard.ipv4:
+        own = "$IP" if guard.learned else guard.ipv4
+        rules.add("accept", "arp", arpsrcmacaddr=guard.mac, arpsrcipaddr=own)
+        if guard.dhcp:
             rules.add("accept", "ip", **_hosts("src", "0.0.0.0/32"), **_hosts("dst", "255.255.255.255/32"), protocol="udp",
                       srcportstart="68", dstportstart="67")
-        rules.add("drop", "ip", match="no", srcipaddr="$IP" if guard.learned else guard.ipv4)
+        rules.add("drop", "ip", match="no", srcipaddr=own)
         rules.add("drop", "ip", protocol="udp", srcportstart="67")
-        if guard.learned:  # renewed at its server, and then at any (RFC 2131, 4.4.5)
+        if guard.dhcp:  # renewed at its server, and then at any (RFC 2131, 4.4.5)
             rules.add("accept", "ip", protocol="udp", srcportstart="68", dstportstart="67")
         _family(rules, guard, 4)
         rules.add("accept", "mac", protocolid="ipv4")
@@ -69,12 +77,6 @@ def filter_xml(name: str, uuid: str, guard: Guard) -> bytes:
         rules.add("drop", "mac", "in", protocolid="ipv6")
     rules.add("drop", "mac")
     return etree.tostring(root, encoding="utf-8", pretty_print=True)
-
-
-def _arp(rules: "_Rules", guard: Guard) -> None:
-    rules.add("drop", "arp", match="no", arpsrcmacaddr=guard.mac)
-    rules.add("drop", "arp", match="no", arpsrcipaddr="$IP" if guard.learned else guard.ipv4)
-    rules.add("accept", "mac", protocolid="arp")
 
 
 def _family(rules: "_Rules", guard: Guard, version: int) -> None:
@@ -151,17 +153,3 @@ def span(first: str, last: str) -> list[str]:
     """The networks that make up all addresses from `first` to `last`."""
     ends = ipaddress.ip_address(first), ipaddress.ip_address(last)
     return [str(network) for network in ipaddress.summarize_address_range(*ends)]
-
-
-def has_bridge(xml: str) -> bool:
-    """Whether a network of libvirt's, of which this is the XML, is a bridge of Linux's: ebtables sees nothing else."""
-    root = etree.fromstring(xml.encode())
-    return root.find("bridge") is not None and root.find(".//virtualport") is None
-
-
-def leases(xml: str) -> tuple[str, ...]:
-    """The addresses that libvirt's own DHCP gives to guests of a network, out of its XML."""
-    found: list[str] = []
-    for place in etree.fromstring(xml.encode()).findall("ip/dhcp/range"):
-        found += span(place.get("start", ""), place.get("end", ""))
-    return tuple(found)
