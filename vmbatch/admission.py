@@ -81,8 +81,8 @@ def check(wanted: Claim, granted: Grant, here: Room) -> None:
     asked = msgspec.structs.replace(wanted, cores=0 if granted.cores is None else wanted.cores,
                                     memory=0 if granted.memory is None else wanted.memory)
     if msgspec.structs.replace(here, slots=None).lacks(asked, ()):
-        raise JobError(what, "ask for less, or for another node")
-    raise SiteError(what, "this node is too small for the queue's template, or see [admission] in vmbatch.conf")
+        raise JobError(what, "ask for less, or for another node", code="VB204")
+    raise SiteError(what, "this node is too small for the queue's template, or see [admission] in vmbatch.conf", code="VB909")
 
 
 def enter(wanted: Claim, here: Room, config: Config, work: Work) -> None:
@@ -92,7 +92,8 @@ def enter(wanted: Claim, here: Room, config: Config, work: Work) -> None:
         return here.lacks(wanted, (other for other, state in others if state != ASKING or _before(other, wanted)))
 
     def refusal(lack: str) -> VmBatchError:
-        return BusyError(f"this node has no room for the guest now: it needs {lack}", "the job can start when others have ended")
+        return BusyError(f"this node has no room for the guest now: it needs {lack}", "the job can start when others have ended",
+                         code="VB904")
 
     _wait(wanted, (ASKING, HELD), missing, refusal, work.deadline.earlier(config.admission_wait), work)
 
@@ -108,7 +109,7 @@ def begin(wanted: Claim, config: Config, work: Work) -> None:
         return throttle(starting + before, wanted.memory, config)
 
     def refusal(lack: str) -> VmBatchError:
-        return BusyError(f"this node starts no more guests now: {lack}", "see [admission] in vmbatch.conf")
+        return BusyError(f"this node starts no more guests now: {lack}", "see [admission] in vmbatch.conf", code="VB905")
 
     wanted.move(HELD, WAITING)
     _wait(wanted, (WAITING, STARTING), missing, refusal, patience, work)

@@ -122,18 +122,18 @@ class Wait:
             self.meeting.check()
         failed = self.inbox.read("failed")
         if failed is not None:
-            raise SiteError(f"the guest could not prepare itself for the job: {failed.text}")
+            raise SiteError(f"the guest could not prepare itself for the job: {failed.text}", code="VB707")
         state = virt.state(self.chosen.domain.uri, self.chosen.domain.uuid)
         if state not in ("running", None):
             self._record_last_words()
         panic = console.panic(self.chosen.console)
         if panic is not None:
-            raise SiteError(f"the guest's kernel died before the guest was ready ({what}): {panic}")
+            raise SiteError(f"the guest's kernel died before the guest was ready ({what}): {panic}", code="VB705")
         if state not in ("running", None):
-            raise SiteError(f"the guest ended before it was ready ({what}): its domain is {state}")
+            raise SiteError(f"the guest ended before it was ready ({what}): its domain is {state}", code="VB706")
         if self.deadline.passed():
             raise DeadlineError(f"the guest was not ready within {self.seconds:.0f} s ({what})",
-                                "more time: [timeouts] boot, and $prologalarm in mom's config")
+                                "more time: [timeouts] boot, and $prologalarm in mom's config", code="VB704")
 
     def message(self, kind: str, what: str) -> Message:
         """The guest's message of this kind."""
@@ -184,7 +184,7 @@ def _pty(chosen: Plan, device: str) -> str:
         if path is not None and re.fullmatch(r"/dev/pts/[0-9]+", path):
             return path
         if over.passed():
-            raise NodeError(f"libvirt has given the guest no pty for its console {device}")
+            raise NodeError(f"libvirt has given the guest no pty for its console {device}", code="VB703")
         time.sleep(_CHECK_SECONDS)
 
 
@@ -207,7 +207,7 @@ def _follow(chosen: Plan, recorder: console.Recorder) -> console.Follower | None
 def _open_channel(chosen: Plan) -> Channel:
     path = channel_path(virt.running_xml(chosen.domain.uri, chosen.domain.uuid))
     if path is None:
-        raise NodeError("libvirt has given the guest no socket for its messages")
+        raise NodeError("libvirt has given the guest no socket for its messages", code="VB703")
     return Channel(path, chosen.job.token)
 
 
@@ -240,13 +240,13 @@ def bring_up(chosen: Plan, start: Start, config: Config, log: Log, deadline: Dea
                 _log_in(wait, announced.address, log, party)
             else:
                 raise SiteError("the guest has announced itself without an address, and the job's way is ssh",
-                                "give the guest a network, or write <vbshell>CONSOLE</vbshell>")
+                                "give the guest a network, or write <vbshell>CONSOLE</vbshell>", code="VB604")
         with log.phase("ready"):
             ready = wait.message("ready", "phase ready: it has announced itself, but has not written its ready file")
     finally:
         wait.close()
     if ready.address != announced.address:
-        raise NodeError(f"the guest announced {announced.address}, but is ready at {ready.address}")
+        raise NodeError(f"the guest announced {announced.address}, but is ready at {ready.address}", code="VB709")
     return ready.address, wait.terminal.path if wait.terminal is not None else ""
 
 
@@ -284,14 +284,14 @@ def _log_in_there(wait: Wait, terminal: Terminal) -> None:
     who = wait.chosen.job.user.name
     status = wait.until(terminal.login.poll, f"phase login: {who} cannot log in through the console {wait.chosen.console_shell}")
     if status:
-        raise SiteError(f"{who} cannot log in through the guest's console: status {status}")
+        raise SiteError(f"{who} cannot log in through the guest's console: status {status}", code="VB708")
 
 
 def _meet(wait: Wait, meeting: Meeting, address: str) -> bytes:
     """Waits for the addresses of all guests of the job; what the guest is told of them, a line for each."""
     if not address:
         raise SiteError("the guest has announced itself without an address, and the job's other guests cannot reach it",
-                        "give the guest a network")
+                        "give the guest a network", code="VB604")
     meeting.arrive(address, ssh.pinned(os.path.join(wait.chosen.handover, "known_hosts")))
     party = wait.until(meeting.arrived, "phase arrival: not all of the job's guests are up")
     return "".join(f"{guest.address} {guest.name} {guest.host_key}\n" for guest in party).encode()

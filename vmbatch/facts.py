@@ -187,7 +187,7 @@ def _of_disk(tag: DiskTag, form: Template) -> Iterator[None]:
     try:
         yield
     except FormatError as error:
-        raise SiteError(f"{form.path}:{tag.line}: disk {tag.target}: {error.what}", error.hint) from None
+        raise SiteError(f"{form.path}:{tag.line}: disk {tag.target}: {error.what}", error.hint, code="VB303") from None
 
 
 def _see_disk(form: Template, tag: DiskTag, wish: ImageSource | None, user: User, config: Config, agreed: Terms,
@@ -246,12 +246,13 @@ def _judged(source: ImageSource) -> Image:
     path = source.places[0]
     file.check_trusted(path)
     try:
-        known = local.known(path, source.format, 1 << 62, lambda what, hint: SiteError(f"the image {path} {what}", hint))
+        known = local.known(path, source.format, 1 << 62, lambda what, hint: SiteError(f"the image {path} {what}", hint,
+                                                                                       code="VB303"))
         status = os.stat(path)
     except OSError as error:
-        raise SiteError(f"the image {path}: {error.strerror}") from None
+        raise SiteError(f"the image {path}: {error.strerror}", code="VB302") from None
     if source.method != "copy" and not status.st_mode & 0o004:
-        raise SiteError(f"the image {path} stays root's, and QEMU's account cannot read it", f"chmod o+r {path}")
+        raise SiteError(f"the image {path} stays root's, and QEMU's account cannot read it", f"chmod o+r {path}", code="VB302")
     checksum = source.checksum
     return Image(path, source.format, known.size, known.file_size, chain=local.chain(path) if known.chained else (), origin=path,
                  digest="" if checksum is None else f"{checksum.function}:{checksum.value}", modified=status.st_mtime)
@@ -270,7 +271,7 @@ def _take_turn(form: Template, tag: DiskTag, source: BlankSource, user: User, co
         gathered.first[tag.index] = (ready, making)
         return
     kind = parse_form(source.form).format.removesuffix("-fixed")
-    known = local.known(ready, kind, 1 << 62, lambda what, hint: SiteError(f"the disk {ready} {what}", hint))
+    known = local.known(ready, kind, 1 << 62, lambda what, hint: SiteError(f"the disk {ready} {what}", hint, code="VB303"))
     gathered.images[tag.index] = Image(ready, kind, known.size, known.file_size, stored=True)
 
 
@@ -280,7 +281,7 @@ def _check_archives(form: Template) -> None:
         file.check_trusted(tar.archive)
         for name in archive.names(tar.archive, tar.directory, tar.strip) if tar.on_medium else ():
             if name in on_medium:
-                raise SiteError(f"{name} would be on the medium twice: {tar.archive} has it again")
+                raise SiteError(f"{name} would be on the medium twice: {tar.archive} has it again", code="VB501")
             on_medium.add(name)
 
 
@@ -351,7 +352,7 @@ class _Choice:
         while (held := distant.hold(directory, lambda: _lock(directory))) is None:
             work.alive()
             if work.deadline.passed():
-                raise NodeError(f"other jobs have been choosing addresses in {directory} for too long")
+                raise NodeError(f"other jobs have been choosing addresses in {directory} for too long", code="VB601")
             time.sleep(_LOOK_SECONDS)
         self._held = held
 

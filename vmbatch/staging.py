@@ -21,6 +21,7 @@ import msgspec
 from .errors import JobError
 from .format import FormatError
 from .format.tar import Member, Reader
+from .shell import say
 from .sshargs import WITH_PARENT, client, target
 from .units import format_size
 
@@ -28,6 +29,8 @@ RECORD = "stage"
 _FAILED = 74
 """Of a job that ended well, but whose results did not all come back (EX_IOERR, sysexits.h)."""
 _REFUSED = 255
+_CODE = "VB804"
+"""Of the catalogue of errors, whatever goes wrong."""
 _TOLD = 10
 _MANY = 1000
 _EACH = 4096
@@ -78,21 +81,21 @@ def around(place: str, guest: Guest, environ: Mapping[str, str], run: Callable[[
         stage = msgspec.json.decode(file.read(), type=Stage)
     directory = working_directory(environ)
     if any(f"{directory}/".startswith(f"{shared}/") for shared in stage.shared):
-        _say(f"{directory} is shared with the guest: no files are copied")
+        say(f"{directory} is shared with the guest: no files are copied")
         return run()
     session = [*WITH_PARENT, *client(place, guest.alias), *target(guest.user, guest.address)]
     try:
         if stage.send:
             send(session, directory, stage.send, stage.send_limit)
     except (JobError, OSError) as error:
-        _say(f"the job does not run: vbstagein: {error}")
+        say(f"the job does not run: vbstagein: {error}", _CODE)
         return _REFUSED
     status = run()
     try:
         if stage.fetch:
             fetch(session, directory, stage.fetch, stage.fetch_limit)
     except (JobError, OSError) as error:
-        _say(f"not all results have come back: vbstageout: {error}")
+        say(f"not all results have come back: vbstageout: {error}", _CODE)
         return status or _FAILED
     return status
 
@@ -104,11 +107,6 @@ def working_directory(environ: Mapping[str, str]) -> str:
         if path.startswith("/") and path.isprintable() and os.path.isdir(path):
             return f"/{path.lstrip('/')}"
     return "/"
-
-
-def _say(text: str) -> None:
-    with contextlib.suppress(OSError):
-        os.write(2, f"vmbatch: {text}\n".encode(errors="replace"))
 
 
 def _request(directory: str, names: tuple[str, ...]) -> bytes:
@@ -143,7 +141,8 @@ class _Counted:
         """Writes on, or raises JobError."""
         self._left -= len(data)
         if self._left < 0:
-            raise JobError(f"the files are larger than {format_size(self._limit)}, which is the most that may be sent")
+            raise JobError(f"the files are larger than {format_size(self._limit)}, which is the most that may be sent",
+                           code="VB804")
         self._stream.write(data)
         return len(data)
 
@@ -154,7 +153,7 @@ def send(session: list[str], directory: str, names: tuple[str, ...], limit: int)
 
     for name in names:
         if not os.path.exists(os.path.join(directory, name)):
-            raise JobError(f"there is no {name} in {directory}")
+            raise JobError(f"there is no {name} in {directory}", code="VB804")
     process = _start(session, "in")
     try:
         if process.stdin is None:
@@ -170,10 +169,10 @@ def send(session: list[str], directory: str, names: tuple[str, ...], limit: int)
         except BrokenPipeError:
             pass  # its exit status says more
         except tarfile.TarError as error:
-            raise JobError(str(error)) from None
+            raise JobError(str(error), code="VB804") from None
         status = process.wait()
         if status:
-            raise JobError(f"the guest did not take the files: status {status}")
+            raise JobError(f"the guest did not take the files: status {status}", code="VB804")
     finally:
         _end(process)
 
@@ -202,13 +201,13 @@ def fetch(session: list[str], directory: str, names: tuple[str, ...], limit: int
             pass
         status = process.wait()
         for problem in problems[:_TOLD]:
-            _say(f"vbstageout: {problem}")
+            say(f"vbstageout: {problem}")
         if problems:
-            raise JobError(f"{len(problems)} of the guest's files were left out")
+            raise JobError(f"{len(problems)} of the guest's files were left out", code="VB804")
         if status:
-            raise JobError(f"the guest did not send everything: status {status}")
+            raise JobError(f"the guest did not send everything: status {status}", code="VB804")
     except FormatError as error:
-        raise JobError(f"what the guest sends {error.what}") from None
+        raise JobError(f"what the guest sends {error.what}", code="VB804") from None
     finally:
         _end(process)
 
@@ -224,14 +223,15 @@ def unpack(read: Callable[[int], bytes], directory: str, names: tuple[str, ...],
         for member in reader:
             left -= _EACH + member.size
             if left < 0:
-                raise JobError(f"the files are larger than {format_size(limit)}, which is the most that may be fetched")
+                raise JobError(f"the files are larger than {format_size(limit)}, which is the most that may be fetched",
+                               code="VB804")
             try:
                 _place(top, member, reader, wanted)
             except (_LeftOutError, OSError) as error:
                 why = error.strerror if isinstance(error, OSError) else str(error)
                 problems.append(f"{_shown(member.name)}: {why}")
                 if len(problems) > _MANY:
-                    raise JobError(f"too much goes wrong; the last: {problems[-1]}") from None
+                    raise JobError(f"too much goes wrong; the last: {problems[-1]}", code="VB804") from None
     finally:
         os.close(top)
     return problems

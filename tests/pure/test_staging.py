@@ -203,13 +203,13 @@ def around_job(
 def test_around_a_job(place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     here = {"PBS_O_WORKDIR": str(place), "PBS_TASKNUM": "1"}
     sent, fetched = f"send {place} ('a',) 1 192.0.2.1", f"fetch {place} ('b',) 2 192.0.2.1"
-    lost = "vmbatch: not all results have come back: vbstageout: it fails\n"
+    lost = "vmbatch: not all results have come back: vbstageout: it fails [VB804]\n"
     assert around_job(place, monkeypatch, capfd, environ=here) == (0, [sent, "run", fetched], "")
     assert around_job(place, monkeypatch, capfd, 5, environ=here) == (5, [sent, "run", fetched], "")
     assert around_job(place, monkeypatch, capfd, environ=here, fails="fetch") == (74, [sent, "run", fetched], lost)
     assert around_job(place, monkeypatch, capfd, 5, environ=here, fails="fetch") == (5, [sent, "run", fetched], lost)
     assert around_job(place, monkeypatch, capfd, environ=here, fails="send") == (
-        255, [sent], "vmbatch: the job does not run: vbstagein: it fails\n")
+        255, [sent], "vmbatch: the job does not run: vbstagein: it fails [VB804]\n")
     assert around_job(place, monkeypatch, capfd, environ=here, send=(), fetch=()) == (0, ["run"], "")
 
 

@@ -60,9 +60,11 @@ class Slurm:
         check_name(queue, "partition")
         nodes = _number(call.environ, "SLURM_JOB_NUM_NODES")
         if nodes != 1:
-            raise JobError(f"the job has {nodes} nodes, and jobs of partition {queue} run in one guest", "submit with --nodes=1")
+            raise JobError(f"the job has {nodes} nodes, and jobs of partition {queue} run in one guest", "submit with --nodes=1",
+                           code="VB208")
         if any(name in call.environ for name in ("SLURM_HET_JOB_ID", "SLURM_HET_SIZE")):
-            raise JobError(f"heterogeneous jobs do not run in partition {queue}", "submit its parts as jobs of their own")
+            raise JobError(f"heterogeneous jobs do not run in partition {queue}", "submit its parts as jobs of their own",
+                           code="VB208")
         host = call.environ.get("SLURMD_NODENAME", "")
         return Job(
             batch=self.name, id=identifier, token=token, name="", queue=queue, account="", script=None,
@@ -187,7 +189,7 @@ def _number(environ: Mapping[str, str], name: str) -> int:
     """A number that slurmd gives to a Prolog: `2`, or `2(x1)` for the processors of one node. NodeError."""
     match = re.fullmatch(r"([0-9]{1,10})(\(x1\))?", environ.get(name, ""))
     if match is None:
-        raise NodeError(f"the Prolog was not given {name}", "it is to be run by slurmd, of Slurm 22.05 or later")
+        raise NodeError(f"the Prolog was not given {name}", "it is to be run by slurmd, of Slurm 22.05 or later", code="VB902")
     return int(match[1])
 
 

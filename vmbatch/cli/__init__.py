@@ -23,7 +23,8 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except VmBatchError as error:
-            for line in error.lines():
+            first, *rest = error.lines()
+            for line in (error.coded(first), *rest):
                 click.echo(f"vmbatch: {line}", err=True)
             sys.exit(1)
 

@@ -45,13 +45,13 @@ def _check(place: str, *, sticky: bool) -> None:
     try:
         status = os.lstat(place)
     except OSError as error:
-        raise SiteError(f"{place}: {error.strerror}") from None
+        raise SiteError(f"{place}: {error.strerror}", code="VB107") from None
     shared = sticky and status.st_mode & stat.S_ISVTX
     if status.st_mode & 0o022 and not stat.S_ISLNK(status.st_mode) and not shared:
         raise SiteError(f"{place} can be changed by others than root (mode {stat.S_IMODE(status.st_mode):04o})",
-                        f"chmod go-w {place}")
+                        f"chmod go-w {place}", code="VB106")
     if status.st_uid != 0:
-        raise SiteError(f"{place} belongs to uid {status.st_uid}, not to root", f"chown root {place}")
+        raise SiteError(f"{place} belongs to uid {status.st_uid}, not to root", f"chown root {place}", code="VB106")
 
 
 def check_secret(path: str) -> None:
@@ -59,7 +59,7 @@ def check_secret(path: str) -> None:
     check_trusted(path)
     mode = stat.S_IMODE(os.stat(path).st_mode)
     if mode & 0o077:
-        raise SiteError(f"{path} can be read by others than root (mode {mode:04o})", f"chmod 600 {path}")
+        raise SiteError(f"{path} can be read by others than root (mode {mode:04o})", f"chmod 600 {path}", code="VB106")
 
 
 def nearest(path: str) -> str:
@@ -73,12 +73,12 @@ def read_trusted(path: str) -> bytes:
     try:
         with open(path, "rb", opener=_open_plain) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise SiteError(f"{path} is not a regular file")
+                raise SiteError(f"{path} is not a regular file", code="VB107")
             data = file.read(_READ_LIMIT + 1)
     except OSError as error:
-        raise SiteError(f"{path}: {error.strerror}") from None
+        raise SiteError(f"{path}: {error.strerror}", code="VB107") from None
     if len(data) > _READ_LIMIT:
-        raise SiteError(f"{path} is larger than {_READ_LIMIT} bytes")
+        raise SiteError(f"{path} is larger than {_READ_LIMIT} bytes", code="VB107")
     return data
 
 
@@ -168,7 +168,7 @@ def make_state_directory(path: str, mode: int) -> None:
 
 
 def _not_ours(path: str) -> NodeError:
-    return NodeError(f"{path} is not a directory that only root can write", f"chown root {path}; chmod go-w {path}")
+    return NodeError(f"{path} is not a directory that only root can write", f"chown root {path}; chmod go-w {path}", code="VB106")
 
 
 def _open_directory(path: str, parent: int | None = None) -> int:
@@ -187,13 +187,14 @@ def remove_tree(path: str, deadline: Deadline, *, last: str = "") -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise NodeError(f"{path} cannot be removed: {error.strerror}") from None
+        raise NodeError(f"{path} cannot be removed: {error.strerror}", code="VB911") from None
     try:
         _close_to_others(top)
         while names := _some(top, last):
             for name in names:
                 if deadline.passed():
-                    raise UnreachableError(f"{path} has more in it than can be removed in time", "the sweep goes on with it")
+                    raise UnreachableError(f"{path} has more in it than can be removed in time", "the sweep goes on with it",
+                                           code="VB911")
                 if not _unlink(name, top):
                     _remove_inner(name, top, deadline)
         with contextlib.suppress(FileNotFoundError):
@@ -201,7 +202,7 @@ def remove_tree(path: str, deadline: Deadline, *, last: str = "") -> None:
                 os.unlink(last, dir_fd=top)
         os.rmdir(path)
     except OSError as error:
-        raise NodeError(f"{path} cannot be removed: {error.strerror}") from None
+        raise NodeError(f"{path} cannot be removed: {error.strerror}", code="VB911") from None
     finally:
         os.close(top)
 
@@ -268,10 +269,10 @@ def read_same(path: str, identity: tuple[int, int, int], limit: int) -> bytes:
     with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         status = os.fstat(file.fileno())
         if (status.st_dev, status.st_ino, status.st_mtime_ns) != identity:
-            raise NodeError(f"{path} has been replaced while the job was being started")
+            raise NodeError(f"{path} has been replaced while the job was being started", code="VB917")
         data = file.read(limit + 1)
     if len(data) > limit:
-        raise NodeError(f"{path} is larger than {limit} bytes")
+        raise NodeError(f"{path} is larger than {limit} bytes", code="VB107")
     return data
 
 

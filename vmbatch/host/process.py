@@ -57,9 +57,9 @@ def account_of(name: str) -> pwd.struct_passwd:
     try:
         found = pwd.getpwnam(name)
     except KeyError:
-        raise SiteError(f"this node knows no account {name}", "see [images] account in vmbatch.conf") from None
+        raise SiteError(f"this node knows no account {name}", "see [images] account in vmbatch.conf", code="VB916") from None
     if found.pw_uid == 0:
-        raise SiteError(f"the account {name} is root's", "see [images] account in vmbatch.conf")
+        raise SiteError(f"the account {name} is root's", "see [images] account in vmbatch.conf", code="VB916")
     return found
 
 
@@ -96,7 +96,7 @@ def start(
             env=ENVIRONMENT, cwd="/", pass_fds=(*locks, *pass_fds), restore_signals=True, process_group=0,
         )
     except OSError as error:
-        raise NodeError(f"/usr/bin/setpriv cannot be started: {error.strerror}", "install util-linux") from None
+        raise NodeError(f"/usr/bin/setpriv cannot be started: {error.strerror}", "install util-linux", code="VB910") from None
 
 
 def run(
@@ -125,7 +125,7 @@ def _to_the_end(process: subprocess.Popen[bytes], name: str, deadline: Deadline)
             return process.communicate(timeout=min(_ALIVE_SECONDS, deadline.left()) if _watched else deadline.left())
         except subprocess.TimeoutExpired:
             if deadline.passed():
-                raise DeadlineError(f"{name} did not end in time") from None
+                raise DeadlineError(f"{name} did not end in time", code="VB910") from None
             alive()
 
 
@@ -137,7 +137,7 @@ def stream(process: subprocess.Popen[bytes], deadline: Deadline, alive: Callable
     while True:
         alive()
         if deadline.passed():
-            raise DeadlineError(f"{_program(process)} did not end in time")
+            raise DeadlineError(f"{_program(process)} did not end in time", code="VB910")
         if not select.select([source], [], [], min(_ALIVE_SECONDS, deadline.left()))[0]:
             continue
         piece = os.read(source, _PIECE)
@@ -147,7 +147,7 @@ def stream(process: subprocess.Popen[bytes], deadline: Deadline, alive: Callable
     try:
         process.wait(timeout=deadline.left())
     except subprocess.TimeoutExpired:
-        raise DeadlineError(f"{_program(process)} did not end in time") from None
+        raise DeadlineError(f"{_program(process)} did not end in time", code="VB910") from None
     if process.returncode:
         raise CommandError([_program(process)], process.returncode, "")
 
@@ -199,7 +199,7 @@ def detach(argv: list[str]) -> None:
         subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT,
                          cwd="/", start_new_session=True)
     except OSError as error:
-        raise NodeError(f"{argv[0]} cannot be started: {error.strerror}") from None
+        raise NodeError(f"{argv[0]} cannot be started: {error.strerror}", code="VB910") from None
 
 
 def end_all(words: list[str], deadline: Deadline) -> None:
@@ -212,7 +212,7 @@ def end_all(words: list[str], deadline: Deadline) -> None:
                     continue
                 signal.pidfd_send_signal(handle, signal.SIGKILL)
                 if not select.select([handle], [], [], max(_LAST_SECONDS, deadline.left()))[0]:
-                    raise NodeError(f"the process {name} ({' '.join(words)}) does not end")
+                    raise NodeError(f"the process {name} ({' '.join(words)}) does not end", code="VB910")
             finally:
                 os.close(handle)
 

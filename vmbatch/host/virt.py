@@ -61,7 +61,7 @@ def within(over: Deadline, ask: Callable[[], T]) -> T:
         try:
             process.alive()
             if over.passed():
-                raise DeadlineError("libvirtd did not answer in time", "does virsh list answer on this node?")
+                raise DeadlineError("libvirtd did not answer in time", "does virsh list answer on this node?", code="VB701")
         except VmBatchError:
             _connections.clear()
             raise
@@ -95,7 +95,7 @@ def connect(uri: str, over: Deadline | None = None) -> "libvirt.virConnect":
         try:
             known = within(over or process.patience(_ANSWER_SECONDS), lambda: _open(uri))
         except libvirt.libvirtError as error:
-            raise NodeError(f"libvirt at {uri} does not answer: {error}", _HINT) from None
+            raise NodeError(f"libvirt at {uri} does not answer: {error}", _HINT, code="VB701") from None
         _connections[uri] = known
     return known
 
@@ -117,7 +117,7 @@ def node_size(uri: str) -> tuple[int, int]:
     try:
         _model, mebibytes, processors, *_ = ask(connection.getInfo)
     except libvirt.libvirtError as error:
-        raise NodeError(f"libvirt at {uri} does not answer: {error}") from None
+        raise NodeError(f"libvirt at {uri} does not answer: {error}", code="VB701") from None
     return int(processors), int(mebibytes) << 20
 
 
@@ -136,7 +136,7 @@ def create(uri: str, xml: str) -> None:
     try:
         within(over, lambda: connection.createXML(xml, 0))
     except libvirt.libvirtError as error:
-        raise NodeError(f"libvirt did not start the guest: {error}") from None
+        raise NodeError(f"libvirt did not start the guest: {error}", code="VB702") from None
 
 
 def find(uri: str, uuid: str, over: Deadline | None = None) -> "libvirt.virDomain | None":
@@ -148,7 +148,7 @@ def find(uri: str, uuid: str, over: Deadline | None = None) -> "libvirt.virDomai
     except libvirt.libvirtError as error:
         if error.get_error_code() in _MISSING:
             return None
-        raise NodeError(f"libvirt at {uri} does not answer: {error}") from None
+        raise NodeError(f"libvirt at {uri} does not answer: {error}", code="VB701") from None
 
 
 def owner(domain: "libvirt.virDomain", over: Deadline | None = None) -> str | None:
@@ -164,7 +164,7 @@ def owner(domain: "libvirt.virDomain", over: Deadline | None = None) -> str | No
             return None
         if error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID:
             return ""
-        raise NodeError(f"libvirt does not say whose a domain is: {error}") from None
+        raise NodeError(f"libvirt does not say whose a domain is: {error}", code="VB703") from None
     match = re.search(r"\btoken=[\"']([0-9a-f]{32})[\"']", text)
     return match[1] if match else None
 
@@ -176,8 +176,8 @@ def running_xml(uri: str, uuid: str) -> str:
         if domain is not None:
             return str(ask(domain.XMLDesc))
     except libvirt.libvirtError as error:
-        raise NodeError(f"libvirt does not describe the guest: {error}") from None
-    raise NodeError("the guest has ended")
+        raise NodeError(f"libvirt does not describe the guest: {error}", code="VB703") from None
+    raise NodeError("the guest has ended", code="VB706")
 
 
 def number(domain: "libvirt.virDomain") -> int:
@@ -194,7 +194,7 @@ def destroy(domain: "libvirt.virDomain", over: Deadline) -> None:
         within(over, domain.destroy)
     except libvirt.libvirtError as error:
         if error.get_error_code() not in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID):
-            raise NodeError(f"libvirt did not end the guest: {error}") from None
+            raise NodeError(f"libvirt did not end the guest: {error}", code="VB713") from None
 
 
 def suspend(domain: "libvirt.virDomain") -> None:
@@ -202,7 +202,7 @@ def suspend(domain: "libvirt.virDomain") -> None:
     try:
         ask(domain.suspend)
     except libvirt.libvirtError as error:
-        raise NodeError(f"libvirt did not pause the guest: {error}") from None
+        raise NodeError(f"libvirt did not pause the guest: {error}", code="VB703") from None
 
 
 def shut_down(uri: str, uuid: str, deadline: Deadline) -> None:
@@ -215,7 +215,7 @@ def shut_down(uri: str, uuid: str, deadline: Deadline) -> None:
             return
         within(deadline, lambda: domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN))
     except libvirt.libvirtError as error:
-        raise NodeError(f"libvirt did not ask the guest to shut down: {error}") from None
+        raise NodeError(f"libvirt did not ask the guest to shut down: {error}", code="VB703") from None
     while not deadline.passed() and state(uri, uuid) != "gone":
         changed.wait(min(_LOOK_SECONDS, deadline.left()))
         changed.clear()
@@ -244,7 +244,7 @@ def guest_group(uri: str) -> int | None:
         connection = connect(uri)
         text = ask(connection.getCapabilities)
     except libvirt.libvirtError as error:
-        raise NodeError(f"libvirt at {uri} does not answer: {error}") from None
+        raise NodeError(f"libvirt at {uri} does not answer: {error}", code="VB701") from None
     model = re.search(r"<secmodel>\s*<model>dac</model>.*?</secmodel>", text, re.DOTALL)
     label = re.search(r"<baselabel type='qemu'>\+[0-9]+:\+([0-9]+)</baselabel>", model[0]) if model else None
     return int(label[1]) if label else None
@@ -303,7 +303,7 @@ def on_event(uri: str, call: Callable[[], None]) -> None:
         ask(lambda: connection.domainEventRegisterAny(
             None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lambda *_arguments: call(), None))
     except libvirt.libvirtError as error:
-        raise NodeError(f"libvirt at {uri} gives no events: {error}") from None
+        raise NodeError(f"libvirt at {uri} gives no events: {error}", code="VB701") from None
 
 
 def ours(uri: str) -> list[tuple[str, str, str]]:
@@ -312,7 +312,7 @@ def ours(uri: str) -> list[tuple[str, str, str]]:
     try:
         domains = ask(connection.listAllDomains)
     except libvirt.libvirtError as error:
-        raise NodeError(f"libvirt at {uri} does not answer: {error}") from None
+        raise NodeError(f"libvirt at {uri} does not answer: {error}", code="VB701") from None
     found = []
     for domain in domains:
         token = owner(domain)

@@ -16,7 +16,7 @@ def define_filter(uri: str, xml: str) -> None:
     except libvirt.libvirtError as error:
         raise NodeError(f"libvirt did not make the guest's network filter: {error}",
                         "network filters need libvirt's nwfilter driver, ebtables and iptables on this node; without them: "
-                        "[network] filter = false, or <vbnetwork filter='no'> in the template") from None
+                        "[network] filter = false, or <vbnetwork filter='no'> in the template", code="VB603") from None
 
 
 def filter_is_there(uri: str, uuid: str) -> bool:
@@ -27,7 +27,7 @@ def filter_is_there(uri: str, uuid: str) -> bool:
     except libvirt.libvirtError as error:
         if error.get_error_code() in _NO_FILTER:
             return False
-        raise NodeError(f"libvirt at {uri} does not answer: {error}") from None
+        raise NodeError(f"libvirt at {uri} does not answer: {error}", code="VB701") from None
     return True
 
 
@@ -38,7 +38,7 @@ def undefine_filter(uri: str, uuid: str) -> None:
         ask(lambda: connection.nwfilterLookupByUUIDString(uuid).undefine())
     except libvirt.libvirtError as error:
         if error.get_error_code() not in _NO_FILTER:
-            raise NodeError(f"libvirt did not remove a network filter: {error}") from None
+            raise NodeError(f"libvirt did not remove a network filter: {error}", code="VB603") from None
 
 
 def filters(uri: str) -> list[tuple[str, str]]:
@@ -49,7 +49,7 @@ def filters(uri: str) -> list[tuple[str, str]]:
     except libvirt.libvirtError as error:
         if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:
             return []
-        raise NodeError(f"libvirt at {uri} does not answer: {error}") from None
+        raise NodeError(f"libvirt at {uri} does not answer: {error}", code="VB701") from None
 
 
 def network_xml(uri: str, name: str) -> str:
@@ -58,4 +58,4 @@ def network_xml(uri: str, name: str) -> str:
         connection = connect(uri)
         return str(ask(lambda: connection.networkLookupByName(name).XMLDesc()))
     except libvirt.libvirtError as error:
-        raise NodeError(f"libvirt at {uri} does not describe the network {name}: {error}") from None
+        raise NodeError(f"libvirt at {uri} does not describe the network {name}: {error}", code="VB701") from None
