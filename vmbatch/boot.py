@@ -276,7 +276,7 @@ def _log_times(wait: Wait, log: Log) -> None:
     """Where the time of the guest's own boot went, so that a network that was waited for is seen."""
     times = wait.inbox.read("times")
     for name, seconds in spans(times.text if times is not None else "").items():
-        log.detail(f"phase guest {name} {seconds:.3f} s")
+        log.part(f"guest {name}", seconds)
 
 
 def _log_in_there(wait: Wait, terminal: Terminal) -> None:

@@ -249,15 +249,15 @@ def test_is_gone(node: Path) -> None:
     script.write_text("")
     os.chown(script, 1500, 1500)
     found = parse().script
-    assert OpenPBS().is_gone("42.srv", found) is False
+    assert OpenPBS().is_gone("42.srv", found, None) is False
     script.unlink()
-    assert OpenPBS().is_gone("42.srv", found) is True
-    assert OpenPBS().is_gone("42.srv", None) is True
+    assert OpenPBS().is_gone("42.srv", found, None) is True
+    assert OpenPBS().is_gone("42.srv", None, None) is True
     (jobs / "42.srv.JB").touch()
-    assert OpenPBS().is_gone("42.srv", None) is False
+    assert OpenPBS().is_gone("42.srv", None, None) is False
     (jobs / "42.srv.JB").unlink()
     jobs.rmdir()
-    assert OpenPBS().is_gone("42.srv", None) is None
+    assert OpenPBS().is_gone("42.srv", None, None) is None
 
 
 def hook() -> dict[str, Any]:

@@ -238,11 +238,11 @@ def test_is_gone(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLURM_CONF", raising=False)
     commands.says = ["42\n 7 \n"]
     system = Slurm()
-    assert [system.is_gone(job, None) for job in ("42", "7", "4", "")] == [False, False, True, True]
+    assert [system.is_gone(job, None, None) for job in ("42", "7", "4", "")] == [False, False, True, True]
     assert [argv[0] for argv in commands.asked] == ["squeue"], "once"
     assert "--states=COMPLETING,CONFIGURING,RESIZING,RUNNING,SIGNALING,STAGE_OUT,STOPPED,SUSPENDED" in commands.asked[0]
     commands.says = [AWAY]
-    assert Slurm().is_gone("42", None) is None
+    assert Slurm().is_gone("42", None, None) is None
 
 
 def test_the_limit_of_a_reason(commands: Commands) -> None:

@@ -60,6 +60,7 @@ LAYERS: dict[str, int] = {
     "sweep": 10,
     "lifecycle": 11,
     "hooked": 12,
+    "alone": 12,
     "hooks": 13,
     "cli": 13,
 }

@@ -14,7 +14,7 @@ from ..config import Config
 from ..errors import BusyError, EndedError, Fault, JobError, NodeError, SiteError, VmBatchError
 from ..host import file
 from ..host.log import Log
-from ..job import Job, Script, check_job_id, check_name, slug
+from ..job import Job, Leader, Script, check_job_id, check_name, slug
 from . import failures, pbsfacts
 from .account import parse_user
 from .pbsfacts import Facts
@@ -97,7 +97,7 @@ class OpenPBS:
         """Never: mom runs the hook's events beside the prologue."""
         return ""
 
-    def is_gone(self, job_id: str, script: Script | None) -> bool | None:
+    def is_gone(self, job_id: str, script: Script | None, leader: Leader | None) -> bool | None:
         """Mom keeps the job's script, and for every job a file of its own, until it forgets the job."""
         if script is not None:
             return is_gone(script)

@@ -15,7 +15,7 @@ from ..config import Config
 from ..errors import BusyError, CommandError, EndedError, Fault, JobError, NodeError, VmBatchError
 from ..host import process
 from ..host.log import Log
-from ..job import Job, Script, check_job_id, check_name
+from ..job import Job, Leader, Script, check_job_id, check_name
 from ..units import Deadline
 from . import failures
 from .account import user_of
@@ -127,7 +127,7 @@ class Slurm:
         state = _state(call.environ, self.job_id(call))
         return f"the job is {state.lower() or 'gone'}" if state is not None and state not in _WANTED else ""
 
-    def is_gone(self, job_id: str, script: Script | None) -> bool | None:
+    def is_gone(self, job_id: str, script: Script | None, leader: Leader | None) -> bool | None:
         """slurmctld knows; it is asked once for all jobs."""
         if self._alive is None:
             try:

@@ -9,7 +9,7 @@ from ..config import Config
 from ..errors import EndedError, NodeError, SiteError, VmBatchError
 from ..host import clock
 from ..host.log import Log
-from ..job import Job, Script, check_job_id, check_name
+from ..job import Job, Leader, Script, check_job_id, check_name
 from ..units import Deadline
 from .account import parse_user
 from .amount import memory, slots, unambiguous
@@ -83,7 +83,7 @@ class Torque:
         """Never: mom starts an epilogue beside the prologue."""
         return ""
 
-    def is_gone(self, job_id: str, script: Script | None) -> bool | None:
+    def is_gone(self, job_id: str, script: Script | None, leader: Leader | None) -> bool | None:
         """Mom keeps a job's script file until the epilogue has ended; an interactive job has none."""
         return None if script is None else is_gone(script)
 
