@@ -114,7 +114,7 @@ _ENTRIES = (
     Entry("VB310", "The images' store has no room", (NODE,),
           "The limits of the store, or the space that must remain free on its file system, leave no room for the image.",
           "See `vmbatch image list` and `vmbatch image prune`; raise [images] limit, or give the store a larger file system."),
-    Entry("VB311", "An image was not there in time", (JOB, NODE, SITE),
+    Entry("VB311", "An image was not there in time", (NODE, SITE),
           "Downloading, reading or checking the image took longer than a job's start has, or another job is still at it.",
           "Have images there before jobs are: `vmbatch image fetch --all` in cron. See [images] transfer and $prologalarm."),
     Entry("VB312", "An image changed while it was read", (JOB, SITE),
@@ -305,3 +305,14 @@ _ENTRIES = (
           "Submit the job again; if it comes again, see who else writes into the batch system's spool."),
 )
 CATALOGUE = {entry.code: entry for entry in _ENTRIES}
+_WHOSE = {
+    JOB: "the job's: it, or what it asks for, has to change",
+    NODE: "the node's: another one, or a later time, may do",
+    SITE: "the site's: an admin has to mend configuration, template or image",
+}
+
+
+def described(entry: Entry) -> list[tuple[str, str]]:
+    """What there is to say of an error, in order: (heading, text)."""
+    return [("Cause", entry.cause), ("What to do", entry.remedy),
+            ("Whose fault", "; or ".join(_WHOSE[fault] for fault in entry.faults))]

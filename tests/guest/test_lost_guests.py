@@ -151,7 +151,7 @@ def test_a_guest_that_hangs_and_is_watched(mom: Mom) -> None:
         virsh("suspend", name_of(job))
         assert shell.wait() == 252
         assert ended(mom, job, 252) == ["vmbatch: the node has ended the job's guest: nothing was heard from it for 10 s, "
-                                        "and it is paused by somebody on the node"]
+                                        "and it is paused by somebody on the node [VB802]"]
 
 
 def test_a_guest_that_is_heard_by_its_port(mom: Mom) -> None:

@@ -78,6 +78,6 @@ def call(order: Order, environ: Mapping[str, str] | None = None) -> Call:
     """This process's call for a new job. NodeError."""
     me = clock.this_process()
     if not me.started:
-        raise NodeError("this process is not to be seen in /proc", "mount /proc without hidepid for root")
+        raise NodeError("this process is not to be seen in /proc", "mount /proc without hidepid for root", code="VB906")
     number = f"{secrets.randbelow(_NUMBERS)}.{order.kind}"
     return Call(["vmbatch", number, msgspec.json.encode(order).decode()], environ or {}, "/", Leader(me.pid, me.started))

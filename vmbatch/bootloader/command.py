@@ -204,7 +204,7 @@ def _opened(path: str, deadline: Deadline) -> int:
             fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         except OSError as error:
             if error.errno != errno.ENXIO or deadline.passed():
-                raise NodeError(f"{path} cannot be written to: {error.strerror}", code="VB712") from None
+                raise NodeError(f"{path} cannot be written to: {error.strerror}", code="VB906") from None
             time.sleep(_FIFO_SECONDS)
             continue
         os.set_blocking(fd, True)

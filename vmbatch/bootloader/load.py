@@ -174,7 +174,7 @@ class _Pieces:
             return JobError("the guest's disk cannot be read within the limits on time and memory", "it may be hostile",
                             code="VB711")
         return NodeError(f"the reader of the guest's disk failed: {_plain((said.strip().splitlines() or [error.what])[-1])}",
-                         "its account must be able to read VmBatch's installation", code="VB711")
+                         "its account must be able to read VmBatch's installation", code="VB910")
 
     def line(self) -> bytes:
         """Without its end."""
