@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from . import claim as claims
-from .claim import ASKING, DIRECTORY, HELD, STARTING, WAITING, Claim
+from .claim import ASKING, HELD, STARTING, WAITING, Claim
 from .config import Config
 from .errors import BusyError, JobError, SiteError, VmBatchError
 from .grant import Grant
@@ -68,7 +68,7 @@ def claim(job: Job, form: Template, granted: Grant, config: Config, owner: clock
     """What a job's guest takes of the node."""
     cores, memory = own_size(form.root)
     overhead = form.resources.overhead or config.admission_overhead
-    return Claim(directory=DIRECTORY, token=job.token, job=job.id, cores=granted.cores or cores,
+    return Claim(directory=claims.DIRECTORY, token=job.token, job=job.id, cores=granted.cores or cores,
                  memory=(granted.memory or memory) + overhead, asked=time.monotonic(), owner=owner)
 
 

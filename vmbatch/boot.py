@@ -17,7 +17,7 @@ from .exchange.channel import Channel
 from .exchange.export import Export
 from .exchange.inbox import Inbox
 from .exchange.meeting import Meeting
-from .guest import Message, parse_message, spans
+from .guest import Message, Way, parse_message, spans
 from .host import console, process, ssh, virt
 from .host.log import Log
 from .host.watch import Watch
@@ -212,8 +212,8 @@ def _open_channel(chosen: Plan) -> Channel:
 
 
 def bring_up(chosen: Plan, start: Start, config: Config, log: Log, deadline: Deadline,
-             meeting: Meeting | None = None, let_in: Callable[[Export], None] = lambda _: None) -> tuple[str, str]:
-    """Waits until the guest is ready and its user has been seen to log in; its address and its console's pty, or ''.
+             meeting: Meeting | None = None, let_in: Callable[[Export], None] = lambda _: None) -> Way:
+    """Waits until the guest is ready and its user has been seen to log in; the way to it.
 
     `let_in` makes the export of the guest's part of the share, where it has one, as soon as the guest has an address.
 
@@ -233,11 +233,12 @@ def bring_up(chosen: Plan, start: Start, config: Config, log: Log, deadline: Dea
         if meeting is not None:
             with log.phase("arrival"):
                 party = _meet(wait, meeting, announced.address)
+        way = _way(wait, announced.address)
         with log.phase("login"):
             if wait.terminal is not None:
                 _log_in_there(wait, wait.terminal)
-            elif announced.address:
-                _log_in(wait, announced.address, log, party)
+            elif way.address:
+                _log_in(wait, way, log, party)
             else:
                 raise SiteError("the guest has announced itself without an address, and the job's way is ssh",
                                 "give the guest a network, or write <vbshell>CONSOLE</vbshell>", code="VB604")
@@ -247,7 +248,17 @@ def bring_up(chosen: Plan, start: Start, config: Config, log: Log, deadline: Dea
         wait.close()
     if ready.address != announced.address:
         raise NodeError(f"the guest announced {announced.address}, but is ready at {ready.address}", code="VB709")
-    return ready.address, wait.terminal.path if wait.terminal is not None else ""
+    return way
+
+
+def _way(wait: Wait, address: str) -> Way:
+    """How the node reaches the guest that has announced this address."""
+    chosen = wait.chosen
+    if wait.terminal is not None:
+        return Way(address, wait.terminal.path)
+    if chosen.forwarded is None or not address:
+        return Way(address)
+    return Way("127.0.0.1", port=virt.forward(chosen.domain.uri, chosen.domain.uuid, chosen.forwarded))
 
 
 def _leased(wait: Wait, log: Log) -> str:
@@ -297,16 +308,16 @@ def _meet(wait: Wait, meeting: Meeting, address: str) -> bytes:
     return "".join(f"{guest.address} {guest.name} {guest.host_key}\n" for guest in party).encode()
 
 
-def _log_in(wait: Wait, address: str, log: Log, party: bytes) -> None:
+def _log_in(wait: Wait, way: Way, log: Log, party: bytes) -> None:
     """Tries until the submitting user can log in."""
     chosen = wait.chosen
     said = "no answer yet"
     while True:
-        attempt = ssh.prove_login(chosen.handover, chosen.job.user, address, chosen.alias, party)
+        attempt = ssh.prove_login(chosen.handover, chosen.job.user, way.address, chosen.alias, party, way.port)
         handle = os.pidfd_open(attempt.pid)
         wait.watch.descriptor(handle)
         try:
-            status = wait.until(attempt.poll, f"phase login: {chosen.job.user.name} cannot log in at {address}: {said}")
+            status = wait.until(attempt.poll, f"phase login: {chosen.job.user.name} cannot log in at {way}: {said}")
             said = console.printable_tail(_output(attempt), 1) or f"ssh ended with {status}"
         finally:
             wait.watch.forget(handle)
@@ -314,8 +325,8 @@ def _log_in(wait: Wait, address: str, log: Log, party: bytes) -> None:
             process.end(attempt)
         if status == 0:
             return
-        log.detail(f"login at {address}: {said}")
-        wait.pause(_LOGIN_PAUSE_SECONDS, f"phase login: {chosen.job.user.name} cannot log in at {address}: {said}")
+        log.detail(f"login at {way}: {said}")
+        wait.pause(_LOGIN_PAUSE_SECONDS, f"phase login: {chosen.job.user.name} cannot log in at {way}: {said}")
 
 
 def _output(attempt: "subprocess.Popen[bytes]") -> bytes:

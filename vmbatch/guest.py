@@ -18,6 +18,17 @@ class Message(msgspec.Struct, frozen=True):
     text: str = ""
 
 
+class Way(msgspec.Struct, frozen=True):
+    """How the node reaches a guest: its sshd at `address` and `port`, or the pty of its console `terminal`."""
+
+    address: str
+    terminal: str = ""
+    port: int = 22
+
+    def __str__(self) -> str:
+        return self.terminal or (self.address if self.port == 22 else f"{self.address} port {self.port}")
+
+
 def parse_message(data: bytes, token: str) -> Message:
     """A guest's message, as hostile input. NodeError says what is wrong with it."""
     match = re.fullmatch(rb"vmbatch 1 (announce|ready|failed|times|heartbeat) ([0-9a-f]{32}) ([^\n]{1,600})\n",

@@ -19,6 +19,7 @@ from .exchange.meeting import Meeting
 from .exchange.member import forget_note, leave_note
 from .format import FormatError
 from .grant import grant, template_name
+from .guest import Way
 from .handover import Handover, Mark, ScriptMark
 from .host import clock, console, distant, file, process, virt
 from .host.log import Log, tell_user
@@ -104,14 +105,14 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
                 _make(chosen, book, work, config, log, gathered)
             gathered.close()
             with _suspected(suspects):
-                address, terminal = boot.bring_up(chosen, start, config, log, deadline, meeting,
-                                                  lambda export: _act(export, book, work))
-            trace.write(config.log_trace, trace.Ready(time.time(), job.token, job.id, address))
+                way = boot.bring_up(chosen, start, config, log, deadline, meeting,
+                                    lambda export: _act(export, book, work))
+            trace.write(config.log_trace, trace.Ready(time.time(), job.token, job.id, way.address))
             if meeting is not None and not job.rank:
                 with log.phase("sisters"):
                     meeting.wait_ready(work)
                     meeting.ready()
-            _hand_over(chosen, book, address, terminal, call.environ, x11=config.guest_display)
+            _hand_over(chosen, book, way, call.environ, x11=config.guest_display)
             if meeting is not None and job.rank:
                 meeting.ready()
                 with log.phase("first node"):
@@ -131,7 +132,7 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
         gathered.close()
         book.close()
     seconds = time.monotonic() - begin
-    log.line(f"guest {chosen.domain.name} of {job.user.name} is ready at {address or terminal} after {seconds:.3f} s")
+    log.line(f"guest {chosen.domain.name} of {job.user.name} is ready at {way} after {seconds:.3f} s")
 
 
 def _check(start: Start, meeting: Meeting | None) -> None:
@@ -262,12 +263,12 @@ def _act(step: Resource | Piece, book: Journal, work: Work, begin: Callable[[], 
         raise SiteError(f"{step}: the image {error.what}", error.hint, code="VB303") from None
 
 
-def _hand_over(chosen: Plan, book: Journal, address: str, terminal: str, environ: Mapping[str, str], *, x11: bool) -> None:
+def _hand_over(chosen: Plan, book: Journal, way: Way, environ: Mapping[str, str], *, x11: bool) -> None:
     """Lets the job run: the record is the last thing that is made."""
     job = chosen.job
     record = Handover(
-        job=job.id, token=job.token, user=job.user.name, uid=job.user.uid, address=address, alias=chosen.alias, console=terminal,
-        template=chosen.template, node_file=job.node_file is not None, x11=x11,
+        job=job.id, token=job.token, user=job.user.name, uid=job.user.uid, address=way.address, port=way.port, alias=chosen.alias,
+        console=way.terminal, template=chosen.template, node_file=job.node_file is not None, x11=x11,
         script=_script_mark(job.script), leader=_mark(job.leader), guest=_guest_mark(chosen.domain),
         environment={name: digest.of_text(value) for name, value in environ.items()},
     )

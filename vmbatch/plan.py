@@ -68,7 +68,7 @@ class StageFile(Piece, frozen=True, tag="stage-file"):
 
     def make(self, work: object) -> None:
         """Writes the file."""
-        file.write_new(os.path.join(self.directory, RECORD), msgspec.json.encode(self.stage), 0o440, (0, self.gid))
+        file.write_new(os.path.join(self.directory, RECORD), msgspec.json.encode(self.stage), 0o440, (file.OWNER, self.gid))
 
     def __str__(self) -> str:
         return str(self.stage)
@@ -85,6 +85,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What will be made, in order, what is said of it, and what must be known to wait for the guest and to hand it over.
 
     `export` lacks the guest's address, and `address` is '' where only DHCP knows it.
+    `forwarded` is the number of the interface in QEMU's user network, where that is the way to the guest.
     `recorded`: the log at `console` is not written by the hypervisor, but from the console's pty, as long as the guest boots.
     """
 
@@ -107,6 +108,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     delivery: Delivery | None
     console_shell: str
     messages: str
+    forwarded: int | None
 
 
 def names(job: Job, config: Config, node: str) -> tuple[str, str, str]:
@@ -202,7 +204,9 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
                 notes=(*granted.notes, *disks.notes, *_unguarded(facts)), macs=macs, delivery=context.delivery,
                 addresses=tuple(address for interface in facts.addresses for address in interface),
                 images=tuple(_traced(template, facts)),
-                console_shell=template.console_shell, messages=template.messages)
+                console_shell=template.console_shell, messages=template.messages,
+                forwarded=next((number for number, interface in enumerate(template.root.findall("devices/interface"))
+                                if interface.get("type") == "user"), None))
 
 
 def _shared(job: Job, template: Template, config: Config, share: str) -> tuple[tuple[Resource | Piece, ...], Export | None]:

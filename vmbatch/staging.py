@@ -13,7 +13,7 @@ import re
 import secrets
 import stat
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any, Protocol
 
 import msgspec
@@ -63,7 +63,11 @@ class Guest(Protocol):
 
     @property
     def address(self) -> str:
-        """The guest's address."""
+        """The guest's address, as the node reaches it."""
+
+    @property
+    def port(self) -> int:
+        """Where its sshd is there."""
 
     @property
     def alias(self) -> str:
@@ -83,10 +87,10 @@ def around(place: str, guest: Guest, environ: Mapping[str, str], run: Callable[[
     if any(f"{directory}/".startswith(f"{shared}/") for shared in stage.shared):
         say(f"{directory} is shared with the guest: no files are copied")
         return run()
-    session = [*WITH_PARENT, *client(place, guest.alias), *target(guest.user, guest.address)]
+    session = [*WITH_PARENT, *client(place, guest.alias), *target(guest.user, guest.address, guest.port)]
     try:
         if stage.send:
-            send(session, directory, stage.send, stage.send_limit)
+            send(session, directory, [(os.path.join(directory, name), name) for name in stage.send], stage.send_limit)
     except (JobError, OSError) as error:
         say(f"the job does not run: vbstagein: {error}", _CODE)
         return _REFUSED
@@ -147,13 +151,13 @@ class _Counted:
         return len(data)
 
 
-def send(session: list[str], directory: str, names: tuple[str, ...], limit: int) -> None:
-    """Sends files and directories into the same directory of the guest. JobError, OSError."""
+def send(session: list[str], directory: str, files: Sequence[tuple[str, str]], limit: int) -> None:
+    """Sends files and directories, each (path here, path below `directory` of the guest). JobError, OSError."""
     import tarfile
 
-    for name in names:
-        if not os.path.exists(os.path.join(directory, name)):
-            raise JobError(f"there is no {name} in {directory}", code="VB804")
+    for path, _name in files:
+        if not os.path.exists(path):
+            raise JobError(f"there is no {path}", code="VB804")
     process = _start(session, "in")
     try:
         if process.stdin is None:
@@ -163,8 +167,8 @@ def send(session: list[str], directory: str, names: tuple[str, ...], limit: int)
             # the end of an archive is filled up to 10 KiB
             sink: Any = _Counted(process.stdin, limit + 10 * 1024)
             with tarfile.open(mode="w|", fileobj=sink, format=tarfile.GNU_FORMAT) as archive:
-                for name in names:
-                    archive.add(os.path.realpath(os.path.join(directory, name)), f"./{name}", filter=_as_sent)
+                for path, name in files:
+                    archive.add(os.path.realpath(path), f"./{name}", filter=_as_sent)
             process.stdin.close()
         except BrokenPipeError:
             pass  # its exit status says more
@@ -187,8 +191,12 @@ def _as_sent(member: Any) -> Any:
     return member
 
 
-def fetch(session: list[str], directory: str, names: tuple[str, ...], limit: int) -> None:
-    """Brings files and directories back into `directory`. JobError says what did not come, OSError."""
+def fetch(session: list[str], directory: str, names: tuple[str, ...], limit: int, *, place: str = "",
+          what: str = "vbstageout") -> None:
+    """Brings files and directories of the guest's `directory` back, into `place` or one of the same name; `what` asked for it.
+
+    JobError says what did not come, OSError.
+    """
     process = _start(session, "out")
     try:
         if process.stdin is None or process.stdout is None:
@@ -196,12 +204,12 @@ def fetch(session: list[str], directory: str, names: tuple[str, ...], limit: int
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(_request(directory, names))
             process.stdin.close()
-        problems = unpack(process.stdout.read, directory, names, limit)
+        problems = unpack(process.stdout.read, place or directory, names, limit)
         while process.stdout.read(1 << 16):  # what fills up the end of an archive
             pass
         status = process.wait()
         for problem in problems[:_TOLD]:
-            say(f"vbstageout: {problem}")
+            say(f"{what}: {problem}")
         if problems:
             raise JobError(f"{len(problems)} of the guest's files were left out", code="VB804")
         if status:

@@ -177,7 +177,7 @@ def test_how_qemu_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log
     """As libvirtd's log of a guest says it; what we do ourselves is no news."""
     if log is not None:
         (tmp_path / "guest.log").write_bytes(b"x" * 5000 + b"\n" + log)
-    monkeypatch.setattr(virt, "_QEMU_LOGS", str(tmp_path))
+    monkeypatch.setitem(virt._STATES, "qemu:///system", ("/nowhere", str(tmp_path)))
     monkeypatch.setattr(virt, "find", lambda uri, uuid: None)
     assert virt.trouble("qemu:///system", "guest", "uuid") == said
     assert virt.trouble("xen:///system", "guest", "uuid") == ""

@@ -218,7 +218,8 @@ def test_failed(node: Path, error: VmBatchError, settings: str, verdict: str, ou
     note(node, "42.srv", alarm=60.0)
     assert OpenPBS().failed(error, CALL, config, None) == outcome
     said = node / "notes/42.srv.verdict"
-    assert json.loads(said.read_text()) == {"verdict": verdict, "text": "job 42.srv could not start: x"}
+    assert json.loads(said.read_text()) == {
+        "verdict": verdict, "text": error.coded("job 42.srv could not start: x")}
     assert said.stat().st_mode & 0o7777 == 0o600
 
 

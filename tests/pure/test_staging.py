@@ -4,7 +4,7 @@ import io
 import os
 import stat
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -172,6 +172,7 @@ class Guest(NamedTuple):
     user: str = "alice"
     address: str = "192.0.2.1"
     alias: str = "vmbatch-1"
+    port: int = 22
 
 
 def around_job(
@@ -184,7 +185,8 @@ def around_job(
     (place / "stage").write_bytes(msgspec.json.encode(wanted))
 
     def step(name: str) -> Callable[..., None]:
-        def act(session: list[str], directory: str, names: tuple[str, ...], limit: int) -> None:
+        def act(session: list[str], directory: str, files: Sequence[str | tuple[str, str]], limit: int) -> None:
+            names = tuple(each if isinstance(each, str) else each[1] for each in files)
             done.append(f"{name} {directory} {names} {limit} {session[-1]}")
             if name == fails:
                 raise JobError("it fails")
@@ -226,5 +228,5 @@ def test_around_what_needs_no_files(place: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("name", ["none", "in/none"])
 def test_what_is_not_there_is_not_sent(place: Path, name: str) -> None:
-    with pytest.raises(JobError, match=rf"there is no {name} in {place}$"):
-        staging.send([], str(place), (name,), GIB)
+    with pytest.raises(JobError, match=rf"there is no {place}/{name}$"):
+        staging.send([], str(place), [(str(place / name), name)], GIB)

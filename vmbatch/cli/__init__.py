@@ -11,6 +11,7 @@ from .. import __version__
 from ..errors import VmBatchError
 from .explain import explain
 from .image import image
+from .run import run
 from .trace import described, trace
 
 if TYPE_CHECKING:
@@ -210,6 +211,7 @@ def hooks(directory: str, openpbs: bool) -> None:
 
 main.add_command(explain)
 main.add_command(image)
+main.add_command(run)
 main.add_command(trace)
 
 

@@ -21,10 +21,10 @@ def explain(code: str | None) -> None:
                 click.secho(("" if theme == THEMES["1"] else "\n") + theme, bold=True)
             click.echo(f"  {entry.code}  {entry.title}")
         return
-    entry = CATALOGUE.get(code.strip("[]").upper())
-    if entry is None:
+    found = CATALOGUE.get(code.strip("[]").upper())
+    if found is None:
         raise click.BadParameter(f"there is no error {code}; vmbatch explain lists all", param_hint="CODE")
-    click.secho(f"{entry.code}  {entry.title}", bold=True)
-    for heading, text in described(entry):
+    click.secho(f"{found.code}  {found.title}", bold=True)
+    for heading, text in described(found):
         click.echo(f"\n{heading}")
         click.echo(click.wrap_text(text, width=88, initial_indent="  ", subsequent_indent="  "))

@@ -16,6 +16,8 @@ _BLOCK = 4096
 _ZEROS = bytes(_BLOCK)
 _AT_ONCE = 4096
 """Names that are read of a directory before they are removed: of a stranger's there may be millions."""
+OWNER, GROUP = os.geteuid(), os.getegid()
+"""Whose all is that we make: root's, or a user's who runs guests of their own."""
 
 
 def _chain(path: str) -> Iterator[str]:
@@ -28,7 +30,7 @@ def _chain(path: str) -> Iterator[str]:
 
 
 def check_trusted(*paths: str) -> None:
-    """SiteError unless none but root can change these files or a directory above them, links included.
+    """SiteError unless none but root, and we, can change these files or a directory above them, links included.
 
     In a directory above them that has the sticky bit, others may have files of their own.
     """
@@ -50,7 +52,7 @@ def _check(place: str, *, sticky: bool) -> None:
     if status.st_mode & 0o022 and not stat.S_ISLNK(status.st_mode) and not shared:
         raise SiteError(f"{place} can be changed by others than root (mode {stat.S_IMODE(status.st_mode):04o})",
                         f"chmod go-w {place}", code="VB106")
-    if status.st_uid != 0:
+    if status.st_uid not in (0, OWNER):
         raise SiteError(f"{place} belongs to uid {status.st_uid}, not to root", f"chown root {place}", code="VB106")
 
 
@@ -97,11 +99,11 @@ def sync_directory(path: str) -> None:
 
 def give(fd: int, readers: int | None) -> None:
     """Makes a file root's and read-only: for a group, or for everybody."""
-    os.fchown(fd, 0, readers or 0)
+    os.fchown(fd, OWNER, readers or GROUP)
     os.fchmod(fd, 0o444 if readers is None else 0o440)
 
 
-def write_new(path: str, data: bytes, mode: int, owner: tuple[int, int] = (0, 0)) -> None:
+def write_new(path: str, data: bytes, mode: int, owner: tuple[int, int] = (OWNER, GROUP)) -> None:
     """Writes a file that must not be there yet."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with open(fd, "wb") as file:
@@ -110,14 +112,14 @@ def write_new(path: str, data: bytes, mode: int, owner: tuple[int, int] = (0, 0)
         os.fchmod(fd, mode)
 
 
-def replace(path: str, data: bytes, mode: int, group: int = 0) -> None:
+def replace(path: str, data: bytes, mode: int, group: int = GROUP) -> None:
     """Puts a whole file of root's in place of an older one or of none; readers see one of both."""
     temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.new")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
         with open(fd, "wb") as file:
             file.write(data)
-            os.fchown(fd, 0, group)
+            os.fchown(fd, OWNER, group)
             os.fchmod(fd, mode)
         os.rename(temporary, path)
     except OSError:
@@ -159,7 +161,7 @@ def make_state_directory(path: str, mode: int) -> None:
         raise _not_ours(path) from None
     try:
         status = os.fstat(fd)
-        if status.st_uid != 0 or status.st_mode & 0o022:
+        if status.st_uid != OWNER or status.st_mode & 0o022:
             raise _not_ours(path)
         if stat.S_IMODE(status.st_mode) != mode:
             os.fchmod(fd, mode)
@@ -226,8 +228,8 @@ def _remove_inner(name: str, top: int, deadline: Deadline) -> None:
 def _close_to_others(directory: int) -> None:
     """A stranger's directory becomes root's: even who has it open makes nothing in it from now on (open(2), EACCES)."""
     status = os.fstat(directory)
-    if status.st_uid != 0 or status.st_mode & 0o022:
-        os.fchown(directory, 0, 0)
+    if status.st_uid != OWNER or status.st_mode & 0o022:
+        os.fchown(directory, OWNER, GROUP)
         os.fchmod(directory, 0o700)
 
 
@@ -256,7 +258,7 @@ def seal(path: str) -> None:
             if stat.S_ISREG(os.lstat(name, dir_fd=parent).st_mode):
                 fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
                 try:
-                    os.fchown(fd, 0, 0)
+                    os.fchown(fd, OWNER, GROUP)
                     os.fchmod(fd, 0o600)
                 finally:
                     os.close(fd)

@@ -75,16 +75,20 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """A helper that dies with us (util-linux setpriv(1), PR_SET_PDEATHSIG), as root, as `user`, or as an account without rights.
 
+    Who is not root has but one account, and gives a helper no way to another.
+
     To be called from a thread that lives as long: the kernel takes the thread for the parent (prctl(2)).
     `limits` are options of util-linux prlimit(1), such as `--cpu=60`. `stderr` as Popen takes it. Only root's helpers get
     our locks. SiteError, NodeError.
     """
-    drop = [] if user is None else [
+    drop = [] if user is None else ["--no-new-privs"] if os.geteuid() else [
         f"--reuid={user.uid}", f"--regid={user.group.gid}",
         f"--groups={','.join(str(group.gid) for group in user.groups)}" if user.groups else "--clear-groups",
         "--no-new-privs", "--inh-caps=-all",
     ]
-    if account is not None:
+    if account is not None and os.geteuid():
+        drop = ["--no-new-privs"]
+    elif account is not None:
         nobody = account_of(account)
         drop = [f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups", "--no-new-privs", "--inh-caps=-all"]
     bound = ["/usr/bin/prlimit", *limits, "--"] if limits else []
@@ -208,7 +212,7 @@ def end_all(words: list[str], deadline: Deadline) -> None:
         with contextlib.suppress(OSError):
             handle = os.pidfd_open(int(name))
             try:
-                if os.stat(f"/proc/{name}").st_uid != 0 or _arguments(name) != words:
+                if os.stat(f"/proc/{name}").st_uid != os.geteuid() or _arguments(name) != words:
                     continue
                 signal.pidfd_send_signal(handle, signal.SIGKILL)
                 if not select.select([handle], [], [], max(_LAST_SECONDS, deadline.left()))[0]:

@@ -27,7 +27,11 @@ _ENDS = {
     "shutdown": "it was shut down from inside",
     "crashed": "it or its QEMU has crashed, or its watchdog has fired",
 }
-_QEMU_LOGS = "/var/log/libvirt/qemu"
+_STATES = {
+    "qemu:///system": ("/run/libvirt/qemu", "/var/log/libvirt/qemu"),
+    "qemu:///session": ("$XDG_RUNTIME_DIR/libvirt/qemu/run", "~/.cache/libvirt/qemu/log"),
+}
+"""Where libvirtd has the guests' pid files and logs (src/qemu/qemu_conf.c, virQEMUDriverConfigNew)."""
 _TAIL_BYTES = 4096
 _LOOK_SECONDS = 1.0
 _ANSWER_SECONDS = 30.0
@@ -253,17 +257,45 @@ def guest_group(uri: str) -> int | None:
 def pid_of(uri: str, name: str, uuid: str) -> int | None:
     """The process of QEMU's that runs a guest, by the file that libvirtd has of it; None where that is not known.
 
-    libvirt does not say it otherwise (src/qemu/qemu_process.c, qemuProcessPrepareHost; its stateDir is src/qemu/qemu_conf.c).
+    libvirt does not say it otherwise (src/qemu/qemu_process.c, qemuProcessPrepareHost; the file's name is NAME.pid).
     """
-    if uri != "qemu:///system":
+    if uri not in _STATES:
         return None
     try:
-        with open(f"/run/libvirt/qemu/{name}.pid", "rb") as file:
+        with open(os.path.expandvars(f"{_STATES[uri][0]}/{name}.pid"), "rb") as file:
             pid = int(file.read(20))
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             return pid if uuid.encode() in file.read() else None
     except (OSError, ValueError):
         return None
+
+
+def forward(uri: str, uuid: str, interface: int) -> int:
+    """The port of 127.0.0.1 that leads, through QEMU's user network at this interface, to the guest's sshd. NodeError.
+
+    libvirt calls the network hostnetN (src/qemu/qemu_command.c); QEMU takes a free port itself for 0, and says which
+    (hmp-commands.hx, hostfwd_add; net/slirp.c).
+    """
+    import libvirt_qemu
+
+    domain = find(uri, uuid)
+    if domain is None:
+        raise NodeError("the guest has ended", code="VB706")
+
+    def say(command: str) -> str:
+        return str(ask(lambda: libvirt_qemu.qemuMonitorCommand(domain, command,
+                                                               libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP)))
+
+    try:
+        refused = say(f"hostfwd_add hostnet{interface} tcp:127.0.0.1:0-:22").strip()
+        known = say("info usernet")
+    except libvirt.libvirtError as error:
+        refused, known = str(error), ""
+    found = re.search(r"TCP\[HOST_FORWARD\]\s+[0-9]+\s+127\.0\.0\.1\s+([0-9]+)\s+\S+\s+22\s", known)
+    if refused or found is None:
+        raise NodeError(f"QEMU does not open a way to the guest's sshd: {refused or 'it names no port'}",
+                        "<interface type='user'> takes QEMU's own user network, without a <backend>", code="VB703")
+    return int(found[1])
 
 
 def trouble(uri: str, name: str, uuid: str) -> str:
@@ -285,10 +317,10 @@ def trouble(uri: str, name: str, uuid: str) -> str:
 
 def _end(uri: str, name: str) -> str:
     """How a guest of QEMU's has ended, from the last line that libvirtd has written of it (src/qemu/qemu_process.c)."""
-    if uri != "qemu:///system":
+    if uri not in _STATES:
         return ""
     try:
-        with open(f"{_QEMU_LOGS}/{name}.log", "rb") as file:
+        with open(os.path.expanduser(f"{_STATES[uri][1]}/{name}.log"), "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
             found = re.findall(rb"shutting down, reason=([a-z]+)", file.read(_TAIL_BYTES))
     except OSError:
