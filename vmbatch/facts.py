@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import time
@@ -244,6 +245,8 @@ def _judged(source: ImageSource) -> Image:
     from .image import local
 
     path = source.places[0]
+    if not os.path.exists(path):
+        raise SiteError(f"the image {path}: {os.strerror(errno.ENOENT)}", "put it there, or correct <vbdisksource>", code="VB302")
     file.check_trusted(path)
     try:
         known = local.known(path, source.format, 1 << 62, lambda what, hint: SiteError(f"the image {path} {what}", hint,

@@ -495,6 +495,7 @@ def test_prove_and_the_kits_messages(serve: Serve) -> None:
         login.close()
 
 
+@pytest.mark.error("VB710")
 def test_a_login_that_fails(serve: Serve) -> None:
     served = serve()
     shutil.rmtree(served.base / "job")

@@ -185,6 +185,7 @@ def test_share(exec_host: str, exec_vnode: str, host: str, expected: object) -> 
     assert share(facts(exec_host=exec_host, exec_vnode=exec_vnode), host) == expected
 
 
+@pytest.mark.error("VB902")
 def test_a_size_that_is_none() -> None:
     with pytest.raises(NodeError, match="'lots' is no size of OpenPBS's"):
         share(facts(exec_host="n1/0", exec_vnode="(n1:mem=lots)"), "n1")

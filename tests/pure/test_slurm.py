@@ -99,6 +99,7 @@ def test_what_slurmd_did_not_say(commands: Commands, name: str, value: str | Non
     assert caught.value.what == f"the Prolog was not given {name}"
 
 
+@pytest.mark.error("VB908")
 def test_a_user_that_the_node_does_not_know(commands: Commands) -> None:
     with pytest.raises(NodeError, match="this node knows no user with uid 1501"):
         Slurm().parse(call(SLURM_JOB_UID="1501"), TOKEN, None)

@@ -134,6 +134,7 @@ def test_names_are_shown_as_text(place: Path) -> None:
     assert fetched(place, info("out\x1b[2J\n" + "y" * 300)) == [f"out?[2J?{'y' * 192}: nobody asked for this"]
 
 
+@pytest.mark.error("VB804")
 def test_too_much(place: Path) -> None:
     with pytest.raises(JobError, match="the files are larger than 1M, which is the most that may be fetched"):
         fetched(place, info("out/a", size=600 << 10), info("out/b", size=600 << 10), limit=1 << 20)

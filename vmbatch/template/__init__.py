@@ -13,6 +13,6 @@ from .write import DiskChange, DomainChange, DriverChange, InterfaceChange, doma
 __all__ = [
     "LABELS", "LEARNED", "BlankSource", "Checksum", "Credential", "DiskChange", "DiskTag", "DomainChange", "DriverChange",
     "Guard", "GuestDisk", "ImageSource", "InterfaceChange", "MediumTag", "NodeDirectory", "Resources", "RootSsh", "Share",
-    "TarFile", "Template", "UserImage", "adapted", "brought", "channel_path", "console_path", "domain_xml", "filter_xml", "has_bridge",
-    "known_format", "leases", "others", "own_size", "parse",
+    "TarFile", "Template", "UserImage", "adapted", "brought", "channel_path", "console_path", "domain_xml", "filter_xml",
+    "has_bridge", "known_format", "leases", "others", "own_size", "parse",
 ]
