@@ -19,7 +19,7 @@ _KEEP_SECONDS = 86400.0
 _INTERRUPTED = 130
 
 
-@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.command(context_settings={"allow_interspersed_args": False})
 @click.option("-t", "--template", default="", metavar="TEMPLATE",
               help="a template's name or path  [default: the only one there is]")
 @click.option("-i", "--image", default="", metavar="IMAGE",
