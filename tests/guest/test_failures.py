@@ -47,10 +47,10 @@ def changed(name: str, old: str, new: str) -> Iterator[str]:
 def test_an_image_with_another_digest(mom: Mom) -> None:
     wrong = "0" * 64
     right = run(["sha256sum", image()]).split()[0]
-    with queue("wrong", root_disk(f"source='{image()}' copy_method='cow'",
-                                  more=f"<vbcheckhash hashfunction='sha256' hashvalue='{wrong}'/>")) as name:
+    check = f"<vbcheckhash hashfunction='sha256' hashvalue='{wrong}'/>"
+    with queue("wrong", root_disk(f"source='{image()}' copy_method='cow'", more=check)) as name:
         assert seen(mom, name) == [
-            f"job ID could not start: {image()} has the sha256 {right}; the template wants {wrong} "
+            f"job ID could not start: the image {image()} has the sha256 {right}; the template wants {wrong} "
             "(the image was changed or damaged; if it is the right one, correct <vbcheckhash>)",
             f"{BACK} [VB301]"]
 
@@ -58,7 +58,8 @@ def test_an_image_with_another_digest(mom: Mom) -> None:
 def test_an_image_that_is_not_there(mom: Mom) -> None:
     with queue("none", root_disk("source='/srv/none.raw' copy_method='cow'")) as name:
         assert seen(mom, name) == [
-            "job ID could not start: the image /srv/none.raw: No such file or directory (put it there, or correct <vbdisksource>)",
+            "job ID could not start: the image /srv/none.raw: No such file or directory "
+            "(put it there, or correct <vbdisksource>)",
             f"{BACK} [VB302]"]
 
 
@@ -79,15 +80,17 @@ def test_a_user_who_may_not(mom: Mom, configure: Configure) -> None:
 
 def test_a_guest_whose_kernel_dies(mom: Mom) -> None:
     assert seen(mom, "panic") == [
-        "job ID could not start: the guest's kernel died before the guest was ready (phase boot: it has not announced its address "
-        "on the share): Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100",
+        "job ID could not start: the guest's kernel died before the guest was ready "
+        "(phase boot: it has not announced its address on the share): "
+        "Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100",
         f"{BACK} [VB705]"]
 
 
 def test_a_guest_that_is_too_slow(mom: Mom, configure: Configure) -> None:
     with configure('[timeouts]\nboot = "3s"'):
         assert seen(mom, "silent") == [
-            "job ID could not start: the guest was not ready within 3 s (phase boot: it has not announced its address on the share) "
+            "job ID could not start: the guest was not ready within 3 s "
+            "(phase boot: it has not announced its address on the share) "
             "(more time: [timeouts] boot, and $prologalarm in mom's config)",
             f"{BACK} [VB704]"]
 
@@ -132,8 +135,8 @@ def test_a_share_that_is_not_there(mom: Mom) -> None:
 def test_a_node_without_room(mom: Mom, configure: Configure) -> None:
     with configure('[spool]\nkeep_free = "900T"'):
         [first, second] = seen(mom, "copy")
-    assert re.fullmatch(r"job ID could not start: the spool /var/lib/vmbatch/spool has \d+ MiB free; the job's disks take \d+ MiB, "
-                        r"and 943718400 MiB must remain", first)
+    assert re.fullmatch(r"job ID could not start: the spool /var/lib/vmbatch/spool has \d+ MiB free; "
+                        r"the job's disks take \d+ MiB, and 943718400 MiB must remain", first)
     assert second == f"{BACK} [VB401]"
 
 
@@ -161,6 +164,7 @@ def test_a_user_whom_the_guest_does_not_let_in(mom: Mom, tmp_path: Path) -> None
         CONFIG.write_text(f'{before}\n[timeouts]\nboot = "40s"\n')
         stack.callback(lambda: CONFIG.write_text(before))
         [first, second] = seen(mom, "busybox")
-    assert re.fullmatch(r"job ID could not start: the guest was not ready within 40 s \(phase login: alice cannot log in at \S+: .*\) "
+    assert re.fullmatch(r"job ID could not start: the guest was not ready within 40 s "
+                        r"\(phase login: alice cannot log in at \S+: .*\) "
                         r"\(more time: \[timeouts\] boot, and \$prologalarm in mom's config\)", first)
     assert second == f"{BACK} [VB704]"

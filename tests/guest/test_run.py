@@ -108,7 +108,8 @@ def test_what_a_guest_makes_of_an_output(work: Path) -> None:
     (work / "out/out/mine").write_text("mine")
     must(["chown", "-R", "alice:alice", work])
     found = done([*ROOT, "--output", "evil", "--output", "out", "--output", "none", "--", "sh", "-c",
-                  "mkdir evil out; cd evil; ln -s /etc/passwd link; ln -s ../.. up; mkfifo pipe; echo good > good"], cwd=str(work))
+                  "mkdir evil out; cd evil; ln -s /etc/passwd link; ln -s ../.. up; mkfifo pipe; echo good > good"],
+                 cwd=str(work))
     assert found.returncode == 74
     said = found.stderr.decode()
     assert re.search(r"^vmbatch: evil: \./evil/link: a link that leads elsewhere$", said, re.MULTILINE)
