@@ -17,7 +17,7 @@ from .exchange.channel import Channel
 from .exchange.export import Export
 from .exchange.inbox import Inbox
 from .exchange.meeting import Meeting
-from .guest import Message, parse_message, spans
+from .guest import Message, Way, parse_message, spans
 from .host import console, process, ssh, virt
 from .host.log import Log
 from .host.watch import Watch
@@ -122,18 +122,18 @@ class Wait:
             self.meeting.check()
         failed = self.inbox.read("failed")
         if failed is not None:
-            raise SiteError(f"the guest could not prepare itself for the job: {failed.text}")
+            raise SiteError(f"the guest could not prepare itself for the job: {failed.text}", code="VB707")
         state = virt.state(self.chosen.domain.uri, self.chosen.domain.uuid)
         if state not in ("running", None):
             self._record_last_words()
         panic = console.panic(self.chosen.console)
         if panic is not None:
-            raise SiteError(f"the guest's kernel died before the guest was ready ({what}): {panic}")
+            raise SiteError(f"the guest's kernel died before the guest was ready ({what}): {panic}", code="VB705")
         if state not in ("running", None):
-            raise SiteError(f"the guest ended before it was ready ({what}): its domain is {state}")
+            raise SiteError(f"the guest ended before it was ready ({what}): its domain is {state}", code="VB706")
         if self.deadline.passed():
             raise DeadlineError(f"the guest was not ready within {self.seconds:.0f} s ({what})",
-                                "more time: [timeouts] boot, and $prologalarm in mom's config")
+                                "more time: [timeouts] boot, and $prologalarm in mom's config", code="VB704")
 
     def message(self, kind: str, what: str) -> Message:
         """The guest's message of this kind."""
@@ -184,7 +184,7 @@ def _pty(chosen: Plan, device: str) -> str:
         if path is not None and re.fullmatch(r"/dev/pts/[0-9]+", path):
             return path
         if over.passed():
-            raise NodeError(f"libvirt has given the guest no pty for its console {device}")
+            raise NodeError(f"libvirt has given the guest no pty for its console {device}", code="VB703")
         time.sleep(_CHECK_SECONDS)
 
 
@@ -207,13 +207,13 @@ def _follow(chosen: Plan, recorder: console.Recorder) -> console.Follower | None
 def _open_channel(chosen: Plan) -> Channel:
     path = channel_path(virt.running_xml(chosen.domain.uri, chosen.domain.uuid))
     if path is None:
-        raise NodeError("libvirt has given the guest no socket for its messages")
+        raise NodeError("libvirt has given the guest no socket for its messages", code="VB703")
     return Channel(path, chosen.job.token)
 
 
 def bring_up(chosen: Plan, start: Start, config: Config, log: Log, deadline: Deadline,
-             meeting: Meeting | None = None, let_in: Callable[[Export], None] = lambda _: None) -> tuple[str, str]:
-    """Waits until the guest is ready and its user has been seen to log in; its address and its console's pty, or ''.
+             meeting: Meeting | None = None, let_in: Callable[[Export], None] = lambda _: None) -> Way:
+    """Waits until the guest is ready and its user has been seen to log in; the way to it.
 
     `let_in` makes the export of the guest's part of the share, where it has one, as soon as the guest has an address.
 
@@ -233,21 +233,32 @@ def bring_up(chosen: Plan, start: Start, config: Config, log: Log, deadline: Dea
         if meeting is not None:
             with log.phase("arrival"):
                 party = _meet(wait, meeting, announced.address)
+        way = _way(wait, announced.address)
         with log.phase("login"):
             if wait.terminal is not None:
                 _log_in_there(wait, wait.terminal)
-            elif announced.address:
-                _log_in(wait, announced.address, log, party)
+            elif way.address:
+                _log_in(wait, way, log, party)
             else:
                 raise SiteError("the guest has announced itself without an address, and the job's way is ssh",
-                                "give the guest a network, or write <vbshell>CONSOLE</vbshell>")
+                                "give the guest a network, or write <vbshell>CONSOLE</vbshell>", code="VB604")
         with log.phase("ready"):
             ready = wait.message("ready", "phase ready: it has announced itself, but has not written its ready file")
     finally:
         wait.close()
     if ready.address != announced.address:
-        raise NodeError(f"the guest announced {announced.address}, but is ready at {ready.address}")
-    return ready.address, wait.terminal.path if wait.terminal is not None else ""
+        raise NodeError(f"the guest announced {announced.address}, but is ready at {ready.address}", code="VB709")
+    return way
+
+
+def _way(wait: Wait, address: str) -> Way:
+    """How the node reaches the guest that has announced this address."""
+    chosen = wait.chosen
+    if wait.terminal is not None:
+        return Way(address, wait.terminal.path)
+    if chosen.forwarded is None or not address:
+        return Way(address)
+    return Way("127.0.0.1", port=virt.forward(chosen.domain.uri, chosen.domain.uuid, chosen.forwarded))
 
 
 def _leased(wait: Wait, log: Log) -> str:
@@ -276,7 +287,7 @@ def _log_times(wait: Wait, log: Log) -> None:
     """Where the time of the guest's own boot went, so that a network that was waited for is seen."""
     times = wait.inbox.read("times")
     for name, seconds in spans(times.text if times is not None else "").items():
-        log.detail(f"phase guest {name} {seconds:.3f} s")
+        log.part(f"guest {name}", seconds)
 
 
 def _log_in_there(wait: Wait, terminal: Terminal) -> None:
@@ -284,29 +295,29 @@ def _log_in_there(wait: Wait, terminal: Terminal) -> None:
     who = wait.chosen.job.user.name
     status = wait.until(terminal.login.poll, f"phase login: {who} cannot log in through the console {wait.chosen.console_shell}")
     if status:
-        raise SiteError(f"{who} cannot log in through the guest's console: status {status}")
+        raise SiteError(f"{who} cannot log in through the guest's console: status {status}", code="VB708")
 
 
 def _meet(wait: Wait, meeting: Meeting, address: str) -> bytes:
     """Waits for the addresses of all guests of the job; what the guest is told of them, a line for each."""
     if not address:
         raise SiteError("the guest has announced itself without an address, and the job's other guests cannot reach it",
-                        "give the guest a network")
+                        "give the guest a network", code="VB604")
     meeting.arrive(address, ssh.pinned(os.path.join(wait.chosen.handover, "known_hosts")))
     party = wait.until(meeting.arrived, "phase arrival: not all of the job's guests are up")
     return "".join(f"{guest.address} {guest.name} {guest.host_key}\n" for guest in party).encode()
 
 
-def _log_in(wait: Wait, address: str, log: Log, party: bytes) -> None:
+def _log_in(wait: Wait, way: Way, log: Log, party: bytes) -> None:
     """Tries until the submitting user can log in."""
     chosen = wait.chosen
     said = "no answer yet"
     while True:
-        attempt = ssh.prove_login(chosen.handover, chosen.job.user, address, chosen.alias, party)
+        attempt = ssh.prove_login(chosen.handover, chosen.job.user, way.address, chosen.alias, party, way.port)
         handle = os.pidfd_open(attempt.pid)
         wait.watch.descriptor(handle)
         try:
-            status = wait.until(attempt.poll, f"phase login: {chosen.job.user.name} cannot log in at {address}: {said}")
+            status = wait.until(attempt.poll, f"phase login: {chosen.job.user.name} cannot log in at {way}: {said}")
             said = console.printable_tail(_output(attempt), 1) or f"ssh ended with {status}"
         finally:
             wait.watch.forget(handle)
@@ -314,8 +325,8 @@ def _log_in(wait: Wait, address: str, log: Log, party: bytes) -> None:
             process.end(attempt)
         if status == 0:
             return
-        log.detail(f"login at {address}: {said}")
-        wait.pause(_LOGIN_PAUSE_SECONDS, f"phase login: {chosen.job.user.name} cannot log in at {address}: {said}")
+        log.detail(f"login at {way}: {said}")
+        wait.pause(_LOGIN_PAUSE_SECONDS, f"phase login: {chosen.job.user.name} cannot log in at {way}: {said}")
 
 
 def _output(attempt: "subprocess.Popen[bytes]") -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 from collections.abc import Iterator
@@ -185,7 +186,7 @@ def _of_disk(tag: DiskTag, form: Template) -> Iterator[None]:
     try:
         yield
     except FormatError as error:
-        raise SiteError(f"{form.path}:{tag.line}: disk {tag.target}: {error.what}", error.hint) from None
+        raise SiteError(f"{form.path}:{tag.line}: disk {tag.target}: {error.what}", error.hint, code="VB303") from None
 
 
 def _see_disk(form: Template, tag: DiskTag, wish: ImageSource | None, user: User, config: Config, agreed: Terms,
@@ -242,14 +243,17 @@ def _judged(source: ImageSource) -> Image:
     from .image import local
 
     path = source.places[0]
+    if not os.path.exists(path):
+        raise SiteError(f"the image {path}: {os.strerror(errno.ENOENT)}", "put it there, or correct <vbdisksource>", code="VB302")
     file.check_trusted(path)
     try:
-        known = local.known(path, source.format, 1 << 62, lambda what, hint: SiteError(f"the image {path} {what}", hint))
+        known = local.known(path, source.format, 1 << 62, lambda what, hint: SiteError(f"the image {path} {what}", hint,
+                                                                                       code="VB303"))
         status = os.stat(path)
     except OSError as error:
-        raise SiteError(f"the image {path}: {error.strerror}") from None
-    if source.method != "copy" and not status.st_mode & 0o004:
-        raise SiteError(f"the image {path} stays root's, and QEMU's account cannot read it", f"chmod o+r {path}")
+        raise SiteError(f"the image {path}: {error.strerror}", code="VB302") from None
+    if source.method != "copy" and not status.st_mode & 0o004 and file.OWNER == 0:
+        raise SiteError(f"the image {path} stays root's, and QEMU's account cannot read it", f"chmod o+r {path}", code="VB302")
     checksum = source.checksum
     return Image(path, source.format, known.size, known.file_size, chain=local.chain(path) if known.chained else (), origin=path,
                  digest="" if checksum is None else f"{checksum.function}:{checksum.value}", modified=status.st_mtime)
@@ -268,7 +272,7 @@ def _take_turn(form: Template, tag: DiskTag, source: BlankSource, user: User, co
         gathered.first[tag.index] = (ready, making)
         return
     kind = parse_form(source.form).format.removesuffix("-fixed")
-    known = local.known(ready, kind, 1 << 62, lambda what, hint: SiteError(f"the disk {ready} {what}", hint))
+    known = local.known(ready, kind, 1 << 62, lambda what, hint: SiteError(f"the disk {ready} {what}", hint, code="VB303"))
     gathered.images[tag.index] = Image(ready, kind, known.size, known.file_size, stored=True)
 
 
@@ -278,7 +282,7 @@ def _check_archives(form: Template) -> None:
         file.check_trusted(tar.archive)
         for name in archive.names(tar.archive, tar.directory, tar.strip) if tar.on_medium else ():
             if name in on_medium:
-                raise SiteError(f"{name} would be on the medium twice: {tar.archive} has it again")
+                raise SiteError(f"{name} would be on the medium twice: {tar.archive} has it again", code="VB501")
             on_medium.add(name)
 
 

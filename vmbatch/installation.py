@@ -25,7 +25,7 @@ def hook(name: str, interpreter: str) -> bytes:
     line = f"#!{interpreter} -I\n".encode()
     if len(line) > _SHEBANG_LIMIT or b" " in line[: -len(" -I\n")]:
         raise SiteError(f"{interpreter} cannot stand in the first line of a script",
-                        "install VmBatch below a shorter path without blanks")
+                        "install VmBatch below a shorter path without blanks", code="VB916")
     with open(os.path.join(sysconfig.get_path("data"), "share/vmbatch", name), "rb") as source:
         return line + source.read().split(b"\n", 1)[1]
 
@@ -59,7 +59,7 @@ def compile_starter(interpreter: str) -> bytes:
     """remoteshell as a static program. SiteError without a C compiler or a static C library."""
     compiler = process.find("cc") or process.find("gcc")
     if compiler is None:
-        raise SiteError("there is no C compiler", "install gcc and the static C library (Debian: gcc libc6-dev)")
+        raise SiteError("there is no C compiler", "install gcc and the static C library (Debian: gcc libc6-dev)", code="VB916")
     with tempfile.TemporaryDirectory(prefix="vmbatch-hooks-") as place:
         source, made = os.path.join(place, "starter.c"), os.path.join(place, "starter")
         with open(source, "wb") as text:
@@ -68,7 +68,8 @@ def compile_starter(interpreter: str) -> bytes:
             process.run([compiler, "-std=c99", "-O2", "-Wall", "-Wextra", "-static", "-s", "-o", made, source],
                         Deadline(_COMPILER_SECONDS))
         except CommandError as error:
-            raise SiteError(f"{error}", "install the static C library (Debian: libc6-dev; others: glibc-static)") from None
+            raise SiteError(f"{error}", "install the static C library (Debian: libc6-dev; others: glibc-static)",
+                            code="VB916") from None
         with open(made, "rb") as program:
             return program.read()
 
@@ -78,7 +79,7 @@ def openpbs_hook(directory: str) -> bytes:
     with open(os.path.join(sysconfig.get_path("data"), "share/vmbatch/openpbs/vmbatch_hook.py"), "rb") as source:
         before, line, behind = source.read().partition(b'\nDIRECTORY = "/var/spool/pbs/mom_priv"\n')
     if not line:
-        raise SiteError("VmBatch's hook for OpenPBS is not as it was installed", "install VmBatch again")
+        raise SiteError("VmBatch's hook for OpenPBS is not as it was installed", "install VmBatch again", code="VB916")
     return before + f"\nDIRECTORY = {directory!r}\n".encode() + behind
 
 

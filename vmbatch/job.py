@@ -108,16 +108,16 @@ def _at(node: str) -> str:
 def check_job_id(job_id: str) -> None:
     """JobError unless it has the form of a Torque job id: `42`, `42.server`, `42[1].server`."""
     if not _JOB_ID.fullmatch(job_id) or ".." in job_id:
-        raise JobError(f"{job_id[:80]!r} is not a job id", "a job id looks like 42.server or 42[1].server")
+        raise JobError(f"{job_id[:80]!r} is not a job id", "a job id looks like 42.server or 42[1].server", code="VB201")
 
 
 def check_name(name: str, what: str) -> None:
     """JobError unless `name` can be the name of a user, group or queue."""
     if not _NAME.fullmatch(name):
-        raise JobError(f"{name[:80]!r} is not the name of a {what}")
+        raise JobError(f"{name[:80]!r} is not the name of a {what}", code="VB201")
 
 
 def check_token(token: str) -> None:
     """JobError unless `token` is 32 hexadecimal digits."""
     if not _TOKEN.fullmatch(token):
-        raise JobError("a start's token has 32 hexadecimal digits")
+        raise JobError("a start's token has 32 hexadecimal digits", code="VB201")

@@ -20,6 +20,7 @@ from .exchange.meeting import Meeting
 from .exchange.member import forget_note, leave_note
 from .format import FormatError
 from .grant import grant, template_name
+from .guest import Way
 from .handover import Handover, Mark, ScriptMark
 from .host import clock, console, distant, file, process, virt
 from .host.log import Log, tell_user
@@ -109,14 +110,14 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
                 _make(chosen, book, work, config, log)
             gathered.close()
             with _suspected(suspects):
-                address, terminal = boot.bring_up(chosen, start, config, log, deadline, meeting,
-                                                  lambda export: _act(export, book, work))
-            trace.write(config.log_trace, trace.Ready(time.time(), job.token, job.id, address))
+                way = boot.bring_up(chosen, start, config, log, deadline, meeting,
+                                    lambda export: _act(export, book, work))
+            trace.write(config.log_trace, trace.Ready(time.time(), job.token, job.id, way.address))
             if meeting is not None and not job.rank:
                 with log.phase("sisters"):
                     meeting.wait_ready(work)
                     meeting.ready()
-            _hand_over(chosen, book, address, terminal, call.environ, x11=config.guest_display)
+            _hand_over(chosen, book, way, call.environ, x11=config.guest_display)
             if meeting is not None and job.rank:
                 meeting.ready()
                 with log.phase("first node"):
@@ -136,7 +137,7 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
         gathered.close()
         book.close()
     seconds = time.monotonic() - begin
-    log.line(f"guest {chosen.domain.name} of {job.user.name} is ready at {address or terminal} after {seconds:.3f} s")
+    log.line(f"guest {chosen.domain.name} of {job.user.name} is ready at {way} after {seconds:.3f} s")
 
 
 def _check(start: Start, meeting: Meeting | None) -> None:
@@ -149,7 +150,8 @@ def _check(start: Start, meeting: Meeting | None) -> None:
 def excuse(job_id: str, token: str, error: BaseException, config: Config) -> None:
     """Tells the first node of a job why its sister failed, where that is not the first node's own doing."""
     if not isinstance(error, EndedError):
-        cause = error if isinstance(error, VmBatchError) else NodeError("a defect in VmBatch; the node's log has the details")
+        cause = error if isinstance(error, VmBatchError) else NodeError("a defect in VmBatch; the node's log has the details",
+                                                                        code="VB912")
         leave_note(config.meeting, job_id, os.uname().nodename, token, cause)
 
 
@@ -158,7 +160,7 @@ def _deadline(alarm: float, config: Config) -> Deadline:
     if alarm <= config.timeouts_margin:
         kept = f"[timeouts] margin keeps {config.timeouts_margin:.0f} s of that"
         raise SiteError(f"mom kills a prologue after {alarm:.0f} s, and {kept}",
-                        "raise $prologalarm in mom's config, or lower margin in vmbatch.conf")
+                        "raise $prologalarm in mom's config, or lower margin in vmbatch.conf", code="VB903")
     return Deadline(alarm - config.timeouts_margin)
 
 
@@ -167,7 +169,7 @@ def read(system: System, call: Call, token: str, config: Config) -> tuple[Job, t
     job = _asked(system, call, system.parse(call, token, None), config)
     path = config.template_path(job.queue, template_name(job, config))
     if path is None:
-        raise SiteError(f"queue {job.queue} has no template", "see [queues] in vmbatch.conf")
+        raise SiteError(f"queue {job.queue} has no template", "see [queues] in vmbatch.conf", code="VB102")
     form = template.parse(file.read_trusted(path), path)
     if job.script is None and form.job_directory is not None:
         job = msgspec.structs.replace(job, script=system.parse(call, token, form.job_directory).script)
@@ -189,10 +191,11 @@ def make_places(config: Config, form: template.Template) -> None:
     try:
         owner, mode = distant.call(config.share_directory, lambda: _access(config.share_directory), tuple[int, int])
     except OSError as error:
-        raise NodeError(f"the share {config.share_directory}: {error.strerror}", "mount it, or set [share] directory") from None
+        raise NodeError(f"the share {config.share_directory}: {error.strerror}", "mount it, or set [share] directory",
+                        code="VB606") from None
     if owner != 0 or mode & 0o066:
         raise SiteError(f"the share {config.share_directory} must be root's and show no guest the names of others' directories",
-                        f"chown root {config.share_directory}; chmod 711 {config.share_directory}")
+                        f"chown root {config.share_directory}; chmod 711 {config.share_directory}", code="VB605")
 
 
 def _access(path: str) -> tuple[int, int]:
@@ -277,17 +280,17 @@ def _act(step: Resource | Piece, book: Journal, work: Work, begin: Callable[[], 
         else:
             step.make(work)
     except OSError as error:
-        raise NodeError(f"{step}: {error.strerror or error}") from None
+        raise NodeError(f"{step}: {error.strerror or error}", code="VB906") from None
     except FormatError as error:
-        raise SiteError(f"{step}: the image {error.what}", error.hint) from None
+        raise SiteError(f"{step}: the image {error.what}", error.hint, code="VB303") from None
 
 
-def _hand_over(chosen: Plan, book: Journal, address: str, terminal: str, environ: Mapping[str, str], *, x11: bool) -> None:
+def _hand_over(chosen: Plan, book: Journal, way: Way, environ: Mapping[str, str], *, x11: bool) -> None:
     """Lets the job run: the record is the last thing that is made."""
     job = chosen.job
     record = Handover(
-        job=job.id, token=job.token, user=job.user.name, uid=job.user.uid, address=address, alias=chosen.alias, console=terminal,
-        template=chosen.template, node_file=job.node_file is not None, x11=x11,
+        job=job.id, token=job.token, user=job.user.name, uid=job.user.uid, address=way.address, port=way.port, alias=chosen.alias,
+        console=way.terminal, template=chosen.template, node_file=job.node_file is not None, x11=x11,
         script=_script_mark(job.script), leader=_mark(job.leader), guest=_guest_mark(chosen.domain),
         environment={name: digest.of_text(value) for name, value in environ.items()},
     )
@@ -378,7 +381,8 @@ def epilogue(job_id: str, config: Config, log: Log, status: int | None = None, *
         failed = bool(status) and book.handed_over
         if not ((failed and keep(book, f"it ended with status {status}", config, log, orphaned=True, status=status))
                 or release(book, "its epilogue has run", config, log, orphaned=True, status=status)):
-            raise NodeError(f"not everything of job {job_id} could be removed", f"see {log.path}; vmbatch sweep tries again")
+            raise NodeError(f"not everything of job {job_id} could be removed", f"see {log.path}; vmbatch sweep tries again",
+                            code="VB911")
     finally:
         book.close()
     if unmarked is not None:
@@ -392,7 +396,7 @@ def _mark_end(job_id: str, me: clock.ProcessIdentity) -> NodeError | None:
         journal.mark_end(job_id, me)
     except OSError as error:
         return NodeError(f"the end of job {job_id} cannot be marked in {journal.ended_directory()}: {error.strerror}",
-                         "a start of it that has only begun may go on; vmbatch sweep removes what that leaves")
+                         "a start of it that has only begun may go on; vmbatch sweep removes what that leaves", code="VB911")
     return None
 
 
@@ -462,8 +466,9 @@ def pause(job_id: str, seconds: float) -> None:
 
 
 def end_lines(error: VmBatchError, job_id: str, outcome: str) -> list[str]:
-    """What the user is told of a start that failed, and of what becomes of the job."""
-    if isinstance(error, EndedError):
-        return error.lines()
+    """What the user is told of a start that failed: why, what becomes of the job, and what else is known."""
     first, *rest = error.lines()
-    return [f"job {slug(job_id)} could not start: {first}", *rest, *([outcome] if outcome else [])]
+    if isinstance(error, EndedError):
+        return [error.coded(first), *rest]
+    first = f"job {slug(job_id)} could not start: {first}"
+    return [first, error.coded(outcome), *rest] if outcome else [error.coded(first), *rest]

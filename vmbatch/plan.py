@@ -69,7 +69,7 @@ class StageFile(Piece, frozen=True, tag="stage-file"):
 
     def make(self, work: object) -> None:
         """Writes the file."""
-        file.write_new(os.path.join(self.directory, RECORD), msgspec.json.encode(self.stage), 0o440, (0, self.gid))
+        file.write_new(os.path.join(self.directory, RECORD), msgspec.json.encode(self.stage), 0o440, (file.OWNER, self.gid))
 
     def __str__(self) -> str:
         return str(self.stage)
@@ -87,6 +87,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     `reservations` come first, and may fail with TakenError. `export` lacks the guest's address, and `address` is '' where only a
     DHCP server knows it.
+    `export` lacks the guest's address, and `address` is '' where only DHCP knows it.
+    `forwarded` is the number of the interface in QEMU's user network, where that is the way to the guest.
     `recorded`: the log at `console` is not written by the hypervisor, but from the console's pty, as long as the guest boots.
     """
 
@@ -110,6 +112,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     delivery: Delivery | None
     console_shell: str
     messages: str
+    forwarded: int | None
 
 
 def names(job: Job, config: Config, node: str) -> tuple[str, str, str]:
@@ -127,7 +130,7 @@ def member(job: Job, config: Config, node: str, patience: float) -> Member | Non
         return None
     if job.rank == 0 and short(job.nodes[0]) != short(node):
         raise NodeError(f"the batch system calls this node {job.nodes[0]}, but its host name is {node}",
-                        "the nodes of a job find each other by their host names; give the node one of both")
+                        "the nodes of a job find each other by their host names; give the node one of both", code="VB608")
     return Member(directory=config.meeting, token=job.token, job=job.id, node=node, rank=job.rank,
                   name=hostname(config.guest_hostname, job), others=job.nodes[0 if job.rank else 1:], patience=patience)
 
@@ -137,17 +140,18 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
     check_user(job, config)
     if met is not None and template.console_shell:
         raise JobError(f"jobs on several nodes do not run in queue {job.queue}: its guests cannot reach each other",
-                       "ask for one node")
+                       "ask for one node", code="VB208")
     if template.messages == "SHARE" and not config.share_source and config.share_type.startswith("nfs"):
-        raise SiteError("there is no share for guests: [share] source is empty", "set it to SERVER:/PATH in vmbatch.conf")
+        raise SiteError("there is no share for guests: [share] source is empty", "set it to SERVER:/PATH in vmbatch.conf",
+                        code="VB605")
     hiding = next((tag for tag in template.shares if f"{config.share_mountpoint}/".startswith(f"{tag.target}/")), None)
     if hiding is not None and template.messages == "SHARE":
         raise SiteError(f"{template.path}:{hiding.line}: <vbshare target='{hiding.target}'> would hide [share] mountpoint = "
-                        f"{config.share_mountpoint}", "give one of both another place")
+                        f"{config.share_mountpoint}", "give one of both another place", code="VB605")
     profile = HYPERVISORS.get(template.hypervisor)
     if profile is None:
         raise SiteError(f"{template.path}: no hypervisor {template.hypervisor or '(none)'}",
-                        f"write one of {', '.join(HYPERVISORS)} in <vbhypervisor>")
+                        f"write one of {', '.join(HYPERVISORS)} in <vbhypervisor>", code="VB105")
     _check_connection(template, profile, config)
     granted = grant(job, template, config)
     spool, share, handover = names(job, config, facts.node)
@@ -203,7 +207,9 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
                 notes=(*granted.notes, *disks.notes, *_unguarded(facts)), macs=macs, delivery=context.delivery,
                 addresses=(*addresses_of(nets, leases, 4), *addresses_of(nets, leases, 6)),
                 images=tuple(_traced(template, facts)),
-                console_shell=template.console_shell, messages=template.messages)
+                console_shell=template.console_shell, messages=template.messages,
+                forwarded=next((number for number, interface in enumerate(template.root.findall("devices/interface"))
+                                if interface.get("type") == "user"), None))
 
 
 def _reservations(job: Job, config: Config, facts: Facts, nets: tuple[Net, ...],
@@ -227,7 +233,8 @@ def _shared(job: Job, template: Template, config: Config, share: str) -> tuple[t
     place = os.path.join(share, "guest")
     owner = config.share_owner
     if config.share_export != "none" and not config.share_type.startswith("nfs"):
-        raise SiteError(f"[share] export is for NFS, and [share] type = {config.share_type}", "take one of both out")
+        raise SiteError(f"[share] export is for NFS, and [share] type = {config.share_type}", "take one of both out",
+                        code="VB605")
     if config.share_export == "none" and config.share_type.startswith("nfs"):
         return (Directory(share, job.token, 0o710, owner, distant=True), GuestPlace(place, owner)), None
     if config.share_type == "virtiofs":
@@ -236,7 +243,7 @@ def _shared(job: Job, template: Template, config: Config, share: str) -> tuple[t
         return (Directory(share, job.token, 0o711), Volume(place, job.token, config.share_limit, owner, owner)), None
     if config.share_source.partition(":/")[2] != config.share_directory.removeprefix("/"):
         raise SiteError(f"[share] export shows guests {config.share_directory}, and they would mount {config.share_source}",
-                        f"set source to SERVER:{config.share_directory}")
+                        f"set source to SERVER:{config.share_directory}", code="VB605")
     uid, gid = job.user.uid, job.user.group.gid
     identity = str(uuid.UUID(hex=job.token, version=4))
     return ((Directory(share, job.token, 0o711), Volume(place, job.token, config.share_limit, uid, gid)),
@@ -287,19 +294,20 @@ def check_user(job: Job, config: Config) -> None:
     """JobError unless this site runs jobs of this user."""
     name = job.user.name
     if job.user.uid < config.users_minimum_uid or name in config.users_deny:
-        raise JobError(f"jobs of {name} do not run in queue {job.queue}", "ask the site's admins")
+        raise JobError(f"jobs of {name} do not run in queue {job.queue}", "ask the site's admins", code="VB206")
     if config.users_allow and name not in config.users_allow:
-        raise JobError(f"jobs of {name} do not run in queue {job.queue}: only those of {', '.join(config.users_allow)}")
+        raise JobError(f"jobs of {name} do not run in queue {job.queue}: only those of {', '.join(config.users_allow)}",
+                       code="VB206")
 
 
 def _check_connection(template: Template, profile: Profile, config: Config) -> None:
     """SiteError for a template that is not for the hypervisor of this node."""
     if profile.xen != (config.libvirt_uri.partition(":")[0].partition("+")[0] == "xen"):
         raise SiteError(f"{template.path} is for {profile.name}, and [libvirt] uri = {config.libvirt_uri}",
-                        "for Xen's templates it is xen:///system, for QEMU's and KVM's qemu:///system")
+                        "for Xen's templates it is xen:///system, for QEMU's and KVM's qemu:///system", code="VB105")
     if profile.xen and template.messages == "SHARE" and not config.share_type.startswith("nfs"):
         raise SiteError(f"[share] type = {config.share_type} needs QEMU or KVM, and {template.path} is for {profile.name}",
-                        "use type = \"nfs4\" or \"nfs\"")
+                        "use type = \"nfs4\" or \"nfs\"", code="VB605")
 
 
 def _macs(template: Template, token: str, oui: tuple[int, int, int]) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import msgspec
 
 from .batch import server
+from .batch.local import Local
 from .batch.openpbs import OpenPBS
 from .batch.slurm import Slurm
 from .batch.slurm import exit_status as slurm_exit_status
@@ -31,7 +32,7 @@ HYPERVISORS: dict[str, Profile] = {
     each.name: each for each in (profile.QEMU, profile.KVM, profile.XEN, profile.XEN3, profile.XEN4, profile.TEST)
 }
 
-BATCH: dict[str, System] = {"torque": Torque(), "openpbs": OpenPBS(), "slurm": Slurm()}
+BATCH: dict[str, System] = {"torque": Torque(), "openpbs": OpenPBS(), "slurm": Slurm(), "local": Local()}
 
 ASK: dict[str, Callable[[Call, Job, Config], Job]] = {"torque": server.ask}
 """Of batch systems whose server knows more of a job than its hooks are told."""

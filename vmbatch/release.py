@@ -55,7 +55,7 @@ def _put_aside(book: Journal, until: float, most: int, why: str, status: int | N
     spared = [owned for owned in book.resources if isinstance(owned, Directory)
               and owned.path in (spool, os.path.join(config.images_directory, "uses", unique))]
     if not spared:
-        raise NodeError("it has no disks yet")
+        raise NodeError("it has no disks yet", code="VB914")
     for owned in book.resources:
         if isinstance(owned, Domain):
             owned.freeze()
@@ -65,7 +65,7 @@ def _put_aside(book: Journal, until: float, most: int, why: str, status: int | N
     file.remove_tree(os.path.join(spool, "keys"), Deadline(patience))
     file.seal(spool)
     if not book.keep(until, why, most):
-        raise NodeError(f"{most} other jobs' disks are kept on this node, and no more may be")
+        raise NodeError(f"{most} other jobs' disks are kept on this node, and no more may be", code="VB914")
     log.line(f"kept until {clock.for_people(until)}: {spool}; {why}")
     return spool
 
@@ -76,15 +76,15 @@ def end_and_keep(job_id: str, seconds: float, why: str, config: Config, log: Log
     try:
         book = Journal.open(journal.path_of(job_id), Deadline(0))
     except DeadlineError:
-        raise NodeError(f"job {job_id} is just being started or ended", "try again") from None
+        raise NodeError(f"job {job_id} is just being started or ended", "try again", code="VB914") from None
     if book is None:
-        raise NodeError(f"job {job_id} has no guest on this node")
+        raise NodeError(f"job {job_id} has no guest on this node", code="VB914")
     try:
         if not book.handed_over:
-            raise NodeError(f"the guest of job {job_id} never got ready")
+            raise NodeError(f"the guest of job {job_id} never got ready", code="VB914")
         return _put_aside(book, time.time() + seconds, _MANY, why, None, config, log, orphaned=True)
     except OSError as error:
-        raise NodeError(f"job {job_id}: {error.strerror}") from None
+        raise NodeError(f"job {job_id}: {error.strerror}", code="VB914") from None
     finally:
         book.close()
 

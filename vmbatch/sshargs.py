@@ -30,6 +30,6 @@ def client(handover: str, alias: str) -> list[str]:
     return [SSH, "-F", "none", "-e", "none", *(f"-o{name}={value}" for name, value in options.items())]
 
 
-def target(user: str, address: str) -> list[str]:
+def target(user: str, address: str, port: int = 22) -> list[str]:
     """Where to: the end of ssh's own arguments."""
-    return ["-l", user, "--", address]
+    return ["-l", user, "-p", str(port), "--", address]  # without -p ssh looks the port up

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 from . import claim, journal, sshargs
+from .batch.local import Local
 from .config import Config
 from .errors import DeadlineError, VmBatchError
 from .exchange import export, volume
@@ -162,6 +163,12 @@ def _released(book: Journal, config: Config, log: Log, *, dry_run: bool) -> str:
         return f"left alone {whose}: {error}"
 
 
+def _why_gone(start: journal.Start) -> str:
+    if start.batch == Local.name:
+        return "the process that made it has ended"
+    return "the batch system " + ("does not run it" if start.script is None else "has taken its script away")
+
+
 def _judge(book: Journal, *, dry_run: bool) -> str:
     """Of an unlocked journal: `dead, ...` if its job cannot run any more, a reason if that is not known, else nothing."""
     if book.kept is not None:
@@ -176,10 +183,10 @@ def _judge(book: Journal, *, dry_run: bool) -> str:
     system = BATCH.get(book.start.batch)
     if system is None:
         return f"a job of batch system {book.start.batch}, which this version does not know"
-    gone = system.is_gone(book.start.job, book.start.script)
+    gone = system.is_gone(book.start.job, book.start.script, book.start.leader)
     if gone is None:
         return "only the batch system knows whether it runs"
     if gone:
-        return "dead, the batch system " + ("does not run it" if book.start.script is None else "has taken its script away")
+        return f"dead, {_why_gone(book.start)}"
     over = journal.shell_over(book.start, note=not dry_run)
     return "dead, its shell ended long ago, and no epilogue came" if over > _FORGOTTEN_SECONDS else ""

@@ -124,7 +124,8 @@ def write(directory: str, event: Event) -> None:
         if fresh:
             file.sync_directory(directory)
     except OSError as error:
-        raise NodeError(f"the trace {path} cannot be written: {error.strerror}", "see [log] trace in vmbatch.conf") from None
+        raise NodeError(f"the trace {path} cannot be written: {error.strerror}", "see [log] trace in vmbatch.conf",
+                        code="VB906") from None
 
 
 def _append(fd: int, record: bytes) -> None:
@@ -132,7 +133,7 @@ def _append(fd: int, record: bytes) -> None:
     size = os.fstat(fd).st_size
     line = (b"\n" if size and os.pread(fd, 1, size - 1) != b"\n" else b"") + record + b"\n"
     if os.write(fd, line) != len(line):
-        raise NodeError("a line of the trace could not be written whole: is the disk full?")
+        raise NodeError("a line of the trace could not be written whole: is the disk full?", code="VB906")
     os.fsync(fd)
 
 
@@ -184,4 +185,4 @@ def _lines(path: str) -> Iterable[bytes]:
             while line := opened.readline(_LINE_LIMIT):
                 yield line
     except (OSError, EOFError, lzma.LZMAError) as error:
-        raise NodeError(f"{path} cannot be read: {error}") from None
+        raise NodeError(f"{path} cannot be read: {error}", code="VB906") from None

@@ -67,7 +67,7 @@ class PortEar:
         if self._fd < 0:
             path = channel_path(virt.running_xml(self._uri, self._uuid))
             if path is None:
-                raise NodeError("the guest has no port for its messages")
+                raise NodeError("the guest has no port for its messages", code="VB709")
             self._fd = socket.connect(path)
         heard = False
         for _ in range(_PIECES):
@@ -78,7 +78,7 @@ class PortEar:
             if not data:
                 os.close(self._fd)
                 self._fd = -1
-                raise NodeError("the guest's port was closed")
+                raise NodeError("the guest's port was closed", code="VB709")
             heard = True
         return heard
 

@@ -202,6 +202,7 @@ def test_a_node_whose_name_is_none(pool: Path, node: str) -> None:
     assert os.listdir(pool) == []
 
 
+@pytest.mark.error("VB602")
 def test_no_directory(tmp_path: Path) -> None:
     owned = reservation(tmp_path / "none")
     with pytest.raises(NodeError, match=r"cannot be reserved: .*No such file or directory"):

@@ -114,7 +114,7 @@ def test_files_before_and_after(mom: Mom, queue: str, files: Path) -> None:
         "vmbatch: none is not in the guest, in /home/alice/run",
         "vmbatch: vbstageout: ./out/bad: a link that leads elsewhere",
         "vmbatch: vbstageout: ./out/pipe: only files, directories and links are fetched",
-        "vmbatch: not all results have come back: vbstageout: 2 of the guest's files were left out",
+        "vmbatch: not all results have come back: vbstageout: 2 of the guest's files were left out [VB804]",
     ], said
 
 

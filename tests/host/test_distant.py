@@ -90,6 +90,7 @@ def test_defects_are_not_hidden() -> None:
         distant.call(PLACE, raising(ValueError("a defect")))
 
 
+@pytest.mark.error("VB606")
 def test_who_hangs_is_left_and_killed() -> None:
     with pytest.raises(UnreachableError) as caught:
         distant.call(PLACE, hang, deadline=Deadline(0.05))

@@ -69,7 +69,7 @@ def test_a_users_fault_at_the_sister_aborts_the_job(pair: Make, there: Replace) 
         assert job.start() == "abort"
     assert job.errors == (
         f"vmbatch: job {job.first.id} could not start: node node2: jobs of alice do not run in queue busybox "
-        "(ask the site's admins)\nvmbatch: the job is aborted\n")
+        "(ask the site's admins)\nvmbatch: the job is aborted [VB609]\n")
     assert job.end_first() == 0
 
 

@@ -91,6 +91,7 @@ def test_none_is_free() -> None:
         "the network itself (give the network a larger <range>, or the queue fewer jobs)"]
 
 
+@pytest.mark.error("VB610")
 def test_a_mac_that_the_network_knows() -> None:
     assert chosen(mac="52:54:00:aa:00:01") == Lease("default", "virbr0", "192.168.122.1", "192.168.122.9", known=True)
     with pytest.raises(NodeError, match=r"^the template's MAC 52:54:00:aa:00:01, .* is another guest's now$"):

@@ -32,6 +32,7 @@ def test_what_a_user_wrote_changes_nothing(injected: str) -> None:
 
 
 @pytest.mark.parametrize("text", [ANSWER[:-1], ANSWER[:-7], ANSWER + ANSWER, "<Data></Job>", "</Data>", "qstat: Unknown <"])
+@pytest.mark.error("VB915")
 def test_broken(text: str) -> None:
     with pytest.raises(NodeError):
         read(text)

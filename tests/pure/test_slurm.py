@@ -99,6 +99,7 @@ def test_what_slurmd_did_not_say(commands: Commands, name: str, value: str | Non
     assert caught.value.what == f"the Prolog was not given {name}"
 
 
+@pytest.mark.error("VB908")
 def test_a_user_that_the_node_does_not_know(commands: Commands) -> None:
     with pytest.raises(NodeError, match="this node knows no user with uid 1501"):
         Slurm().parse(call(SLURM_JOB_UID="1501"), TOKEN, None)
@@ -238,11 +239,11 @@ def test_is_gone(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLURM_CONF", raising=False)
     commands.says = ["42\n 7 \n"]
     system = Slurm()
-    assert [system.is_gone(job, None) for job in ("42", "7", "4", "")] == [False, False, True, True]
+    assert [system.is_gone(job, None, None) for job in ("42", "7", "4", "")] == [False, False, True, True]
     assert [argv[0] for argv in commands.asked] == ["squeue"], "once"
     assert "--states=COMPLETING,CONFIGURING,RESIZING,RUNNING,SIGNALING,STAGE_OUT,STOPPED,SUSPENDED" in commands.asked[0]
     commands.says = [AWAY]
-    assert Slurm().is_gone("42", None) is None
+    assert Slurm().is_gone("42", None, None) is None
 
 
 def test_the_limit_of_a_reason(commands: Commands) -> None:

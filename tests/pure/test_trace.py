@@ -70,6 +70,7 @@ def test_a_torn_line_costs_no_other(written: Callable[..., Path], cut: int) -> N
     assert [guest.begin for guest in found(place)] == [BEGIN, OTHER]
 
 
+@pytest.mark.error("VB906")
 def test_a_full_disk_is_said(written: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     place = written(BEGIN)
     real = os.write

@@ -145,7 +145,7 @@ def test_no_record(mom: Mom, program: str, way: str) -> None:
     job = mom.accept(b"#!/bin/sh\ntouch /tmp/it-ran-on-the-node\n")
     said = refused(mom, job, way=way, program=program)
     assert said == (f"vmbatch: the job does not run: job {job.id} of queue busybox has no guest: its prologue has not handed one "
-                    "over (admin: is VmBatch's prologue in mom_priv, and did it end by itself?)\n")
+                    "over (admin: is VmBatch's prologue in mom_priv, and did it end by itself?) [VB801]\n")
     mom.forget(job)
 
 

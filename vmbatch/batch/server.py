@@ -33,17 +33,19 @@ def ask(call: Call, job: Job, config: Config) -> Job:
     except CommandError as error:
         if "Unauthorized" in error.output:
             raise SiteError("the batch system's server tells this node nothing about its jobs",
-                            "qmgr -c 'set server query_other_jobs = True', or leave [requests] qstat empty") from None
+                            "qmgr -c 'set server query_other_jobs = True', or leave [requests] qstat empty",
+                            code="VB915") from None
         raise
     if len(said) > _LARGE and not said.lstrip().startswith("<"):
-        raise JobError("the job has more variables than its prologue can read", "leave out qsub -V, and name them with -v")
+        raise JobError("the job has more variables than its prologue can read", "leave out qsub -V, and name them with -v",
+                       code="VB210")
     job_id, resources, variables = read(said)
     if job_id != job.id:
-        raise NodeError(f"asked about job {job.id}, the server tells about job {job_id[:80]!r}")
+        raise NodeError(f"asked about job {job.id}, the server tells about job {job_id[:80]!r}", code="VB915")
     wishes = parse_other(resources.get("other", ""))
     for name, value in parse_variables(variables).items():
         if wishes.setdefault(name, value) != value:
-            raise JobError(f"{name} is asked for twice: by -l other= and by -v")
+            raise JobError(f"{name} is asked for twice: by -l other= and by -v", code="VB203")
     amount = memory(resources, slots(call.environ, job.node_file))
     return msgspec.structs.replace(job, wishes=wishes, memory=amount)
 
@@ -80,4 +82,5 @@ def read(text: str) -> tuple[str, dict[str, str], str]:
 
 
 def _strange() -> NodeError:
-    return NodeError("the server's answer about the job cannot be understood", "see qstat -x; or leave [requests] qstat empty")
+    return NodeError("the server's answer about the job cannot be understood", "see qstat -x; or leave [requests] qstat empty",
+                     code="VB915")

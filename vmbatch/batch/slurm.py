@@ -15,7 +15,7 @@ from ..config import Config
 from ..errors import BusyError, CommandError, EndedError, Fault, JobError, NodeError, VmBatchError
 from ..host import process
 from ..host.log import Log
-from ..job import Job, Script, check_job_id, check_name
+from ..job import Job, Leader, Script, check_job_id, check_name
 from ..units import Deadline
 from . import failures
 from .account import user_of
@@ -60,9 +60,11 @@ class Slurm:
         check_name(queue, "partition")
         nodes = _number(call.environ, "SLURM_JOB_NUM_NODES")
         if nodes != 1:
-            raise JobError(f"the job has {nodes} nodes, and jobs of partition {queue} run in one guest", "submit with --nodes=1")
+            raise JobError(f"the job has {nodes} nodes, and jobs of partition {queue} run in one guest", "submit with --nodes=1",
+                           code="VB208")
         if any(name in call.environ for name in ("SLURM_HET_JOB_ID", "SLURM_HET_SIZE")):
-            raise JobError(f"heterogeneous jobs do not run in partition {queue}", "submit its parts as jobs of their own")
+            raise JobError(f"heterogeneous jobs do not run in partition {queue}", "submit its parts as jobs of their own",
+                           code="VB208")
         host = call.environ.get("SLURMD_NODENAME", "")
         return Job(
             batch=self.name, id=identifier, token=token, name="", queue=queue, account="", script=None,
@@ -125,7 +127,7 @@ class Slurm:
         state = _state(call.environ, self.job_id(call))
         return f"the job is {state.lower() or 'gone'}" if state is not None and state not in _WANTED else ""
 
-    def is_gone(self, job_id: str, script: Script | None) -> bool | None:
+    def is_gone(self, job_id: str, script: Script | None, leader: Leader | None) -> bool | None:
         """slurmctld knows; it is asked once for all jobs."""
         if self._alive is None:
             try:
@@ -187,7 +189,7 @@ def _number(environ: Mapping[str, str], name: str) -> int:
     """A number that slurmd gives to a Prolog: `2`, or `2(x1)` for the processors of one node. NodeError."""
     match = re.fullmatch(r"([0-9]{1,10})(\(x1\))?", environ.get(name, ""))
     if match is None:
-        raise NodeError(f"the Prolog was not given {name}", "it is to be run by slurmd, of Slurm 22.05 or later")
+        raise NodeError(f"the Prolog was not given {name}", "it is to be run by slurmd, of Slurm 22.05 or later", code="VB902")
     return int(match[1])
 
 

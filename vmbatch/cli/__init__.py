@@ -9,7 +9,9 @@ import click
 
 from .. import __version__
 from ..errors import VmBatchError
+from .explain import explain
 from .image import image
+from .run import run
 from .trace import described, trace
 
 if TYPE_CHECKING:
@@ -23,7 +25,8 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except VmBatchError as error:
-            for line in error.lines():
+            first, *rest = error.lines()
+            for line in (error.coded(first), *rest):
                 click.echo(f"vmbatch: {line}", err=True)
             sys.exit(1)
 
@@ -206,7 +209,9 @@ def hooks(directory: str, openpbs: bool) -> None:
         click.echo(f"vmbatch: remoteshell is a script, into which users' jobs can bring LD_PRELOAD and the like: {why}", err=True)
 
 
+main.add_command(explain)
 main.add_command(image)
+main.add_command(run)
 main.add_command(trace)
 
 

@@ -99,7 +99,8 @@ def fetch(templates: tuple[str, ...], everything: bool) -> None:
             failed = True
             if isinstance(work.progress, Terminal):
                 work.progress.end()
-            for line in error.lines():
+            first, *rest = error.lines()
+            for line in (error.coded(first), *rest):
                 click.echo(f"vmbatch: {path}: {line}", err=True)
     if not done and not failed:
         click.echo("nothing to fetch: no image is on a server, and no local one has a <vbcheckhash>")

@@ -54,7 +54,8 @@ class Address(Resource, frozen=True, tag="address"):
     def acquire(self) -> None:
         """Reserves the address. TakenError, NodeError."""
         if not _NODE.fullmatch(self.node):
-            raise NodeError(f"the node's name {self.node[:80]!r} cannot stand in a file's name", "give the node a host name")
+            raise NodeError(f"the node's name {self.node[:80]!r} cannot stand in a file's name", "give the node a host name",
+                            code="VB602")
         distant.call(os.path.dirname(self.path), self._make)
 
     def _make(self) -> None:
@@ -69,7 +70,7 @@ class Address(Resource, frozen=True, tag="address"):
             os.unlink(self._temporary)
         except OSError as error:
             raise NodeError(f"the address {self.address} cannot be reserved: {self.path}: {error.strerror}",
-                            "the directory of reservations must be root's on every node that shares it") from None
+                            "the directory of reservations must be root's on every node that shares it", code="VB602") from None
 
     def _link(self) -> None:
         """Gives the reservation its name; a name that is there may be our own, made by a server whose answer was lost."""
@@ -90,7 +91,7 @@ class Address(Resource, frozen=True, tag="address"):
         try:
             mark = _read(self.path)
         except OSError as error:
-            raise NodeError(f"{self.path} cannot be read: {error.strerror}") from None
+            raise NodeError(f"{self.path} cannot be read: {error.strerror}", code="VB602") from None
         if mark is not None and mark.token == self.token:
             _remove(self.path)
         _remove(self._temporary)
@@ -105,7 +106,7 @@ def _remove(path: str) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise NodeError(f"{path} cannot be removed: {error.strerror}") from None
+        raise NodeError(f"{path} cannot be removed: {error.strerror}", code="VB602") from None
 
 
 def _read(path: str) -> _Mark | None:
@@ -155,7 +156,7 @@ def _look(directory: str) -> Iterator[Found]:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise NodeError(f"{directory}: {error.strerror}") from None
+        raise NodeError(f"{directory}: {error.strerror}", code="VB602") from None
     for name in names:
         path = os.path.join(directory, name)
         half = _TEMPORARY.fullmatch(name)

@@ -41,6 +41,7 @@ class _Wrong(msgspec.Struct, frozen=True):
     hint: str = ""
     fault: Fault = Fault.NODE
     detail: tuple[str, ...] = ()
+    code: str = ""
 
 
 class _Answer(msgspec.Struct, frozen=True):
@@ -91,7 +92,8 @@ def _tried(act: Callable[[], object]) -> bytes:
         path = error.filename if isinstance(error.filename, str) else None
         answer = _Answer(wrong=_Wrong(number=error.errno or 0, path=path, what=error.strerror or str(error)))
     except VmBatchError as error:
-        answer = _Answer(wrong=_Wrong(type(error).__name__, 0, None, error.what, error.hint, error.fault, error.detail))
+        answer = _Answer(wrong=_Wrong(type(error).__name__, what=error.what, hint=error.hint, fault=error.fault,
+                                      detail=error.detail, code=error.code))
     except BaseException:
         answer = _Answer(wrong=_Wrong(what=traceback.format_exc()))
     return msgspec.msgpack.encode(answer)
@@ -132,7 +134,7 @@ def _result(answer: _Answer, kind: Any) -> Any:
     for known in _errors(VmBatchError):
         if known.__name__ == wrong.name:
             error = known.__new__(known)
-            VmBatchError.__init__(error, wrong.what, wrong.hint, fault=wrong.fault, detail=wrong.detail)
+            VmBatchError.__init__(error, wrong.what, wrong.hint, code=wrong.code, fault=wrong.fault, detail=wrong.detail)
             raise error
     raise RuntimeError(wrong.what)
 

@@ -4,7 +4,7 @@ import os
 import sys
 import syslog
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from .. import job as jobs
@@ -16,10 +16,12 @@ LOG_ERR = syslog.LOG_ERR
 class Log:
     """The log of one job; lines carry time, hook and text. Trouble with the log never stops a job."""
 
-    def __init__(self, directory: str | None, job_id: str, hook: str) -> None:
-        """Without a directory there is syslog alone."""
+    def __init__(self, directory: str | None, job_id: str, hook: str,
+                 heard: Callable[[str, float | None], None] = lambda name, seconds: None) -> None:
+        """Without a directory there is syslog alone. `heard` is told each phase's name as it begins, then with its seconds."""
         self.job_id = job_id
         self.hook = hook
+        self.heard = heard
         self.path = "syslog"
         self._fd = -1
         syslog.openlog("vmbatch", syslog.LOG_PID, syslog.LOG_DAEMON)
@@ -54,12 +56,20 @@ class Log:
     def phase(self, name: str) -> Iterator[None]:
         """Logs how long a phase took, and whether it failed."""
         begin = time.monotonic()
+        self.heard(name, None)
         try:
             yield
         except BaseException:
             self.line(f"phase {name} failed after {time.monotonic() - begin:.3f} s", priority=syslog.LOG_ERR)
             raise
-        self.line(f"phase {name} {time.monotonic() - begin:.3f} s")
+        seconds = time.monotonic() - begin
+        self.line(f"phase {name} {seconds:.3f} s")
+        self.heard(name, seconds)
+
+    def part(self, name: str, seconds: float) -> None:
+        """A part of the phase that goes on, which the guest has measured."""
+        self.detail(f"phase {name} {seconds:.3f} s")
+        self.heard(name, seconds)
 
 
 def _visible(text: str) -> str:

@@ -18,7 +18,7 @@ def define_filter(uri: str, xml: str) -> None:
     except libvirt.libvirtError as error:
         raise NodeError(f"libvirt did not make the guest's network filter: {error}",
                         "network filters need libvirt's nwfilter driver, ebtables and iptables on this node; without them: "
-                        "[network] filter = false, or <vbnetwork filter='no'> in the template") from None
+                        "[network] filter = false, or <vbnetwork filter='no'> in the template", code="VB603") from None
 
 
 def filter_is_there(uri: str, uuid: str) -> bool:
@@ -29,7 +29,7 @@ def filter_is_there(uri: str, uuid: str) -> bool:
     except libvirt.libvirtError as error:
         if error.get_error_code() in _NO_FILTER:
             return False
-        raise NodeError(f"libvirt at {uri} does not answer: {error}") from None
+        raise NodeError(f"libvirt at {uri} does not answer: {error}", code="VB701") from None
     return True
 
 
@@ -40,7 +40,7 @@ def undefine_filter(uri: str, uuid: str) -> None:
         ask(lambda: connection.nwfilterLookupByUUIDString(uuid).undefine())
     except libvirt.libvirtError as error:
         if error.get_error_code() not in _NO_FILTER:
-            raise NodeError(f"libvirt did not remove a network filter: {error}") from None
+            raise NodeError(f"libvirt did not remove a network filter: {error}", code="VB603") from None
 
 
 def filters(uri: str) -> list[tuple[str, str]]:
@@ -51,7 +51,7 @@ def filters(uri: str) -> list[tuple[str, str]]:
     except libvirt.libvirtError as error:
         if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:
             return []
-        raise NodeError(f"libvirt at {uri} does not answer: {error}") from None
+        raise NodeError(f"libvirt at {uri} does not answer: {error}", code="VB701") from None
 
 
 def network_xml(uri: str, name: str) -> str:
@@ -60,7 +60,7 @@ def network_xml(uri: str, name: str) -> str:
         connection = connect(uri)
         return str(ask(lambda: connection.networkLookupByName(name).XMLDesc()))
     except libvirt.libvirtError as error:
-        raise NodeError(f"libvirt at {uri} does not describe the network {name}: {error}") from None
+        raise NodeError(f"libvirt at {uri} does not describe the network {name}: {error}", code="VB701") from None
 
 
 def leases(uri: str, name: str) -> dict[str, str]:
@@ -71,7 +71,8 @@ def leases(uri: str, name: str) -> dict[str, str]:
     except libvirt.libvirtError as error:
         if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:
             return {}
-        raise NodeError(f"libvirt at {uri} does not say what the DHCP of network {name} has given: {error}") from None
+        raise NodeError(f"libvirt at {uri} does not say what the DHCP of network {name} has given: {error}",
+                        code="VB701") from None
     return {str(lease["ipaddr"]): str(lease["mac"]).lower() for lease in found if lease["type"] == libvirt.VIR_IP_ADDR_TYPE_IPV4}
 
 
@@ -83,7 +84,7 @@ def macs(uri: str, name: str) -> set[str]:
     except libvirt.libvirtError as error:
         if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:
             return set()
-        raise NodeError(f"libvirt at {uri} does not say who is in the network {name}: {error}") from None
+        raise NodeError(f"libvirt at {uri} does not say who is in the network {name}: {error}", code="VB701") from None
     return {mac.lower() for xml in ports for mac in re.findall(r"<mac address=['\"]([0-9A-Fa-f:]+)['\"]", xml)}
 
 
@@ -96,7 +97,7 @@ def add_host(uri: str, name: str, mac: str, address: str) -> None:
         _update(uri, name, libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST, mac, address)
     except libvirt.libvirtError as error:
         raise NodeError(f"libvirt's DHCP did not take the address {address} for {mac}: {error}",
-                        f"is the network {name} up?") from None
+                        f"is the network {name} up?", code="VB610") from None
 
 
 def remove_host(uri: str, name: str, mac: str, address: str) -> None:
@@ -105,7 +106,8 @@ def remove_host(uri: str, name: str, mac: str, address: str) -> None:
         _update(uri, name, libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE, mac, address)
     except libvirt.libvirtError as error:
         if error.get_error_code() not in (libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_NETWORK):
-            raise NodeError(f"libvirt's DHCP did not give up the address {address} of {mac}: {error}") from None
+            raise NodeError(f"libvirt's DHCP did not give up the address {address} of {mac}: {error}",
+                            code="VB610") from None
 
 
 def _update(uri: str, name: str, command: int, mac: str, address: str) -> None:
@@ -124,4 +126,4 @@ def networks(uri: str) -> list[str]:
     except libvirt.libvirtError as error:
         if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:
             return []
-        raise NodeError(f"libvirt at {uri} does not answer: {error}") from None
+        raise NodeError(f"libvirt at {uri} does not answer: {error}", code="VB701") from None

@@ -47,7 +47,7 @@ class DhcpHost(Resource, frozen=True, tag="dhcp-host"):
                 raise TakenError(f"the address {self.address} was given to a guest with MAC {holder} meanwhile")
             if over.passed():
                 raise NodeError(f"the DHCP server of libvirt's network {self.network} does not take back {self.address} from "
-                                f"{holder}, a machine that has gone", f"does dnsmasq serve {self.bridge}?")
+                                f"{holder}, a machine that has gone", f"does dnsmasq serve {self.bridge}?", code="VB610")
             dhcp.release(self.bridge, self.server, self.address, holder)
             time.sleep(_PAUSE_SECONDS)
 
@@ -56,7 +56,7 @@ class DhcpHost(Resource, frozen=True, tag="dhcp-host"):
         for mac, address in parse_network(virtnet.network_xml(self.uri, self.network)).hosts:
             if mac == self.mac and address != self.address:
                 raise NodeError(f"libvirt's network {self.network} knows {self.mac} already, with the address {address}",
-                                "jobs of a template with a <mac> run one at a time")
+                                "jobs of a template with a <mac> run one at a time", code="VB610")
             if address == self.address:
                 raise TakenError(f"the address {self.address} was given to {mac} meanwhile")
 

@@ -27,7 +27,7 @@ class NetworkFilter(Resource, frozen=True, tag="network-filter"):
     def acquire(self) -> None:
         """Makes the filter. NodeError, also if it is there."""
         if virtnet.filter_is_there(self.uri, self.uuid):
-            raise NodeError(f"there is a network filter {self.name} already")
+            raise NodeError(f"there is a network filter {self.name} already", code="VB603")
         with open(self.xml, encoding="utf-8") as file:
             virtnet.define_filter(self.uri, file.read())
 

@@ -48,14 +48,14 @@ def check(path: str, checksum: Checksum, store: Store, programs: tuple[str, ...]
         if found != checksum.value:
             raise differs(f"the image {path}", checksum, found)
         if _seal(path, checksum) != wanted:
-            raise SiteError(f"the image {path} is being changed", "put a new image beside it and rename it")
+            raise SiteError(f"the image {path} is being changed", "put a new image beside it and rename it", code="VB312")
         file.replace(seal, msgspec.json.encode(wanted), 0o600)
 
 
 def differs(what: str, checksum: Checksum, found: str) -> SiteError:
     """The error for an image with another digest than it must have."""
     return SiteError(f"{what} has the {checksum.function} {found}; the template wants {checksum.value}",
-                     "the image was changed or damaged; if it is the right one, correct <vbcheckhash>")
+                     "the image was changed or damaged; if it is the right one, correct <vbcheckhash>", code="VB301")
 
 
 def _seal(path: str, checksum: Checksum) -> Seal:
@@ -79,7 +79,7 @@ def of_file(fd: int, function: str, programs: tuple[str, ...], account: str, wor
             work.alive()
             if work.deadline.passed():
                 raise SiteError("an image could not be read in the time that a job's start has",
-                                "raise $prologalarm, or run vmbatch image fetch --all before")
+                                "raise $prologalarm, or run vmbatch image fetch --all before", code="VB311")
             state.update(piece)
             offset += len(piece)
         return state.hexdigest()
@@ -95,7 +95,7 @@ def check_program(function: str, programs: tuple[str, ...]) -> None:
         return
     if function not in programs:
         raise SiteError(f"<vbcheckhash hashfunction='{function}'>: this program is not listed in [images] hash_programs",
-                        f"use one of {', '.join(digest.ALGORITHMS)}, or list it")
+                        f"use one of {', '.join(digest.ALGORITHMS)}, or list it", code="VB313")
     file.check_trusted(function)
 
 

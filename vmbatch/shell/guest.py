@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from . import RefusedError, say
+from . import LOST, RefusedError, say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ class Guest:
         try:
             text = trusted(f"{self._place}/{VERDICT}").decode(errors="replace").strip()
         except (OSError, RefusedError):
-            say("the job's guest has ended before its job: it has crashed, was shut down from inside, or was ended on the node")
+            say("the job's guest has ended before its job: it has crashed, was shut down from inside, or was ended on the node",
+                LOST)
             return ENDED
-        say(text)
+        say(text, LOST)
         return HUNG
