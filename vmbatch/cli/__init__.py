@@ -9,6 +9,7 @@ import click
 
 from .. import __version__
 from ..errors import VmBatchError
+from .doctor import doctor
 from .image import image
 from .trace import described, trace
 
@@ -206,6 +207,7 @@ def hooks(directory: str, openpbs: bool) -> None:
         click.echo(f"vmbatch: remoteshell is a script, into which users' jobs can bring LD_PRELOAD and the like: {why}", err=True)
 
 
+main.add_command(doctor)
 main.add_command(image)
 main.add_command(trace)
 
