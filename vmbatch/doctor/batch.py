@@ -1,5 +1,6 @@
 """The batch systems of this node: whether each starts our hooks, and gives them the time that a guest takes."""
 
+import glob
 import os
 import re
 import shlex
@@ -188,6 +189,8 @@ def of_slurm(site: Site) -> Iterator[Finding]:
     if not os.path.exists(f"{_SLURM}/slurm.conf"):
         return
     stated = slurm.settings(f"{_SLURM}/slurm.conf")
+    for name in ("prolog", "epilog"):  # each may be a pattern
+        stated[name] = [path for pattern in stated.get(name, []) for path in glob.glob(pattern) or [pattern]]
     stack = ""
     for name in slurm.included(f"{_SLURM}/plugstack.conf"):
         with open(name, encoding="utf-8", errors="replace") as text:
@@ -199,11 +202,11 @@ def judge_slurm(stated: dict[str, list[str]], stack: str, seconds: float, config
     """`stated` has each setting's values by its name in small letters, `stack` is plugstack.conf."""
     wrong = []
     for name, script in (("prolog", "slurm-prolog"), ("epilog", "slurm-epilog")):
-        ours = [path for path in stated.get(name, []) if os.path.basename(path) in (script, "*") or "*" in path]
+        ours = [path for path in stated.get(name, []) if os.path.basename(path) == script]
         if not ours:
             wrong.append(error(f"slurm.conf: {name.capitalize()} is not {script}",
                                f"{name.capitalize()}=/opt/vmbatch/hooks/{script}"))
-        wrong += [said for path in ours if "*" not in path and (said := judge_hook(hook(path))) is not None]
+        wrong += [said for path in ours if (said := judge_hook(hook(path))) is not None]
     flags = ",".join(stated.get("prologflags", [])).lower().split(",")
     if not {"alloc", "contain"} & set(flags):
         wrong.append(warning("slurm.conf: PrologFlags has no Alloc, so a guest boots when the first step comes",

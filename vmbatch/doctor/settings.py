@@ -27,7 +27,10 @@ def open_site(path: str = native.CONFIG, *, user: str = "", whole: bool = False)
     try:
         config = parse(file.read_trusted(path), path)
     except VmBatchError as wrong:
-        found = [msgspec.structs.replace(each, check="configuration") for each in of_error(wrong)]
+        there = os.path.lexists(path)
+        said = of_error(wrong) if there else [error(f"{path} is not there",
+                                                    "start from etc/vmbatch.conf, which explains every setting")]
+        found = [msgspec.structs.replace(each, check="configuration") for each in said]
         return Site(parse(b"", "defaults"), (), user, whole), found, True
     forms: list[Template] = []
     found = []
