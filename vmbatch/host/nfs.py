@@ -41,6 +41,13 @@ def ping(server: str, version: int, deadline: Deadline) -> None:
 
 def check(server: str, path: str, deadline: Deadline) -> None:
     """RefusedError unless the server shows the directory `path` to this node, NodeError if it does not answer."""
+    try:
+        _find(server, path, deadline)
+    except struct.error:
+        raise NodeError(f"the NFS server {server} answers what is not NFS 4.1") from None
+
+
+def _find(server: str, path: str, deadline: Deadline) -> None:
     with _connection(server, deadline) as peer:
         owner = _opaque(b"vmbatch-" + secrets.token_hex(8).encode())
         found = _compound(peer, server, path, _EXCHANGE_ID, secrets.token_bytes(8) + owner + struct.pack(">III", 0, 0, 0))
