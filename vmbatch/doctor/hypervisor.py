@@ -153,9 +153,9 @@ def judge_accounts(settings: str, capabilities: str) -> Iterator[Finding]:
 
 
 CHECKS = (
-    Check("libvirt", "whether libvirtd answers at [libvirt] uri", libvirt),
-    Check("kvm", "whether KVM can be used, where templates want it", kvm),
-    Check("emulators", "whether the emulators and machines that templates name are there", emulators),
+    Check("libvirt", "whether libvirtd answers at [libvirt] uri", libvirt, root=True),
+    Check("kvm", "whether KVM can be used, where templates want it", kvm, root=True),
+    Check("emulators", "whether the emulators and machines that templates name are there", emulators, root=True),
     Check("xen", "whether this is a dom0 whose xl answers, where templates want it", dom0, root=True),
-    Check("accounts", "under which account guests run, and whether they are given their disks", accounts),
+    Check("accounts", "under which account guests run, and whether they are given their disks", accounts, root=True),
 )

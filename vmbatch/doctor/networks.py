@@ -9,7 +9,7 @@ import msgspec
 from ..config import Config
 from ..exchange.address import taken
 from ..facts import FILTERED
-from ..host import distant, process, virtnet
+from ..host import process, virtnet
 from ..template import Template, has_bridge, leases
 from .finding import Check, Finding, Site, error, ok, warning
 
@@ -60,18 +60,17 @@ def networks(site: Site) -> Iterator[Finding]:
         addresses = sum(ipaddress.ip_network(net).num_addresses for net in leases(found.xml or "<network/>"))
         yield judge_network(name, found, Dhcp(addresses, found.leases) if asks else None, site.config)
     for bridge, users in bridges(site).items():
-        try:
-            with open(f"/sys/class/net/{bridge}/operstate", encoding="ascii") as state:
-                down = state.read().strip() == "down" and not _is_up(bridge)
-        except OSError:
+        if not os.path.isdir(f"/sys/class/net/{bridge}/bridge"):
             yield error(f"the bridge {bridge} of {' '.join(users)} is not there",
                         f"make it, or correct <source bridge='{bridge}'>")
-            continue
-        yield (error(f"the bridge {bridge} is down", f"ip link set {bridge} up") if down else ok(f"the bridge {bridge} is up"))
+        elif not _is_up(bridge):
+            yield error(f"the bridge {bridge} is down", f"ip link set {bridge} up")
+        else:
+            yield ok(f"the bridge {bridge} is up")
 
 
 def _is_up(bridge: str) -> bool:
-    """IFF_UP of linux/if.h: a bridge without ports has no carrier."""
+    """IFF_UP of linux/if.h: a bridge without ports has no carrier, and is up all the same."""
     with open(f"/sys/class/net/{bridge}/flags", encoding="ascii") as flags:
         return bool(int(flags.read(), 16) & 1)
 
@@ -98,12 +97,11 @@ def pools(site: Site) -> Iterator[Finding]:
     with_pools = [form for form in site.templates if any(interface.pools for interface in form.interfaces)]
     if not with_pools:
         return
-    used = distant.call(config.reservations, lambda: list(taken(config.reservations)), list[str])
+    used = taken(config.reservations)
     for pool in {pool for form in with_pools for interface in form.interfaces for pool in interface.pools}:
         free = sum(pool.address(number) not in used for number in range(pool.size))
         said = f"{pool.name} has {pool.size} addresses, {free} of them free"
-        yield ok(said) if free else error(said,
-                                          f"jobs wait for nothing here: give the template more, or see {config.reservations}")
+        yield ok(said) if free else error(said, f"give the template more; {config.reservations} shows who has them")
 
 
 class Filtering(msgspec.Struct, frozen=True):
@@ -172,7 +170,9 @@ def _number(path: str) -> int:
 
 
 CHECKS = (
-    Check("networks", "whether the templates' networks and bridges are up, and their DHCP has addresses left", networks),
+    Check("networks", "whether the templates' networks and bridges are up, and their DHCP has addresses left", networks,
+          root=True),
     Check("addresses", "whether the templates' static addresses are not all taken", pools, root=True),
-    Check("filters", "whether libvirt can filter guests' packets, and what of the node's firewall is in their way", filters),
+    Check("filters", "whether libvirt can filter guests' packets, and what of the node's firewall is in their way", filters,
+          root=True),
 )

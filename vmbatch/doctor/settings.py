@@ -2,13 +2,14 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
 from .. import facts, native, template
 from ..batch.account import parse_user
 from ..config import Config, parse
+from ..context.access import access
 from ..errors import VmBatchError
 from ..facts import Image
 from ..host import clock, file
@@ -27,11 +28,10 @@ def open_site(path: str = native.CONFIG, *, user: str = "", whole: bool = False)
     try:
         config = parse(file.read_trusted(path), path)
     except VmBatchError as wrong:
-        there = os.path.lexists(path)
-        said = of_error(wrong) if there else [error(f"{path} is not there",
-                                                    "start from etc/vmbatch.conf, which explains every setting")]
-        found = [msgspec.structs.replace(each, check="configuration") for each in said]
-        return Site(parse(b"", "defaults"), (), user, whole), found, True
+        said = of_error(wrong)
+        if not os.path.lexists(path):
+            said = [error(f"{path} is not there", "start from etc/vmbatch.conf, which explains every setting")]
+        return Site(parse(b"", "defaults"), (), user, whole), _of("configuration", said), True
     forms: list[Template] = []
     found = []
     for name in sorted({name for names in config.queues.values() for name in names}):
@@ -42,9 +42,11 @@ def open_site(path: str = native.CONFIG, *, user: str = "", whole: bool = False)
             found += of_error(wrong)
     if forms:
         found.insert(0, ok(f"{len(forms)} can be read: {' '.join(os.path.basename(form.path) for form in forms)}"))
-    said = [msgspec.structs.replace(each, check="configuration") for each in judge(config, path)]
-    return Site(config, tuple(forms), user,
-                whole), said + [msgspec.structs.replace(each, check="templates") for each in found], False
+    return Site(config, tuple(forms), user, whole), [*_of("configuration", judge(config, path)), *_of("templates", found)], False
+
+
+def _of(check: str, found: Iterable[Finding]) -> list[Finding]:
+    return [msgspec.structs.replace(each, check=check) for each in found]
 
 
 def judge(config: Config, path: str) -> Iterator[Finding]:
@@ -76,6 +78,10 @@ def plans(site: Site) -> Iterator[Finding]:
 
 
 def _plan(form: Template, site: Site) -> None:
+    if form.rootssh is not None:
+        from ..host import rootssh
+
+        rootssh.check(access(form.rootssh))
     bare = msgspec.structs.replace(form, disks=tuple(tag for tag in form.disks if not isinstance(tag.source, ImageSource)))
     token = clock.new_token()
     known = facts.look(bare, token, site.config)
@@ -95,7 +101,7 @@ def files(site: Site) -> Iterator[Finding]:
     top = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     own = [os.path.join(place, name) for place, _, names in os.walk(top) for name in names]
     libraries = (os.path.dirname(os.__file__), os.path.dirname(os.path.dirname(msgspec.__file__)))
-    file.check_trusted(sys.executable, *own, *libraries, *site.config.images_hash_programs)
+    file.check_trusted(sys.executable, *own, *libraries, *filter(os.path.exists, site.config.images_hash_programs))
     yield ok(f"none but root can change VmBatch in {top}")
 
 
@@ -124,7 +130,7 @@ def account(site: Site) -> Iterator[Finding]:
 
 CHECKS = (
     Check("plans", "whether a job could be planned with each template: hypervisor, tools, scripts, archives, free addresses",
-          plans),
+          plans, root=True),
     Check("files", "whether none but root can change what root runs", files, settings=False),
     Check("user", "whether the user of --user could have a job here", account),
 )

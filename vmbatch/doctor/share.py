@@ -1,5 +1,6 @@
 """The share: a directory on this node, and an NFS server that shows it to guests."""
 
+import contextlib
 import ipaddress
 import os
 import re
@@ -11,7 +12,7 @@ import msgspec
 
 from ..config import Config
 from ..errors import NodeError
-from ..host import address, distant, nfs, process
+from ..host import address, nfs, process
 from ..units import Deadline
 from .finding import Check, Finding, Site, error, ok, warning
 from .networks import guests
@@ -48,7 +49,7 @@ def directory(site: Site) -> Iterator[Finding]:
     if not _is_used(site):
         return
     try:
-        found = distant.call(path, lambda: _look(config), Place)
+        found = _look(config)
     except OSError as wrong:
         yield error(f"the share {wrong.filename or path}: {wrong.strerror}",
                     f"install -d -m 711 {path}, mount it, or set [share] directory")
@@ -62,7 +63,9 @@ def _look(config: Config) -> Place:
     status, state = os.stat(path), os.statvfs(path)
     skew = 0.0
     if not config.share_local and not state.f_flag & os.ST_RDONLY:
-        probe = os.path.join(path, f".doctor@{os.uname().nodename}.{os.getpid()}")
+        probe = os.path.join(path, f".doctor@{os.uname().nodename}")
+        with contextlib.suppress(FileNotFoundError):  # of one that was killed
+            os.rmdir(probe)
         os.mkdir(probe, 0o700)
         try:
             skew = os.stat(probe).st_mtime - time.time()
@@ -107,7 +110,7 @@ def server(site: Site) -> Iterator[Finding]:
     if not host:
         yield error(f"[share] source = {config.share_source!r} is not SERVER:/PATH", "set it in vmbatch.conf")
         return
-    if config.share_type == "nfs4":
+    if config.share_type == "nfs4" and config.share_export == "none":
         try:
             nfs.check(host, path, Deadline(_ASK_SECONDS))
         except nfs.RefusedError as wrong:
@@ -115,8 +118,8 @@ def server(site: Site) -> Iterator[Finding]:
                 yield error(wrong.what, f"see /etc/exports and exportfs -v on {host}, or correct [share] source")
                 return
     else:
-        nfs.ping(host, 3, Deadline(_ASK_SECONDS))
-    yield ok(f"{host} answers" + (f" and shows {path}" if config.share_type == "nfs4" else " calls of NFS 3"))
+        nfs.ping(host, 4 if config.share_type == "nfs4" else 3, Deadline(_ASK_SECONDS))
+    yield ok(f"{host} answers" + (f" and shows {path}" if config.share_type == "nfs4" and config.share_export == "none" else ""))
     yield from judge_ports(host, config, address.of_this_node())
     if os.path.exists(_THREADS) and host in address.of_this_node() and config.share_export == "none":
         with open(_THREADS, encoding="ascii") as threads:
@@ -222,6 +225,6 @@ CHECKS = (
     Check("share", "whether the share is there, root's, shut to strangers and can be written to; its server's clock", directory,
           root=True),
     Check("nfs", "whether the share's server answers, shows the share, and exports it to guests, rw and without their root",
-          server),
+          server, root=True),
     Check("exports", "whether jobs' parts can be exported one by one, where [share] export says so", per_job, root=True),
 )

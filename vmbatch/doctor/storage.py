@@ -71,9 +71,8 @@ def store(site: Site) -> Iterator[Finding]:
     found = look(config.images_directory)
     judged = judge(found, config.images_directory, 0, "images.keep_free", open_to_qemu=True)
     if judged.level == "ok" and found.free < config.images_keep_free:
-        judged = warning(judged.found,
-                         f"[images] keep_free = {format_size(config.images_keep_free)}: images that nobody uses are removed "
-                                       "for each new one; free some, or see vmbatch image list")
+        keep = f"[images] keep_free = {format_size(config.images_keep_free)}"
+        judged = warning(judged.found, f"{keep}: images that nobody uses are removed for each new one; see vmbatch image list")
     yield judged
 
 
@@ -86,7 +85,7 @@ def records(site: Site) -> Iterator[Finding]:
 
 
 CHECKS = (
-    Check("spool", "whether jobs' disks can be made: owner, mode, room", spool),
-    Check("store", "the same of the store of images", store),
-    Check("records", "the same of journals, logs and the trace", records),
+    Check("spool", "whether jobs' disks can be made: owner, mode, room", spool, root=True),
+    Check("store", "the same of the store of images", store, root=True),
+    Check("records", "the same of journals, logs and the trace", records, root=True),
 )
