@@ -54,15 +54,18 @@ def silent(site: Site) -> Iterator[Finding]:
     yield from ()
 
 
+def seen(checks: list[Check]) -> list[list[Finding]]:
+    return [findings for _, findings in examine(SITE, checks)]
+
+
 def check(look: object, **more: object) -> Check:
     return Check(getattr(look, "__name__", ""), "a test", look, **more)  # type: ignore[arg-type]
 
 
 def test_each_says_its_own_and_none_waits_for_another() -> None:
     begin = time.monotonic()
-    found = list(examine(SITE,
-                         [check(hangs, seconds=1.0), check(fine), check(fails), check(refuses), check(missing), check(breaks),
-                                check(dies), check(silent)]))
+    found = seen([check(hangs, seconds=1.0), check(fine), check(fails), check(refuses), check(missing), check(breaks),
+                  check(dies), check(silent)])
     assert time.monotonic() - begin < 5
     assert [each.check for findings in found for each in findings] == [
         "hangs", "fine", "fails", "fails", "refuses", "refuses", "missing", "breaks", "dies", "silent"]
@@ -75,7 +78,7 @@ def test_each_says_its_own_and_none_waits_for_another() -> None:
     assert (gone.level, gone.found) == ("error", "/nowhere: No such file or directory")
     assert defect.level == "error"
     assert defect.found == "a defect in VmBatch: KeyError: 'a defect'"
-    assert dead.level == "error"
+    assert (dead.level, dead.found) == ("error", "its process was killed")
     assert (nothing.level, nothing.found) == ("ok", "nothing here needs it")
 
 
@@ -95,13 +98,20 @@ def _parent(pid: str) -> int:
 
 
 def test_without_settings_only_what_needs_none() -> None:
-    found = list(examine(SITE, [check(fine), check(silent, settings=False)], broken=True))
+    found = [findings for _, findings in examine(SITE, [check(fine), check(silent, settings=False)], broken=True)]
     assert [each.check for findings in found for each in findings] == ["silent"]
+
+
+def test_what_another_check_has_said_already() -> None:
+    after = [check(fails), check(refuses, needs="fails"), check(fine, needs="fails"), check(missing, needs="fine")]
+    assert [[each.found for each in findings] for findings in seen(after)] == [
+        ["first", "libvirt does not answer"], [], ["well"], ["/nowhere: No such file or directory"]]
+    assert seen(after[1:2])[0], "alone it says what it finds"
 
 
 def test_what_only_root_can_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    (found,), = examine(SITE, [check(fine, root=True)])
+    (found,), = seen([check(fine, root=True)])
     assert (found.level, found.found) == ("warning", "only root can tell")
 
 
@@ -112,7 +122,7 @@ def test_patience_grows_with_a_slow_machine_and_with_reading() -> None:
 
     def level(patience: float, reading: float, *, whole: bool) -> str:
         site = Site(settings(), (), whole=whole)
-        return next(examine(site, [check(slow, seconds=0.2, reading=reading)], patience=patience))[0].level
+        return next(examine(site, [check(slow, seconds=0.2, reading=reading)], patience=patience))[1][0].level
 
     assert level(1.0, 0.0, whole=True) == "error"
     assert level(20.0, 0.0, whole=False) == "ok"

@@ -230,14 +230,14 @@ ROOM = storage.Place("/var/spool", 0, 0o711, readonly=False, free=5 * GIB, inode
 
 
 @pytest.mark.parametrize(("changed", "level", "said"), [
-    ({}, "ok", "/var/spool: 5G free"),
-    ({"path": "/var"}, "ok", "/var/spool: 5G free; it is made when the first job comes"),
+    ({}, "ok", "/var/spool: 5.0 GiB free"),
+    ({"path": "/var"}, "ok", "/var/spool: 5.0 GiB free; it is made when the first job comes"),
     ({"owner": 7}, "error", "can be changed by others than root (mode 0711, owner 7)"),
     ({"mode": 0o777}, "error", "can be changed by others than root (mode 0777, owner 0)"),
     ({"readonly": True}, "error", "read-only"),
-    ({"free": GIB - 1}, "error", "/var/spool: 1023M free"),
+    ({"free": GIB - 1}, "error", "/var/spool: 1.0 GiB free"),
     ({"inodes": 3}, "error", "3 inodes free"),
-    ({"inodes": None}, "ok", "5G free"),
+    ({"inodes": None}, "ok", "5.0 GiB free"),
     ({"shut": "/var"}, "error", "/var cannot be entered by others"),
 ])
 def test_a_directory(changed: dict[str, object], level: str, said: str) -> None:

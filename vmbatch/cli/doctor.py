@@ -38,7 +38,7 @@ def doctor(as_json: bool, brief: bool, only: tuple[str, ...], whole: bool, boote
     """
     from ..doctor.checks import CHECKS, READ
     from ..doctor.examination import examine
-    from ..doctor.finding import LEVELS, worst
+    from ..doctor.finding import LEVELS, UNNEEDED, worst
     from ..doctor.settings import open_site
 
     if as_json and brief:
@@ -56,11 +56,14 @@ def doctor(as_json: bool, brief: bool, only: tuple[str, ...], whole: bool, boote
     found = [finding for finding in found if not only or finding.check in only]
     for finding in found if shown else ():
         _show(finding)
-    for findings in examine(site, [check for check in CHECKS if not only or check.name in only], broken=broken,
-                            patience=site.config.timeouts_scale):
+    left_out = [check.name for check in CHECKS if broken and check.settings and (not only or check.name in only)]
+    for check, findings in examine(site, [check for check in CHECKS if not only or check.name in only], broken=broken,
+                                   patience=site.config.timeouts_scale):
         found += findings
+        left_out += [] if findings else [check.name]
         for finding in findings if shown else ():
-            _show(finding)
+            if only or finding.found != UNNEEDED:
+                _show(finding)
     trial = None
     if booted is not None and broken:
         found.append(_left_out())
@@ -68,13 +71,14 @@ def doctor(as_json: bool, brief: bool, only: tuple[str, ...], whole: bool, boote
         trial = _Trial(_place(booted, site.config), user, shown=shown)
         found.append(trial.run(site.config))
     if as_json:
-        _print_json(found, trial)
+        _print_json(found, left_out, trial)
     elif brief:
         click.echo(_brief(found))
     else:
         counts = {level: sum(finding.level == level for finding in found) for level in LEVELS}
-        broken_note = "; all that needs settings was left out" if broken else ""
-        click.echo(f"\n{counts['ok']} ok, {counts['warning']} warnings, {counts['error']} errors{broken_note}")
+        click.echo(f"\n{counts['ok']} ok, {counts['warning']} warnings, {counts['error']} errors")
+        if left_out:
+            click.echo(f"Once that is mended, look again: nothing could be said of {', '.join(left_out)}")
     sys.exit(LEVELS.index(worst(found)))
 
 
@@ -108,14 +112,15 @@ def _brief(found: list[Finding]) -> str:
     return f"VMBATCH {(wrong[0].level if wrong else 'ok').upper()} - {said or f'{len(found)} conditions are as they should be'}"
 
 
-def _print_json(found: list[Finding], trial: _Trial | None) -> None:
+def _print_json(found: list[Finding], left_out: list[str], trial: _Trial | None) -> None:
     import msgspec
 
     from ..doctor.finding import worst
 
     phases = None if trial is None else [{"name": name, "seconds": round(seconds, 3)} for name, seconds in trial.phases]
     click.echo(msgspec.json.format(msgspec.json.encode(
-        {"node": os.uname().nodename, "time": round(time.time(), 3), "level": worst(found), "findings": found, "boot": phases})))
+        {"node": os.uname().nodename, "time": round(time.time(), 3), "level": worst(found), "findings": found,
+         "left_out": left_out, "boot": phases})))
 
 
 def _place(name: str, config: Config) -> str:

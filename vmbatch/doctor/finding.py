@@ -43,7 +43,7 @@ class Check(msgspec.Struct, frozen=True):
     """`look` says what it finds, or raises what a job would; nothing for what this site does not have.
 
     `about` says what is looked at; `root`: only root can tell; `settings`: it makes no sense without a configuration.
-    `seconds` it may take, and `reading` if it reads whole images.
+    `seconds` it may take, and `reading` if it reads whole images. `needs` names a check without which this one says nothing new.
     """
 
     name: str
@@ -53,6 +53,11 @@ class Check(msgspec.Struct, frozen=True):
     settings: bool = True
     seconds: float = 10.0
     reading: float = 0.0
+    needs: str = ""
+
+
+UNNEEDED = "nothing here needs it"
+"""What is said of a check that finds nothing to look at."""
 
 
 def ok(found: str) -> Finding:

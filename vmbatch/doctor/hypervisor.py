@@ -87,20 +87,22 @@ def judge_kvm(found: Kvm, wanted: list[str], emulated: list[str]) -> Iterator[Fi
 
 def emulators(site: Site) -> Iterator[Finding]:
     """The programs and machines that templates of QEMU's and KVM's name."""
-    wrong, seen = False, set()
+    named: dict[tuple[str, str | None, str | None, str | None], list[str]] = {}
     for form in site.of_type("qemu", "kvm"):
         kind = form.root.find("os/type")
-        emulator = (form.root.findtext("devices/emulator") or "").strip() or None
         arch, machine = (None, None) if kind is None else (kind.get("arch"), kind.get("machine"))
-        if form.type == "qemu" or emulator or machine:
-            try:
-                text = virt.domain_capabilities(site.config.libvirt_uri, emulator, arch, machine, form.type)
-                seen.update(re.findall(r"<path>([^<]+)</path>", text))
-            except NodeError as refused:
-                wrong = True
-                yield error(f"{os.path.basename(form.path)}: {refused.what}",
+        emulator = (form.root.findtext("devices/emulator") or "").strip() or None
+        named.setdefault((form.type, emulator, arch, machine), []).append(os.path.basename(form.path))
+    seen: set[str] = set()
+    for (kind_of, emulator, arch, machine), users in named.items():
+        try:
+            text = virt.domain_capabilities(site.config.libvirt_uri, emulator, arch, machine, kind_of)
+            seen.update(re.findall(r"<path>([^<]+)</path>", text))
+        except NodeError as refused:
+            if kind_of != "kvm" or emulator or machine:  # else it is the check of KVM that says it
+                yield error(f"{' '.join(users)}: {refused.what}",
                             "install the emulator (Debian: qemu-system-x86), or correct <emulator> and <os><type>")
-    if seen and not wrong:
+    if seen:
         yield ok(f"libvirt has what the templates name: {' '.join(sorted(seen))}")
 
 
@@ -155,7 +157,9 @@ def judge_accounts(settings: str, capabilities: str) -> Iterator[Finding]:
 CHECKS = (
     Check("libvirt", "whether libvirtd answers at [libvirt] uri", libvirt, root=True),
     Check("kvm", "whether KVM can be used, where templates want it", kvm, root=True),
-    Check("emulators", "whether the emulators and machines that templates name are there", emulators, root=True),
+    Check("emulators", "whether the emulators and machines that templates name are there", emulators, root=True,
+          needs="libvirt"),
     Check("xen", "whether this is a dom0 whose xl answers, where templates want it", dom0, root=True),
-    Check("accounts", "under which account guests run, and whether they are given their disks", accounts, root=True),
+    Check("accounts", "under which account guests run, and whether they are given their disks", accounts, root=True,
+          needs="libvirt"),
 )

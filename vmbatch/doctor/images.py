@@ -22,6 +22,7 @@ _ASK_SECONDS = 15.0
 _NO_HEAD = (403, 405, 501)
 """What servers say that take no HEAD, or have signed a URL for GET alone."""
 _READ_SECONDS = 3600.0
+_PLACE = "put the image there, or correct <vbdisksource source='...'>"
 
 
 def _sources(site: Site) -> Iterator[tuple[str, ImageSource]]:
@@ -32,6 +33,10 @@ def _sources(site: Site) -> Iterator[tuple[str, ImageSource]]:
             if isinstance(tag.source, ImageSource) and tag.source not in seen:
                 seen.add(tag.source)
                 yield f"{os.path.basename(form.path)} {tag.target}", tag.source
+
+
+def _with(place: str, said: str) -> str:
+    return said if place in said else f"{place}: {said}"
 
 
 class Answers(msgspec.Struct, frozen=True):
@@ -50,7 +55,8 @@ def images(site: Site) -> Iterator[Finding]:
                 found = judged(source)
                 fine.append(f"{source.places[0]} ({found.format})")
             except VmBatchError as wrong:
-                yield from (msgspec.structs.replace(each, found=f"{what}: {each.found}") for each in of_error(wrong))
+                yield from (error(f"{what}: {_with(source.places[0], each.found)}", each.advice or _PLACE)
+                            for each in of_error(wrong))
             continue
         entry = _stored(site, source)
         said = judge_servers(what, Answers({http.shown(place): _ask(place, site) for place in source.places},

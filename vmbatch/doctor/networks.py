@@ -171,8 +171,8 @@ def _number(path: str) -> int:
 
 CHECKS = (
     Check("networks", "whether the templates' networks and bridges are up, and their DHCP has addresses left", networks,
-          root=True),
+          root=True, needs="libvirt"),
     Check("addresses", "whether the templates' static addresses are not all taken", pools, root=True),
     Check("filters", "whether libvirt can filter guests' packets, and what of the node's firewall is in their way", filters,
-          root=True),
+          root=True, needs="libvirt"),
 )

@@ -81,8 +81,9 @@ def kept(site: Site) -> Iterator[Finding]:
 
 CHECKS = (
     Check("room", "whether a guest of each template fits this node by [admission], and whether one could start now", fits,
-          root=True),
+          root=True, needs="libvirt"),
     Check("starts", "whether starts have been failing here", starts, root=True),
-    Check("leftovers", "whether dead jobs have left something", leftovers, root=True, seconds=20.0),
+    Check("leftovers", "whether dead jobs have left something", leftovers, root=True, seconds=20.0,
+          needs="libvirt"),
     Check("kept", "what is kept of failed jobs", kept, root=True),
 )

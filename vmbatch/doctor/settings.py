@@ -130,7 +130,7 @@ def account(site: Site) -> Iterator[Finding]:
 
 CHECKS = (
     Check("plans", "whether a job could be planned with each template: hypervisor, tools, scripts, archives, free addresses",
-          plans, root=True),
+          plans, root=True, needs="libvirt"),
     Check("files", "whether none but root can change what root runs", files, settings=False),
     Check("user", "whether the user of --user could have a job here", account),
 )

@@ -42,7 +42,7 @@ def look(path: str) -> Place:
 
 def judge(found: Place, wanted: str, keep: int, option: str, *, open_to_qemu: bool = False) -> Finding:
     """`keep` bytes are to be left there; `option` is the setting's name; QEMU's account must be able to get in where it is so."""
-    said = f"{wanted}: {format_size(found.free >> 20 << 20) if found.free >> 20 else found.free} free"
+    said = f"{wanted}: {found.free / (1 << 30):.1f} GiB free"
     if found.path == wanted and (found.owner != 0 or found.mode & 0o022):
         return error(f"{wanted} can be changed by others than root (mode {found.mode:04o}, owner {found.owner})",
                      f"chown root {wanted}; chmod go-w {wanted}")

@@ -20,6 +20,7 @@ _RESERVED = range(1023, 699, -1)
 _LIMIT = 1 << 16
 OLD = 10021
 """NFS4ERR_MINOR_VERS_MISMATCH: of servers that know NFS 4.0 alone, or 4.2 alone."""
+_HINT = "does its NFS server run, and can this node reach it?"
 _WORDS = {1: "does not let this node in", 2: "has nothing there", 5: "cannot read it", 13: "does not let this node in",
           10016: "wants another security than sec=sys", OLD: "knows no NFS 4.1"}
 """nfsstat4 (RFC 8881, 15.1)."""
@@ -89,7 +90,7 @@ def _call(peer: socket.socket, version: int, procedure: int, arguments: bytes, s
         verifier = struct.unpack_from(">II", answer, 12)[1]
         accepted = struct.unpack_from(">I", answer, 20 + -(-verifier // 4) * 4)[0] if state == 0 else -1
     except (OSError, struct.error) as error:
-        raise NodeError(f"the NFS server {server} does not answer: {getattr(error, 'strerror', '') or error}") from None
+        raise NodeError(f"the NFS server {server} does not answer: {getattr(error, 'strerror', '') or error}", _HINT) from None
     if (same, kind, state, accepted) != (number, 1, 0, 0):
         raise NodeError(f"the NFS server {server} does not take calls of NFS {version} from this node")
     return answer[24 + -(-verifier // 4) * 4:]
@@ -116,7 +117,8 @@ def _connection(server: str, deadline: Deadline) -> socket.socket:
         family, kind, protocol, _, place = socket.getaddrinfo(server, PORT, type=socket.SOCK_STREAM)[0]
         peer = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise NodeError(f"the NFS server {server} is not known: {error.strerror}") from None
+        raise NodeError(f"the NFS server {server} is not known: {error.strerror}",
+                        "correct [share] source, or see the node's DNS") from None
     peer.settimeout(max(0.1, deadline.left()))
     for port in _RESERVED:
         with contextlib.suppress(OSError):
@@ -126,5 +128,5 @@ def _connection(server: str, deadline: Deadline) -> socket.socket:
         peer.connect(place)
     except OSError as error:
         peer.close()
-        raise NodeError(f"the NFS server {server} does not answer: {error.strerror or error}") from None
+        raise NodeError(f"the NFS server {server} does not answer: {error.strerror or error}", _HINT) from None
     return peer
