@@ -1,4 +1,4 @@
-"""The whole suite, folder by folder, in two nodes at the same time: a guest under emulation takes one processor."""
+"""The whole suite, folder by folder, in three nodes at the same time: two that boot guests, and one that does not."""
 
 import collections
 import os
@@ -12,16 +12,18 @@ from typing import NamedTuple
 
 from . import guest, place
 
-LONG = ("xen", "slurm", "crash", "kit", "guest", "torque", "hostile_user", "image", "guestdisk", "nodes", "signature", "transfer",
-        "shell", "rootssh", "load", "pure")
-"""Folders that take long are begun first, so that no node has one left when the other is done."""
+GUESTS = ("xen", "slurm", "crash", "guest", "nodes", "load")
+"""Folders that take a processor or more."""
+LONG = ("kit", "torque", "hostile_user", "image", "guestdisk", "signature", "transfer", "shell", "rootssh", "pure")
+"""Folders that take long are begun first, so that no node has one left when the others are done."""
+_ENDING_SECONDS = 10.0
 _TESTS = place.CLONE / "tests"
 _COUNT = re.compile(r"(\d+) ([a-z]+)")
 _show = threading.Lock()
 
 
 class Done(NamedTuple):
-    """pytest's exit status for a part, its last line, seconds."""
+    """pytest's exit status for a part, or 1 if only something was left; its last line, seconds."""
 
     part: str
     status: int
@@ -29,24 +31,35 @@ class Done(NamedTuple):
     seconds: float
 
 
-def parts() -> list[str]:
-    """All folders with tests, below `tests`; of the one that boots most guests each file is a part."""
+def nodes() -> tuple[str, str, str]:
+    """Their labs' names; the first is the clone's own."""
+    return place.name(), f"{place.name()}-2", f"{place.name()}-3"
+
+
+def parts() -> tuple[list[str], list[str]]:
+    """All folders with tests, below `tests`: those with guests, and the others; of `guest` itself each file is a part."""
+    order = GUESTS + LONG
     folders = sorted({path.parent.relative_to(_TESTS).parts[0] for path in _TESTS.glob("*/**/test_*.py")})
-    folders.sort(key=lambda folder: LONG.index(folder) if folder in LONG else len(LONG))
+    folders.sort(key=lambda folder: order.index(folder) if folder in order else len(order))
     files = [f"guest/{path.name}" for path in sorted((_TESTS / "guest").glob("test_*.py"))]
-    return [part for folder in folders for part in (files if folder == "guest" else [folder])]
+    heavy = [part for folder in folders if folder in GUESTS for part in (files if folder == "guest" else [folder])]
+    return heavy, [folder for folder in folders if folder not in GUESTS]
 
 
 def run() -> int:
-    """0, or pytest's exit status for the first part that failed; all parts run. What a part says is shown when it is done."""
+    """0, or the exit status of the first part that failed; all parts run. What a part says is shown when it is done."""
     guest.directories()
-    began, waiting = time.monotonic(), collections.deque(parts())
-    with ThreadPoolExecutor(2) as nodes:
-        names = (place.name(), f"{place.name()}-2")
+    began = time.monotonic()
+    heavy, light = map(collections.deque, parts())
+    first, second, third = nodes()
+    with ThreadPoolExecutor(3) as workers:
+        working = [workers.submit(_work, name, *queues) for name, *queues in
+                   ((first, heavy, light), (second, heavy, light), (third, light))]
         try:
-            done = [one for of_node in nodes.map(lambda name: _work(name, waiting), names) for one in of_node]
+            done = [one for of_node in working for one in of_node.result()]
         finally:
-            waiting.clear()
+            heavy.clear()
+            light.clear()
     print("\n== the whole suite")
     total: dict[str, int] = {}
     for one in sorted(done, key=lambda one: -one.seconds):
@@ -58,23 +71,46 @@ def run() -> int:
     return next((one.status for one in done if one.status), 0)
 
 
-def _work(node: str, waiting: "collections.deque[str]") -> list[Done]:
-    done = []
-    while waiting:
-        try:
-            part = waiting.popleft()
-        except IndexError:
-            break
-        done.append(_run(node, part))
+def _work(node: str, *queues: "collections.deque[str]") -> list[Done]:
+    done: list[Done] = []
+    left: set[str] = set()
+    for waiting in queues:
+        while waiting:
+            try:
+                part = waiting.popleft()
+            except IndexError:
+                break
+            one, left = _run(node, part, left)
+            done.append(one)
     return done
 
 
-def _run(node: str, part: str) -> Done:
+def _run(node: str, part: str, before: set[str]) -> tuple[Done, set[str]]:
+    """How the part went, and what is left of jobs on the node; what was left before is held against an earlier part."""
     began = time.monotonic()
-    pytest = [sys.executable, "-m", "pytest", "--no-header", f"tests/{part}"]
-    ended = subprocess.run([sys.executable, "-m", "lab", "exec", "--", *pytest], env={**os.environ, "VMBATCH_LAB": node},
-                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
-    text = ended.stdout.decode(errors="replace").rstrip()
+    pytest = _in_node(node, "pytest", "--no-header", f"tests/{part}")
+    left = _left(node, before)
+    text = pytest.stdout.decode(errors="replace").rstrip()
+    verdict, status = text.rpartition("\n")[2].strip("= "), pytest.returncode
+    if new := sorted(left - before):
+        text = "\n".join((text, "left on the node by these tests:", *(f"  {line}" for line in new)))
+        verdict, status = f"{verdict}; {len(new)} things left on the node", status or 1
     with _show:
         print(f"\n== tests/{part}\n{text}", flush=True)
-    return Done(part, ended.returncode, text.rpartition("\n")[2].strip("= "), time.monotonic() - began)
+    return Done(part, status, verdict, time.monotonic() - began), left
+
+
+def _left(node: str, before: set[str]) -> set[str]:
+    """What jobs have left on the node; what is just ending may end."""
+    over = time.monotonic() + _ENDING_SECONDS
+    while True:
+        left = set(filter(None, _in_node(node, "lab.leftover").stdout.decode(errors="replace").splitlines()))
+        if left <= before or time.monotonic() > over:
+            return left
+        time.sleep(0.5)
+
+
+def _in_node(node: str, module: str, *words: str) -> "subprocess.CompletedProcess[bytes]":
+    command = [sys.executable, "-m", "lab", "exec", "--", sys.executable, "-m", module, *words]
+    return subprocess.run(command, env={**os.environ, "VMBATCH_LAB": node}, stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
