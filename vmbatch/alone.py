@@ -48,6 +48,7 @@ def _removed(job_id: str, config: Config, log: Log) -> Iterator[None]:
         yield
     except BaseException:
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        process.watch(None)
         try:
             epilogue(job_id, config, log)
         except VmBatchError as error:

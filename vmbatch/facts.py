@@ -234,12 +234,13 @@ def _local(tag: DiskTag, source: ImageSource, form: Template) -> Image:
     """
     def judge() -> Image:
         with _of_disk(tag, form):
-            return _judged(source)
+            return judged(source)
 
     return distant.call(source.places[0], judge, Image)
 
 
-def _judged(source: ImageSource) -> Image:
+def judged(source: ImageSource) -> Image:
+    """A local image, on a file system that answers. SiteError."""
     from .image import local
 
     path = source.places[0]

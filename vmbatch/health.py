@@ -23,7 +23,7 @@ def problems(config: Config, seconds: float = _SECONDS) -> list[str]:
         "the spool": lambda: _space(config.spool_directory, config.spool_keep_free),
         "the store of images": lambda: _space(config.images_directory, 0),
         "the directory of journals": lambda: _space(journal.directory(), 0),
-        "the count of failures": lambda: _row(config),
+        "the count of failures": lambda: row(config),
     }
     found: dict[str, str] = {}
 
@@ -77,7 +77,8 @@ def _space(path: str, free: int) -> str:
     return ""
 
 
-def _row(config: Config) -> str:
+def row(config: Config) -> str:
+    """A sentence where so many starts failed here lately that the node itself may be at fault; else ''."""
     row = failures.against(failures.recent(config.torque_within), Fault.NODE)
     if len(row) < max(1, config.torque_failures):
         return ""

@@ -45,7 +45,7 @@ def raiser(error: BaseException) -> Callable[..., NoReturn]:
 @pytest.mark.error("VB302")
 def test_an_image_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(VmBatchError, match=rf"the image {tmp_path}/a\.raw: No such file or directory"):
-        facts._judged(ImageSource((f"{tmp_path}/a.raw",), "cow", "raw", "", None, "qcow2"))
+        facts.judged(ImageSource((f"{tmp_path}/a.raw",), "cow", "raw", "", None, "qcow2"))
 
 
 @pytest.mark.error("VB207")

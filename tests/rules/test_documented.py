@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from vmbatch import config, template
 from vmbatch.cli import main
+from vmbatch.doctor.checks import CHECKS, READ
 from vmbatch.errors import InputError
 from vmbatch.template import schema
 
@@ -154,6 +155,13 @@ def test_manual_has_every_option_of(name: str) -> None:
         options = [option for option in options if "--help" not in option.opts]
     known = sorted(sorted([*option.opts, *option.secondary_opts]) for option in options)
     assert sorted(sorted(names) for names in _bold_items(text)) == known
+
+
+def test_manual_has_every_check_of_doctor() -> None:
+    text = _sections("vmbatch.8.md")["vmbatch doctor"]
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", text, re.MULTILINE))
+    assert rows.pop("boot")
+    assert rows == READ | {check.name: check.about for check in CHECKS}
 
 
 def test_examples_of_the_manual_are_commands() -> None:

@@ -26,7 +26,7 @@ _DEFAULT_ALARM = 30
 _HOOK_SECONDS = 2.0
 """Kept of the hook's alarm for pbs_python itself."""
 _EPILOGUE_QUEUE = 8
-_HOME = "/var/spool/pbs"
+HOME = "/var/spool/pbs"
 _UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
 
 
@@ -58,7 +58,7 @@ class OpenPBS:
         person = parse_user(user, group)
         nodes, rank = hosts(known)
         cores, memory = share(known, nodes[rank] if nodes else "")
-        home = pbsfacts.setting("PBS_HOME", _HOME)
+        home = pbsfacts.setting("PBS_HOME", HOME)
         script = os.path.join(job_directory or os.path.join(home, "mom_priv/jobs"), f"{identifier}.SC")
         return Job(
             batch=self.name, id=identifier, token=token, user=person, name=known.name, queue=known.queue, account=known.account,
@@ -101,7 +101,7 @@ class OpenPBS:
         """Mom keeps the job's script, and for every job a file of its own, until it forgets the job."""
         if script is not None:
             return is_gone(script)
-        jobs = os.path.join(pbsfacts.setting("PBS_HOME", _HOME), "mom_priv/jobs")
+        jobs = os.path.join(pbsfacts.setting("PBS_HOME", HOME), "mom_priv/jobs")
         return not os.path.lexists(os.path.join(jobs, f"{job_id}.JB")) if os.path.isdir(jobs) else None
 
 

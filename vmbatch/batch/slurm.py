@@ -170,19 +170,40 @@ def memory(tres: str) -> int | None:
 
 def alarm(path: str) -> float:
     """Seconds of PrologEpilogTimeout in slurm.conf and what that includes; the last one counts, as for Slurm itself."""
-    found = _NO_ALARM_SECONDS
-    files = [path]
+    stated = settings(path).get("prologepilogtimeout", [])
+    number = re.match(r"[0-9]{1,9}\b", stated[-1]) if stated else None
+    return float(number[0]) if number and 0 < int(number[0]) < _UNLIMITED else _NO_ALARM_SECONDS
+
+
+def settings(path: str) -> dict[str, list[str]]:
+    """The values of each setting in slurm.conf and what that includes, in their order, by its name in small letters."""
+    found: dict[str, list[str]] = {}
+    for line in _lines(path)[1]:
+        if match := re.match(r"\s*([A-Za-z]+)\s*=\s*([^\s#]*)", line):
+            found.setdefault(match[1].lower(), []).append(match[2])
+    return found
+
+
+def included(path: str) -> list[str]:
+    """A file of Slurm's that can be read, and those that it includes."""
+    return _lines(path)[0]
+
+
+def _lines(path: str) -> tuple[list[str], list[str]]:
+    """(files, their lines); slurmd has read what matters, and what cannot be read here has none."""
+    files, read, lines = [path], [], []
     for place in files:
         try:
-            with open(place, encoding="utf-8", errors="replace") as lines:
-                for line in lines:
-                    if match := re.match(r"\s*PrologEpilogTimeout\s*=\s*([0-9]{1,9})\b", line, re.IGNORECASE):
-                        found = float(match[1]) if 0 < int(match[1]) < _UNLIMITED else _NO_ALARM_SECONDS
-                    elif (match := re.match(r"\s*Include\s+(\S+)", line, re.IGNORECASE)) and len(files) < _FILES:
-                        files.append(os.path.join(os.path.dirname(path), match[1]))
+            with open(place, encoding="utf-8", errors="replace") as opened:
+                text = opened.read().splitlines()
         except (OSError, ValueError):
-            continue  # slurmd has read what matters; without it there is the job's own deadline
-    return found
+            continue
+        read.append(place)
+        lines += text
+        for line in text:
+            if (match := re.match(r"\s*Include\s+(\S+)", line, re.IGNORECASE)) and len(files) < _FILES:
+                files.append(os.path.join(os.path.dirname(path), match[1]))
+    return read, lines
 
 
 def _number(environ: Mapping[str, str], name: str) -> int:

@@ -9,6 +9,7 @@ import click
 
 from .. import __version__
 from ..errors import VmBatchError
+from .doctor import doctor
 from .explain import explain
 from .image import image
 from .run import run
@@ -210,6 +211,7 @@ def hooks(directory: str, openpbs: bool) -> None:
 
 
 main.add_command(explain)
+main.add_command(doctor)
 main.add_command(image)
 main.add_command(run)
 main.add_command(trace)

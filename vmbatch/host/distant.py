@@ -66,6 +66,22 @@ def call(place: str, act: Callable[[], T], kind: Any = None, deadline: Deadline 
     return cast(T, _result(answer, kind))
 
 
+class Question:
+    """A call that goes on beside others, in a process of its own, from now on."""
+
+    def __init__(self, place: str, act: Callable[[], object]) -> None:
+        self._place = place
+        self._pid, self._source = _start(act)
+
+    def answer(self, kind: Any, deadline: Deadline) -> Any:
+        """As `call`, once; what others do not answer says nothing of this."""
+        try:
+            return _result(_wait(self._place, self._source, deadline), kind)
+        finally:
+            os.close(self._source)
+            _end(self._pid)
+
+
 def _start(act: Callable[[], object]) -> tuple[int, int]:
     """(process, where its answer comes)."""
     source, sink = os.pipe2(os.O_CLOEXEC)
@@ -106,9 +122,21 @@ def _write(sink: int, data: bytes) -> None:
 
 
 def _answer(place: str, source: int, over: Deadline) -> _Answer:
-    """What comes; another thread's process may keep its end open. UnreachableError, what `process.alive` raises."""
+    """What comes, and less patience with places that have not answered before."""
     if _silent:
         over = over.earlier(_AGAIN_SECONDS)
+    try:
+        found = _wait(place, source, over)
+    except UnreachableError:
+        if over.passed():
+            _silent.add(place)
+        raise
+    _silent.discard(place)
+    return found
+
+
+def _wait(place: str, source: int, over: Deadline) -> _Answer:
+    """What comes; another thread's process may keep its end open. UnreachableError, what `process.alive` raises."""
     data = b""
     while len(data) < _LENGTH or len(data) < _LENGTH + int.from_bytes(data[:_LENGTH]):
         if select.select([source], [], [], min(_ALIVE_SECONDS, over.left()))[0]:
@@ -117,11 +145,9 @@ def _answer(place: str, source: int, over: Deadline) -> _Answer:
             if not piece:
                 raise UnreachableError(f"the process that works in {place} was killed")
         elif over.passed():
-            _silent.add(place)
             raise UnreachableError(f"{place} does not answer", "is its server up, and can this node reach it?")
         else:
             process.alive()
-    _silent.discard(place)
     return msgspec.msgpack.decode(data[_LENGTH:], type=_Answer)
 
 

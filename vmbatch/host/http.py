@@ -136,8 +136,10 @@ class _End(msgspec.Struct, frozen=True):
 class Response:
     """An answer whose body is being read by another thread; `headers` by their names in lower case."""
 
-    def __init__(self, url: str, access: Access, headers: dict[str, str], allowed: tuple[str, ...] | None) -> None:
+    def __init__(self, url: str, access: Access, headers: dict[str, str], allowed: tuple[str, ...] | None,
+                 method: str = "GET") -> None:
         self.url = url
+        self._method = method
         self.status = 0
         self.headers: dict[str, str] = {}
         self._asked = url
@@ -223,7 +225,7 @@ class Response:
 
         first = _origin(self.url) == _origin(self._asked)
         password = _password(self._asked, self._access.netrc) if first else None
-        request = requests.Request("GET", _bare(self.url), self._request_headers, auth=password)
+        request = requests.Request(self._method, _bare(self.url), self._request_headers, auth=password)
         return adapter.send(
             request.prepare(), stream=True, timeout=(self._access.connect_timeout, self._access.read_timeout),
             verify=_authorities(self._access) if self.url.startswith("https:") else True,
@@ -242,6 +244,8 @@ class Response:
     def _read(self, answer: requests.Response) -> None:
         length = self.headers.get("content-length", "")
         left = int(length) if re.fullmatch(r"[0-9]{1,18}", length) and "transfer-encoding" not in self.headers else None
+        if self._method == "HEAD":
+            return
         while not self._stop.is_set():
             chunk = answer.raw.read1(_CHUNK if left is None else min(_CHUNK, left)) if left != 0 else b""
             if not chunk:
@@ -261,13 +265,13 @@ class Response:
 
 def open_url(
     url: str, headers: dict[str, str], access: Access, *, allowed: tuple[str, ...] | None, deadline: Deadline,
-    alive: Callable[[], None],
+    alive: Callable[[], None], method: str = "GET",
 ) -> Response:
     """Asks for a URL and waits for the answer, of whatever status. ServerError, SiteError, DeadlineError; what `alive` raises."""
 
     if allowed is not None and not is_allowed(url, allowed):
         raise ServerError(url, "images may not come from there", code="VB307")
-    response = Response(url, access, headers, allowed)
+    response = Response(url, access, headers, allowed, method)
     try:
         response.wait(deadline, alive)
     except BaseException:

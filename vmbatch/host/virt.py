@@ -125,6 +125,38 @@ def node_size(uri: str) -> tuple[int, int]:
     return int(processors), int(mebibytes) << 20
 
 
+def versions(uri: str) -> tuple[str, str, str]:
+    """(libvirt's version, the hypervisor's name, its version). NodeError."""
+    connection = connect(uri)
+    try:
+        library, kind, hypervisor = ask(lambda: (connection.getLibVersion(), connection.getType(), connection.getVersion()))
+    except libvirt.libvirtError as error:
+        raise NodeError(f"libvirt at {uri} does not answer: {error}", code="VB701") from None
+    return _dotted(library), str(kind), _dotted(hypervisor)
+
+
+def _dotted(number: int) -> str:
+    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
+
+
+def capabilities(uri: str) -> str:
+    """The XML of what the node and its hypervisor are. NodeError."""
+    try:
+        connection = connect(uri)
+        return str(ask(connection.getCapabilities))
+    except libvirt.libvirtError as error:
+        raise NodeError(f"libvirt at {uri} does not answer: {error}", code="VB701") from None
+
+
+def domain_capabilities(uri: str, emulator: str | None, arch: str | None, machine: str | None, kind: str) -> str:
+    """The XML of what domains of a type can have here. NodeError with libvirt's reason where there can be none."""
+    connection = connect(uri)
+    try:
+        return str(ask(lambda: connection.getDomainCapabilities(emulator, arch, machine, kind, 0)))
+    except libvirt.libvirtError as error:
+        raise NodeError(f"libvirt has no domains of type {kind}: {error}", code="VB702") from None
+
+
 def _is_alive(connection: "libvirt.virConnect") -> bool:
     """As far as this process has seen; asks nobody."""
     try:
@@ -244,11 +276,7 @@ def guest_group(uri: str) -> int | None:
 
     Of QEMU: what virQEMUDriverCreateCapabilities (src/qemu/qemu_conf.c) has of the model `dac`, `+UID:+GID`. NodeError.
     """
-    try:
-        connection = connect(uri)
-        text = ask(connection.getCapabilities)
-    except libvirt.libvirtError as error:
-        raise NodeError(f"libvirt at {uri} does not answer: {error}", code="VB701") from None
+    text = capabilities(uri)
     model = re.search(r"<secmodel>\s*<model>dac</model>.*?</secmodel>", text, re.DOTALL)
     label = re.search(r"<baselabel type='qemu'>\+[0-9]+:\+([0-9]+)</baselabel>", model[0]) if model else None
     return int(label[1]) if label else None

@@ -3,6 +3,7 @@
 import re
 
 import libvirt
+import msgspec
 
 from ..errors import NodeError
 from .virt import ask, connect
@@ -52,6 +53,27 @@ def filters(uri: str) -> list[tuple[str, str]]:
         if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:
             return []
         raise NodeError(f"libvirt at {uri} does not answer: {error}", code="VB701") from None
+
+
+class Network(msgspec.Struct, frozen=True):
+    """A network of libvirt's: whether it is `there` and `active`, its XML, and how many addresses its DHCP has given away."""
+
+    there: bool
+    active: bool = False
+    xml: str = ""
+    leases: int = 0
+
+
+def network(uri: str, name: str) -> Network:
+    """What libvirt knows of a network. NodeError if it cannot say."""
+    try:
+        connection = connect(uri)
+        found = ask(lambda: connection.networkLookupByName(name))
+        return Network(True, bool(ask(found.isActive)), str(ask(lambda: found.XMLDesc())), len(ask(lambda: found.DHCPLeases())))
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_NETWORK:
+            return Network(False)
+        raise NodeError(f"libvirt at {uri} does not describe the network {name}: {error}", code="VB701") from None
 
 
 def network_xml(uri: str, name: str) -> str:

@@ -35,7 +35,7 @@ class Seal(msgspec.Struct, frozen=True):
 
 def check(path: str, checksum: Checksum, store: Store, programs: tuple[str, ...], account: str, work: Work) -> None:
     """SiteError unless the image has the digest. The file is read only if it is not known, or not as it was."""
-    key = hashlib.sha256(f"{path}\0{checksum.function}".encode()).hexdigest()[:32]
+    key = _key(path, checksum)
     seal = store.incoming(key, "seal")
     wanted = _seal(path, checksum)
     if _read(seal) == wanted:
@@ -50,6 +50,15 @@ def check(path: str, checksum: Checksum, store: Store, programs: tuple[str, ...]
         if _seal(path, checksum) != wanted:
             raise SiteError(f"the image {path} is being changed", "put a new image beside it and rename it", code="VB312")
         file.replace(seal, msgspec.json.encode(wanted), 0o600)
+
+
+def is_checked(path: str, checksum: Checksum, store: Store) -> bool:
+    """Whether the image was found right, and is as it was then."""
+    return _read(store.incoming(_key(path, checksum), "seal")) == _seal(path, checksum)
+
+
+def _key(path: str, checksum: Checksum) -> str:
+    return hashlib.sha256(f"{path}\0{checksum.function}".encode()).hexdigest()[:32]
 
 
 def differs(what: str, checksum: Checksum, found: str) -> SiteError:

@@ -14,6 +14,6 @@ from .write import DiskChange, DomainChange, DriverChange, InterfaceChange, doma
 __all__ = [
     "LABELS", "LEARNED", "BlankSource", "Checksum", "Credential", "DiskChange", "DiskTag", "DomainChange", "DriverChange",
     "Guard", "GuestDisk", "ImageSource", "InterfaceChange", "MediumTag", "NodeDirectory", "Resources", "RootSsh", "Share",
-    "TarFile", "Template", "UserImage", "VirtNet", "adapted", "brought", "channel_path", "console_path", "domain_xml", "filter_xml",
-    "known_format", "others", "own_size", "parse", "parse_network",
+    "TarFile", "Template", "UserImage", "VirtNet", "adapted", "brought", "channel_path", "console_path", "domain_xml",
+    "filter_xml", "known_format", "others", "own_size", "parse", "parse_network",
 ]

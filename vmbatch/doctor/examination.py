@@ -1,0 +1,66 @@
+"""All checks at once: each in a process of its own, so that none waits for another, or for what hangs."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+
+import msgspec
+
+from ..errors import UnreachableError, VmBatchError
+from ..host.distant import Question
+from ..units import Deadline
+from .checks import CHECKS
+from .finding import UNNEEDED, Check, Finding, Site, error, of_error, ok, warning, worst
+
+
+def examine(site: Site, checks: Iterable[Check] = CHECKS, *, broken: bool = False,
+            patience: float = 1.0) -> Iterator[tuple[Check, list[Finding]]]:
+    """What each check finds, in their order; with `broken` settings only what needs none. `patience`: a factor on their time.
+
+    None are found by a check that is left out, as another one has found what is in its way.
+    """
+    asked: list[tuple[Check, Question | None, Deadline]] = []
+    for check in checks:
+        if broken and check.settings:
+            continue
+        may = os.geteuid() == 0 or not check.root
+        seconds = max(check.seconds, check.reading if site.whole else 0.0) * patience
+        asked.append((check, Question(check.name, _task(check, site)) if may else None, Deadline(seconds)))
+    failed: set[str] = set()
+    for check, question, over in asked:
+        found = _heard(question, over)
+        level = worst(found)
+        if check.needs in failed and level != "ok":
+            found = []
+        elif level == "error":
+            failed.add(check.name)
+        yield check, [msgspec.structs.replace(each, check=check.name) for each in found]
+
+
+def _task(check: Check, site: Site) -> Callable[[], list[Finding]]:
+    return lambda: look(check, site)
+
+
+def look(check: Check, site: Site) -> list[Finding]:
+    """What one check finds, here and now; what it raises is found, too."""
+    found: list[Finding] = []
+    try:
+        found.extend(check.look(site))
+    except VmBatchError as wrong:
+        found += of_error(wrong)
+    except OSError as wrong:
+        found.append(error(": ".join(filter(None, (str(wrong.filename or ""), wrong.strerror or str(wrong))))))
+    return found
+
+
+def _heard(question: Question | None, over: Deadline) -> list[Finding]:
+    if question is None:
+        return [warning("only root can tell", "run vmbatch doctor as root")]
+    try:
+        found: list[Finding] = question.answer(list[Finding], over)
+    except UnreachableError:
+        if not over.passed():
+            return [error("its process was killed", "has the node memory left? see dmesg")]
+        return [error("no answer in time", "what it looks at hangs: a file server, libvirtd, a name service, or a command")]
+    except RuntimeError as defect:
+        return [error(f"a defect in VmBatch: {str(defect).strip().splitlines()[-1]}", "report it with the output of --json")]
+    return found or [ok(UNNEEDED)]
