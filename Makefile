@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: demo test test-xen fuzz lint bench man guests lab-up lab-down lab-xen packages clean
+.PHONY: demo test test-xen fuzz lint bench man deb guests lab-up lab-down lab-xen packages clean
 
 demo: .venv/.stamp-product
 	@$(python) -m lab demo
@@ -62,6 +62,17 @@ dist/man/%: docs/man/%.md
 	@mkdir -p $(@D)
 	@sed 1d $< | lowdown -s -Tman --out-no-smarty -m shiftheadinglevelby=-1 -m source=VmBatch -m volume=VmBatch \
 		-m title=$(basename $*) -m section=$(subst .,,$(suffix $*)) -o $@
+
+# The Debian package, built in a copy. It needs what debian/control names, and none of the lab's daemons.
+deb:
+	@rm -rf dist/deb
+	@mkdir -p dist/deb/vmbatch
+	@cp -a CHANGELOG.md LICENSE Makefile README.md debian docs etc examples pyproject.toml scripts slurm vmbatch dist/deb/vmbatch
+	@find dist/deb -name __pycache__ -prune -exec rm -r {} +
+	@cd dist/deb/vmbatch && { dpkg-checkbuilddeps 2>/dev/null || apt-get -y --no-install-recommends build-dep ./; }
+	@cd dist/deb/vmbatch && dpkg-buildpackage --build=binary --no-sign >../build.log 2>&1 || { cat ../build.log; exit 1; }
+	@rm -r dist/deb/vmbatch
+	@ls dist/deb/*.deb
 
 packages:
 	@lab/install-packages

@@ -100,28 +100,48 @@ class MadeFile(Entry, frozen=True, tag="file"):
         return ""
 
 
-class Moved(Entry, frozen=True, tag="moved"):
-    """A file of the site's that gave way and has another name now."""
+class MadeHook(Entry, frozen=True, tag="hook"):
+    """A hook of ours in the place of one of the site's, which is in `aside` now."""
 
     path: str
-    to: str
+    digests: tuple[str, ...]
+    aside: str
 
     @property
     def about(self) -> str:
-        """Its name now."""
-        return self.to
+        """Its path."""
+        return self.path
+
+    def state(self) -> str:
+        """`ours`, `edited`, `gone`, or `site`: the site's own is in its place, as nothing was done yet, or all is undone."""
+        found = content(self.path)
+        if found is None:
+            return "gone"
+        if digest.of_bytes(found) in self.digests:
+            return "ours"
+        return "edited" if os.path.lexists(self.aside) and not os.path.samefile(self.path, self.aside) else "site"
 
     def foresee(self) -> str:
-        """It gets its name back."""
-        return f"rename   {self.to} to {os.path.basename(self.path)}" if os.path.lexists(self.to) else ""
+        """The site's own comes back."""
+        state = self.state()
+        if state == "edited":
+            raise SiteError(f"{self.path} is not as vmbatch install wrote it", "remove it yourself, or put back what was there")
+        if os.path.lexists(self.aside):
+            return f"put back {self.path}, the site's own, which is {os.path.basename(self.aside)}"
+        return f"remove   {self.path}; the site's own is not in {self.aside} any more" if state == "ours" else ""
 
     def undo(self) -> str:
-        """Gives it its name back."""
-        if not os.path.lexists(self.to):
-            return ""
-        if os.path.lexists(self.path):
-            return f"{self.to} is left: there is another {self.path}"
-        os.rename(self.to, self.path)
+        """The site's own takes its place again: at no time there is none."""
+        state = self.state()
+        if state == "edited":
+            return f"{self.path} is left: it was edited"
+        if state == "site":
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.aside)
+        elif os.path.lexists(self.aside):
+            os.rename(self.aside, self.path)
+        elif state == "ours":
+            os.unlink(self.path)
         file.sync_directory(os.path.dirname(self.path))
         return ""
 
@@ -230,7 +250,7 @@ class ServerHook(Entry, frozen=True, tag="server hook"):
         return ""
 
 
-Made = MadeDirectory | MadeFile | Moved | MadeBlock | MadeLink | Enabled | ServerHook
+Made = MadeDirectory | MadeFile | MadeHook | MadeBlock | MadeLink | Enabled | ServerHook
 
 
 def content(path: str) -> bytes | None:

@@ -1,4 +1,4 @@
-"""What every node wants, whatever its batch system: hooks, configuration, directories, systemd's units, logrotate, the command."""
+"""What every node wants, whatever its batch system: hooks, configuration, directories, systemd's units, the command."""
 
 import os
 import sysconfig
@@ -89,7 +89,8 @@ def plan(prefix: str, completions: dict[str, bytes]) -> Plan:
 
 def script_note(directory: str, why: str) -> tuple[str, ...]:
     """What an admin should know of a remoteshell that could not be compiled."""
-    return (f"{directory}/remoteshell is a script, into which users' jobs can bring LD_PRELOAD and the like: {why}",) if why else ()
+    text = f"{directory}/remoteshell is a script, into which users' jobs can bring LD_PRELOAD and the like: {why}"
+    return (text,) if why else ()
 
 
 def _directories(path: str) -> list[Step]:

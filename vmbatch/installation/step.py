@@ -17,8 +17,8 @@ from .made import (
     MadeBlock,
     MadeDirectory,
     MadeFile,
+    MadeHook,
     MadeLink,
-    Moved,
     ServerHook,
     booted,
     content,
@@ -130,8 +130,8 @@ class Hook(Step, frozen=True):
     data: bytes
 
     def names(self) -> tuple[str, ...]:
-        """Its path, and that of the site's."""
-        return self.path, self._aside
+        """Its path."""
+        return (self.path,)
 
     @property
     def _aside(self) -> str:
@@ -139,26 +139,45 @@ class Hook(Step, frozen=True):
 
     def look(self, record: Record) -> list[Act]:
         """Written where there is none; over one of ours; in place of the site's."""
-        ours = File(self.path, self.data, _HOOK_MODE)
-        found = content(self.path)
-        if found is None:
+        ours, found, made = File(self.path, self.data, _HOOK_MODE), content(self.path), record.of(self.path)
+        if isinstance(made, MadeHook):
+            return self._renew(made)
+        if found is None or isinstance(made, MadeFile):
             return ours.look(record)
-        if record.of(self.path) is not None:
-            return ours.look(record)
-        entry = MadeFile(self.path, (digest.of_bytes(self.data),))
         if _OF_OURS in found:
             text = f"take on  {self.path}: VmBatch's, put there by hand; vmbatch uninstall will remove it"
-            return [Act(text, entry, lambda: file.replace(self.path, self.data, _HOOK_MODE, sync=True))]
+            return [Act(text, MadeFile(self.path, (digest.of_bytes(self.data),)), self._write)]
         if os.path.lexists(self._aside):
             raise SiteError(f"{self.path} is the site's own, and so is {self._aside}, to which it would be moved",
                             "make one script of the two, under the second name")
         if not os.lstat(self.path).st_mode & 0o100:
             raise SiteError(f"{self.path} is the site's own and cannot be executed", f"chmod 755 {self.path}, or move it away")
-        return [
-            Act(f"rename   {self.path} to {os.path.basename(self._aside)}: the site's own, which VmBatch's runs",
-                Moved(self.path, self._aside), lambda: os.rename(self.path, self._aside)),
-            Act(f"write    {self.path}", entry, lambda: file.replace(self.path, self.data, _HOOK_MODE, sync=True)),
-        ]
+        return [self._replace((digest.of_bytes(self.data),))]
+
+    def _renew(self, made: MadeHook) -> list[Act]:
+        """What was begun, or made by an older version."""
+        state, now = made.state(), digest.of_bytes(self.data)
+        if state == "edited":
+            raise SiteError(f"{self.path} is not as vmbatch install wrote it", "move it away, and install again")
+        if state == "site":
+            return [self._replace((now,))]
+        if state == "ours" and content(self.path) == self.data and stat.S_IMODE(os.lstat(self.path).st_mode) == _HOOK_MODE:
+            return []
+        entry = MadeHook(self.path, tuple(dict.fromkeys((*made.digests[-1:], now))), self._aside)
+        return [Act(f"update   {self.path}", entry, self._write)]
+
+    def _replace(self, digests: tuple[str, ...]) -> Act:
+        text = f"replace  {self.path}: the site's own becomes {os.path.basename(self._aside)}, which VmBatch's runs"
+        return Act(text, MadeHook(self.path, digests, self._aside), self._take_place)
+
+    def _take_place(self) -> None:
+        """At no time there is none."""
+        if not os.path.lexists(self._aside):
+            os.link(self.path, self._aside, follow_symlinks=False)
+        self._write()
+
+    def _write(self) -> None:
+        file.replace(self.path, self.data, _HOOK_MODE, sync=True)
 
 
 class Block(Step, frozen=True):
