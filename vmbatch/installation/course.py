@@ -1,7 +1,9 @@
 """The course of an installation and of its end: all is looked at before anything is changed, and again when it is done."""
 
 import os
+import re
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -12,6 +14,8 @@ from . import mom, node, openpbs, record, slurm, torque
 from .made import Enabled, Entry, MadeDirectory, booted, systemctl
 from .record import Chosen, Record
 from .step import Act
+
+_WIDTH, _INDENT = 100, " " * 13
 
 
 class Prepared(msgspec.Struct, frozen=True):
@@ -24,7 +28,7 @@ class Prepared(msgspec.Struct, frozen=True):
 
     def lines(self) -> list[str]:
         """What will be done."""
-        return [*filter(None, (entry.foresee() for entry in self.dropped)), *(act.text for act in self.acts)]
+        return folded([*filter(None, (entry.foresee() for entry in self.dropped)), *(act.text for act in self.acts)])
 
 
 def mom_privs(places: Sequence[str], product: str) -> tuple[str, ...]:
@@ -68,7 +72,7 @@ def prepare(chosen: Chosen, completions: dict[str, bytes]) -> Prepared:
     names = {name for step in wanted.steps for name in step.names()}
     acts: list[Act] = []
     problems: list[VmBatchError] = []
-    dropped = tuple(entry for entry in reversed(own.made) if entry.about not in names)
+    dropped = tuple(entry for entry in reversed(own.made) if entry.about not in names and not _holds(entry, names))
     for step in wanted.steps:
         try:
             acts += step.look(own)
@@ -81,6 +85,26 @@ def prepare(chosen: Chosen, completions: dict[str, bytes]) -> Prepared:
             problems.append(error)
     _raise(problems, "VmBatch cannot be installed")
     return Prepared(own, wanted, dropped, tuple(acts))
+
+
+def _holds(entry: Entry, names: set[str]) -> bool:
+    """Whether it is a directory above something that is wanted."""
+    return isinstance(entry, MadeDirectory) and any(name.startswith(f"{entry.path}/") for name in names)
+
+
+def folded(lines: Sequence[str]) -> list[str]:
+    """Lines for the admin, with what is done to several files of one directory on one line."""
+    groups: list[tuple[str, list[str]]] = []
+    for line in lines:
+        match = re.fullmatch(r"(\w+ +/.+/)([^/ \n]+)", line)
+        head, names = (match[1], [match[2]]) if match else (line, [])
+        if names and groups and groups[-1][0] == head:
+            groups[-1][1].extend(names)
+        else:
+            groups.append((head, names))
+    return [head + "".join(names) if len(names) < 2 else
+            textwrap.fill(f"{head} {' '.join(names)}", _WIDTH, subsequent_indent=_INDENT, break_long_words=False,
+                          break_on_hyphens=False) for head, names in groups]
 
 
 def described(chosen: Chosen) -> str:
@@ -126,7 +150,7 @@ def foresee() -> tuple[Record, list[str]]:
         except SiteError as error:
             problems.append(error)
     _raise(problems, "VmBatch cannot be taken off this node")
-    return own, list(filter(None, lines))
+    return own, folded(list(filter(None, lines)))
 
 
 def _in_use(chosen: Chosen) -> list[SiteError]:

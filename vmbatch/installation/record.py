@@ -75,7 +75,8 @@ def load() -> Record | None:
 
 def save(record: Record) -> None:
     """Writes the record, synced."""
-    file.make_state_directory(STATE, _STATE_MODE)
+    if not os.path.isdir(STATE):
+        file.make_state_directory(STATE, _STATE_MODE)
     file.make_state_directory(DIRECTORY, _OWN_MODE)
     file.replace(path(), msgspec.json.format(msgspec.json.encode(record)) + b"\n", 0o600, sync=True)
 
