@@ -43,10 +43,10 @@ def home() -> Iterator[Path]:
     shutil.rmtree(home)
 
 
-def state(*more: Path) -> Snapshot:
-    """All that an installation may touch: mode, owner, group, and content or target."""
+def state(*more: Path, root: Path = Path("/")) -> Snapshot:
+    """All that an installation may touch below a root: mode, owner, group, and content or target."""
     found: Snapshot = {}
-    for top in (Path("/etc"), Path("/usr/local"), Path("/var/lib/vmbatch"), HOOKS, *more):
+    for top in (root / "etc", root / "usr/local", root / "var/lib/vmbatch", root / HOOKS.relative_to("/"), *more):
         for path in [top, *top.rglob("*")] if top.exists() else ():
             status = path.lstat()
             inner: object = None
