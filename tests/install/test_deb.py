@@ -72,7 +72,7 @@ def test_what_is_in_it(package: Path) -> None:
     paths = {line[5].split(" -> ")[0].removeprefix(".") for line in lines}
     assert {path.split("/")[1] for path in paths if path != "/"} == {"etc", "lib", "usr"}
     assert {line[1] for line in lines} == {"root/root"}
-    assert not [line for line in lines if line[0][5] == "w" or line[0][8] == "w" and line[0][0] != "l"]
+    assert not [line for line in lines if line[0][5] == "w" or (line[0][8] == "w" and line[0][0] != "l")]
     pages = {f"/usr/share/man/man{page.name.split('.')[-2]}/{page.name.removesuffix('.md')}.gz"
              for page in (place.CLONE / "docs/man").glob("*.md")}
     units = {f"/lib/systemd/system/{unit.name}" for unit in (place.CLONE / "etc/systemd").iterdir()}

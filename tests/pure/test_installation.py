@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vmbatch.errors import SiteError
-from vmbatch.installation import block, slurm, torque
+from vmbatch.installation import block, hookfile, slurm, torque
 from vmbatch.installation.made import MadeBlock, MadeDirectory, MadeFile, MadeHook, MadeLink
 from vmbatch.installation.record import Chosen, Record
 from vmbatch.installation.step import Block, Directory, File, Hook, Link, Step
@@ -136,6 +136,22 @@ def test_a_hook_put_there_by_hand_is_taken_on(tmp_path: Path) -> None:
     hook = tmp_path / "prologue"
     hook.write_bytes(OURS)
     record = settle(Hook(str(hook), OURS + b"# new\n"))
+    assert undo(record) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_which_files_are_hooks_of_ours() -> None:
+    scripts = [path for path in (Path(__file__).parents[2] / "scripts").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    assert len(scripts) > 10
+    assert [path for path in scripts if not hookfile.is_ours(path.read_bytes())] == []
+    assert hookfile.is_ours(b"\x7fELF\0made by vmbatch from " + b"0" * 64)
+    assert not hookfile.is_ours(b"#!/bin/sh\n# runs vmbatch hooks, from vmbatch.hooks import\nvmbatch sweep\n")
+
+
+def test_a_file_put_there_by_hand_is_taken_on(tmp_path: Path) -> None:
+    path = tmp_path / "openpbs"
+    path.write_bytes(OURS)
+    record = settle(File(str(path), OURS + b"# new\n", 0o755))
     assert undo(record) == []
     assert list(tmp_path.iterdir()) == []
 

@@ -17,6 +17,7 @@ HOOKS = ("prologue", "epilogue", "prologue.parallel", "epilogue.parallel", "remo
 OPENPBS_HOOKS = ("openpbs/prologue", "openpbs/epilogue", "openpbs/openpbs", "remoteshell")
 _SHEBANG_LIMIT = 127
 """What Linux reads of a `#!` line for sure (fs/binfmt_script.c)."""
+_OURS = re.compile(rb"^from vmbatch\.[\w.]+ import |made by vmbatch from [0-9a-f]{64}|^\"\"\"VmBatch's hook for ", re.MULTILINE)
 _COMPILER_SECONDS = 60.0
 _CHECK_SECONDS = 20.0
 
@@ -59,6 +60,11 @@ def c_string(value: bytes) -> bytes:
     """A string literal of C."""
     plain = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 /._-:;,+=[]()'")
     return b'"' + b"".join(bytes((byte,)) if byte in plain else b"\\%03o" % byte for byte in value) + b'"'
+
+
+def is_ours(text: bytes) -> bool:
+    """Whether a file is a hook of VmBatch's, of any version."""
+    return _OURS.search(text) is not None
 
 
 def is_made_from(program: bytes, source: bytes) -> bool:

@@ -10,7 +10,7 @@ from .. import digest
 from ..errors import SiteError
 from ..host import file, process
 from ..units import Deadline
-from . import block
+from . import block, hookfile
 from .made import (
     Enabled,
     Made,
@@ -32,7 +32,6 @@ from .record import Record
 
 _PROGRAM_SECONDS = 60.0
 _HOOK_MODE = 0o755
-_OF_OURS = b"from vmbatch.hooks import "
 
 
 class Act(msgspec.Struct, frozen=True):
@@ -107,6 +106,8 @@ class File(Step, frozen=True):
             return []
         if made is not None:
             raise SiteError(f"{self.path} is not as vmbatch install wrote it", "move it away, and install again")
+        if hookfile.is_ours(found):
+            return [self._write("take on ", record)]
         raise SiteError(f"there is a {self.path} already, which is not VmBatch's", "move it away, and install again")
 
     def _has_mode(self) -> bool:
@@ -144,7 +145,7 @@ class Hook(Step, frozen=True):
             return self._renew(made)
         if found is None or isinstance(made, MadeFile):
             return ours.look(record)
-        if _OF_OURS in found:
+        if hookfile.is_ours(found):
             text = f"take on  {self.path}: VmBatch's, put there by hand; vmbatch uninstall will remove it"
             return [Act(text, MadeFile(self.path, (digest.of_bytes(self.data),)), self._write)]
         if os.path.lexists(self._aside):
