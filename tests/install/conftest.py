@@ -40,6 +40,7 @@ def home() -> Iterator[Path]:
         hook.write_text(f"#!/bin/sh\necho {name} >>{home}/ran\n")
         hook.chmod(0o550)
     yield home
+    take_off()
     shutil.rmtree(home)
 
 
@@ -58,15 +59,19 @@ def state(*more: Path, root: Path = Path("/")) -> Snapshot:
     return found
 
 
+def run(*words: str | Path, before: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """`vmbatch` with these words, in the node."""
+    return subprocess.run([*before, *COMMAND, *map(str, words)], capture_output=True, text=True, check=False, cwd="/",
+                          stdin=subprocess.DEVNULL, timeout=120)
+
+
 @pytest.fixture
-def vmbatch() -> Iterator[Vmbatch]:
-    """Runs `vmbatch` in the node; whatever a test left installed is taken off behind it."""
+def vmbatch() -> Vmbatch:
+    return run
 
-    def run(*words: str | Path, before: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*before, *COMMAND, *map(str, words)], capture_output=True, text=True, check=False, cwd="/",
-                              stdin=subprocess.DEVNULL, timeout=120)
 
-    yield run
+def take_off() -> None:
+    """Whatever a test has left installed."""
     if RECORD.exists():
         done = run("uninstall", "--yes")
         assert done.returncode == 0, done.stderr

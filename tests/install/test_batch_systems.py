@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import HOOKS, Vmbatch, state
+from .conftest import HOOKS, Vmbatch, state, take_off
 
 QMGR = """#!/bin/sh
 # qmgr -c COMMAND, as pbs_qmgr: one hook, in a directory
@@ -37,6 +37,7 @@ def pbs() -> Iterator[Path]:
     (home / "exec/bin/qmgr").chmod(0o755)
     Path("/etc/pbs.conf").write_text(f'PBS_EXEC={home}/exec\nPBS_HOME="{home}"\n')
     yield home
+    take_off()
     subprocess.run(["rm", "-r", home, "/etc/pbs.conf"], check=True)
 
 
@@ -88,6 +89,7 @@ def slurm() -> Iterator[Path]:
     (etc / "slurm.conf").write_text("ClusterName=c\nprologflags=Contain,Alloc\nProlog=/site/prolog # ours\n")
     (etc / "plugstack.conf").write_text("optional /usr/lib/site.so")
     yield etc
+    take_off()
     subprocess.run(["rm", "-r", etc], check=True)
 
 

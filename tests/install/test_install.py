@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -221,6 +222,15 @@ def test_an_edited_hook_stays(vmbatch: Vmbatch, home: Path) -> None:
     assert vmbatch("uninstall", "--yes").returncode == 0
 
 
+def test_a_batch_system_that_is_gone(vmbatch: Vmbatch, home: Path) -> None:
+    before = state()
+    assert vmbatch("install", "--torque", "--mom-priv", mom_priv(home), "--yes").returncode == 0
+    shutil.rmtree(mom_priv(home))
+    done = vmbatch("uninstall", "--yes")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert state() == before
+
+
 def test_more_and_less(vmbatch: Vmbatch, home: Path) -> None:
     """What is asked for later comes to it; what was asked for is not lost by leaving it out."""
     words = ("install", "--torque", "--mom-priv", mom_priv(home), "--yes")
@@ -252,7 +262,7 @@ def test_who_may_and_who_is_asked(vmbatch: Vmbatch, home: Path) -> None:
     assert state(home) == before
 
 
-@pytest.mark.parametrize("count", range(1, 40, 3))
+@pytest.mark.parametrize("count", range(1, 40, 5))
 def test_killed_at_any_point(vmbatch: Vmbatch, home: Path, count: int) -> None:
     """Both ways go on from there: forwards to the whole, and back to the byte."""
     words = ("install", "--torque", "--mom-priv", mom_priv(home), "--yes")
@@ -265,3 +275,53 @@ def test_killed_at_any_point(vmbatch: Vmbatch, home: Path, count: int) -> None:
     if RECORD.exists():
         assert vmbatch("uninstall", "--yes").returncode == 0
     assert state(home) == before
+
+
+def test_an_environment_that_users_cannot_reach(vmbatch: Vmbatch, home: Path) -> None:
+    """Jobs' shells would not start: as for a clone in root's home."""
+    closed = Path("/srv/closed")
+    closed.mkdir(mode=0o700)
+    try:
+        (closed / "venv").symlink_to(place.ENVIRONMENT)
+        python, option, program = (word.replace(str(place.ENVIRONMENT), f"{closed}/venv") for word in COMMAND)
+        refused = subprocess.run([python, option, program, "install", "--torque", "--mom-priv", mom_priv(home), "--yes"],
+                                 capture_output=True, text=True, check=False)
+    finally:
+        shutil.rmtree(closed)
+    assert refused.returncode == 1
+    assert f"users cannot reach {closed}/venv: {closed} is closed to them" in refused.stderr
+    assert "umask 022" in refused.stderr
+
+
+def test_another_vmbatch_is_installed(vmbatch: Vmbatch, home: Path) -> None:
+    words = ("install", "--torque", "--mom-priv", mom_priv(home), "--yes")
+    assert vmbatch(*words).returncode == 0
+    record = RECORD.read_text()
+    RECORD.write_text(record.replace(f'"prefix": "{place.ENVIRONMENT}"', '"prefix": "/opt/other"'))
+    refused = vmbatch(*words)
+    assert refused.returncode == 1
+    assert "the VmBatch in /opt/other is installed on this node" in refused.stderr
+    RECORD.write_text("{}")
+    assert "record.json cannot be read" in vmbatch("uninstall", "--yes").stderr
+    RECORD.write_text(record)
+
+
+def test_hooks_for_another_place(vmbatch: Vmbatch, tmp_path: Path) -> None:
+    assert vmbatch("hooks", "--prefix", "/opt/elsewhere", tmp_path).returncode == 0
+    assert (tmp_path / "prologue").read_bytes().startswith(b"#!/opt/elsewhere/bin/python3 -I\n")
+    program = (tmp_path / "remoteshell").read_bytes()
+    assert b"/opt/elsewhere/bin/python3\0" in program
+    assert str(place.ENVIRONMENT).encode() not in program
+
+
+def test_words_are_completed(vmbatch: Vmbatch, tmp_path: Path) -> None:
+    """As bash asks for it by the text that is installed."""
+    text = vmbatch("completion", "bash").stdout
+    assert vmbatch("completion", "zsh").stdout.startswith("#compdef vmbatch\n")
+    assert "complete --no-files --command vmbatch" in vmbatch("completion", "fish").stdout
+    (tmp_path / "vmbatch").write_text(f"#!/bin/sh\nexec {' '.join(COMMAND)} \"$@\"\n")
+    (tmp_path / "vmbatch").chmod(0o755)
+    script = f"{text}\nCOMP_WORDS=(vmbatch uni); COMP_CWORD=1; _vmbatch_completion vmbatch; echo ${{COMPREPLY[@]}}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True,
+                          env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
+    assert done.stdout == "uninstall\n"

@@ -142,6 +142,8 @@ class MadeHook(Entry, frozen=True, tag="hook"):
             os.rename(self.aside, self.path)
         elif state == "ours":
             os.unlink(self.path)
+        else:
+            return ""
         file.sync_directory(os.path.dirname(self.path))
         return ""
 
