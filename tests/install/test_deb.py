@@ -10,7 +10,7 @@ import pytest
 
 from lab import init, place
 
-from .conftest import state
+from .conftest import Snapshot, state
 
 DIRECTORY = place.CLONE / "dist/deb"
 HOOKS = "/usr/lib/vmbatch/hooks"
@@ -72,7 +72,7 @@ def test_what_is_in_it(package: Path) -> None:
     paths = {line[5].split(" -> ")[0].removeprefix(".") for line in lines}
     assert {path.split("/")[1] for path in paths if path != "/"} == {"etc", "lib", "usr"}
     assert {line[1] for line in lines} == {"root/root"}
-    assert not [line for line in lines if line[0][5] == "w" or (line[0][8] == "w" and line[0][0] != "l")]
+    assert not [line for line in lines if line[0][0] != "l" and "w" in (line[0][5], line[0][8])]
     pages = {f"/usr/share/man/man{page.name.split('.')[-2]}/{page.name.removesuffix('.md')}.gz"
              for page in (place.CLONE / "docs/man").glob("*.md")}
     units = {f"/lib/systemd/system/{unit.name}" for unit in (place.CLONE / "etc/systemd").iterdir()}
@@ -87,11 +87,21 @@ def test_what_is_in_it(package: Path) -> None:
     assert "daemon" not in depends
 
 
+def _but_jobs(found: Snapshot) -> Snapshot:
+    """Without what the jobs of this node have, before and behind."""
+    return {path: about for path, about in found.items() if "/var/lib/vmbatch" not in path}
+
+
 def test_installed_used_and_removed(package: Path, view: Path, run: In) -> None:
+    config = view / "etc/vmbatch/vmbatch.conf"
+    site = config.read_bytes()
+    config.unlink()
     before = state(root=view)
     home = Path("/var/spool/torque-deb")
     done = run("dpkg", "-i", package)
     assert done.returncode == 0, done.stderr
+    assert config.read_text().startswith("# vmbatch.conf: ")
+    config.write_bytes(site)
     assert run("vmbatch", "--version").stdout.startswith("vmbatch, version ")
     assert run("vmbatch", "check", "/etc/vmbatch/domains/busybox.xml").returncode == 0
     assert not list((view / "etc/systemd/system").rglob("*vmbatch*")), "the package enables nothing"
@@ -105,7 +115,8 @@ def test_installed_used_and_removed(package: Path, view: Path, run: In) -> None:
         assert "/usr/lib/vmbatch" not in "".join(line for line in done.stdout.splitlines() if line.startswith("write")), (
             "what the package brings is not written again")
         assert (view / "etc/systemd/system/timers.target.wants/vmbatch-sweep.timer").is_symlink()
-        assert run("dpkg", "-V", "vmbatch").stdout == ""
+        changed = [line.split()[-1] for line in run("dpkg", "-V", "vmbatch").stdout.splitlines()]
+        assert changed == ["/etc/vmbatch/vmbatch.conf"], "the site's"
 
         (home / "mom_priv/remoteshell").symlink_to(f"{HOOKS}/remoteshell")
         ended = run(sys.executable, "-c", JOB, home)
@@ -126,7 +137,7 @@ def test_installed_used_and_removed(package: Path, view: Path, run: In) -> None:
     assert done.returncode == 0, done.stderr
     assert not (view / "usr/lib/vmbatch").exists()
     assert not (view / "usr/bin/vmbatch").is_symlink()
-    assert state(root=view) == before
+    assert _but_jobs(state(root=view)) == _but_jobs(before)
 
 
 def test_the_versions_are_the_same(package: Path) -> None:
