@@ -231,6 +231,23 @@ def test_a_batch_system_that_is_gone(vmbatch: Vmbatch, home: Path) -> None:
     assert state() == before
 
 
+def test_notes(vmbatch: Vmbatch, home: Path) -> None:
+    """Of what users can choose with `qsub -T`, and of what is left out where others than root can write."""
+    (mom_priv(home) / "prologue.user").write_text("#!/bin/sh\n")
+    place = Path("/usr/local/bin")
+    mode = place.stat().st_mode & 0o7777
+    place.chmod(0o2775)
+    try:
+        done = vmbatch("install", "--torque", "--mom-priv", mom_priv(home), "--yes")
+    finally:
+        place.chmod(mode)
+    assert done.returncode == 0
+    notes = [line for line in done.stdout.splitlines() if line.startswith("note: ")]
+    assert [note for note in notes if f"{mom_priv(home)}/prologue.user run as root" in note]
+    assert [note for note in notes if "/usr/local/bin/vmbatch and completion for shells are left out" in note]
+    assert not Path("/usr/local/bin/vmbatch").is_symlink()
+
+
 def test_more_and_less(vmbatch: Vmbatch, home: Path) -> None:
     """What is asked for later comes to it; what was asked for is not lost by leaving it out."""
     words = ("install", "--torque", "--mom-priv", mom_priv(home), "--yes")

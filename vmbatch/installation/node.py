@@ -18,6 +18,7 @@ _SYSTEM_PREFIXES = ("/usr", "/usr/local")
 _UNITS = "/etc/systemd/system"
 _VENDOR_UNITS = ("/usr/lib/systemd/system", "/lib/systemd/system")
 _CONFIGURATION = os.path.dirname(native.CONFIG)
+COMMAND = "/usr/local/bin/vmbatch"
 COMPLETIONS = {"bash": "/usr/local/share/bash-completion/completions/vmbatch",
                "zsh": "/usr/local/share/zsh/site-functions/_vmbatch",
                "fish": "/usr/local/share/fish/vendor_completions.d/vmbatch.fish"}
@@ -79,11 +80,11 @@ def plan(prefix: str, completions: dict[str, bytes]) -> Plan:
     else:
         notes.append("there is no systemd here: have cron run `vmbatch sweep` at boot before the batch system, and every quarter "
                      "of an hour, and `vmbatch image fetch --all` every night")
-    command = "/usr/local/bin/vmbatch"
-    if os.path.dirname(os.path.join(prefix, "bin")) not in _SYSTEM_PREFIXES and not os.path.lexists("/usr/bin/vmbatch"):
-        steps.append(Link(command, os.path.join(prefix, "bin/vmbatch")))
-        for shell, path in COMPLETIONS.items():
-            steps += [*_directories(os.path.dirname(path)), File(path, completions[shell])]
+    if prefix not in _SYSTEM_PREFIXES and not os.path.lexists("/usr/bin/vmbatch"):
+        try:
+            steps += _command(prefix, completions)
+        except SiteError as error:
+            notes.append(f"{COMMAND} and completion for shells are left out: {error}")
     return Plan(tuple(steps), tuple(notes), _remaining())
 
 
@@ -97,6 +98,15 @@ def _directories(path: str) -> list[Step]:
     """A directory, and those above it that are not there."""
     above = os.path.dirname(path)
     return [*([] if os.path.isdir(above) else _directories(above)), Directory(path)]
+
+
+def _command(prefix: str, completions: dict[str, bytes]) -> list[Step]:
+    """Where users find `vmbatch`, and shells its words. SiteError where others than root can write, such as a group."""
+    file.check_trusted(*(file.nearest(os.path.dirname(path)) for path in (COMMAND, *COMPLETIONS.values())))
+    steps: list[Step] = [Link(COMMAND, os.path.join(prefix, "bin/vmbatch"))]
+    for shell, path in COMPLETIONS.items():
+        steps += [*_directories(os.path.dirname(path)), File(path, completions[shell])]
+    return steps
 
 
 def units(prefix: str) -> list[Step]:
