@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vmbatch.errors import SiteError
-from vmbatch.installation import block, hookfile, slurm, torque
+from vmbatch.installation import block, course, hookfile, slurm, torque
 from vmbatch.installation.made import MadeBlock, MadeDirectory, MadeFile, MadeHook, MadeLink
 from vmbatch.installation.record import Chosen, Record
 from vmbatch.installation.step import Block, Directory, File, Hook, Link, Step
@@ -321,3 +321,11 @@ def test_what_is_chosen() -> None:
     assert Chosen(torque=("/a", "/b"), health=True).covers(Chosen(torque=("/b",)))
     assert not Chosen(torque=("/a",)).covers(Chosen(torque=("/a",), health=True))
     assert not Chosen(slurm=("/a",)).covers(Chosen(torque=("/a",)))
+
+
+def test_the_plan_in_few_lines() -> None:
+    lines = ["make     /a/", "write    /a/b", "write    /a/c", "update   /a/d", "add to   /a/e:\n             line", "write    /f/g"]
+    assert course.folded(lines) == ["make     /a/", "write    /a/ b c", "update   /a/d", lines[4], "write    /f/g"]
+    many = course.folded([f"write    /opt/vmbatch/hooks/hook-number-{number}" for number in range(9)])
+    assert all(len(line) <= 100 for line in many[0].splitlines())
+    assert many[0].split()[2:] == [f"hook-number-{number}" for number in range(9)]

@@ -5,6 +5,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import msgspec
 
@@ -41,10 +42,12 @@ def mom_privs(places: Sequence[str], product: str) -> tuple[str, ...]:
 
 def plan(chosen: Chosen, prefix: str, completions: dict[str, bytes]) -> node.Plan:
     """All that a node wants. SiteError with all that stands in the way."""
-    parts: list[Callable[[], node.Plan]] = [lambda: node.plan(prefix, completions)]
-    parts += [lambda place=place: torque.plan(place, prefix, health=chosen.health) for place in chosen.torque]  # type: ignore[misc]
-    parts += [lambda place=place: openpbs.plan(place, prefix, qmgr=chosen.qmgr) for place in chosen.openpbs]  # type: ignore[misc]
-    parts += [lambda place=place: slurm.plan(place, prefix) for place in chosen.slurm]  # type: ignore[misc]
+    parts: list[Callable[[], node.Plan]] = [
+        partial(node.plan, prefix, completions),
+        *(partial(torque.plan, place, prefix, health=chosen.health) for place in chosen.torque),
+        *(partial(openpbs.plan, place, prefix, qmgr=chosen.qmgr) for place in chosen.openpbs),
+        *(partial(slurm.plan, place, prefix) for place in chosen.slurm),
+    ]
     whole, problems = node.Plan(()), []
     for part in parts:
         try:
