@@ -324,7 +324,8 @@ def test_what_is_chosen() -> None:
 
 
 def test_the_plan_in_few_lines() -> None:
-    lines = ["make     /a/", "write    /a/b", "write    /a/c", "update   /a/d", "add to   /a/e:\n             line", "write    /f/g"]
+    lines = ["make     /a/", "write    /a/b", "write    /a/c", "update   /a/d",
+             "add to   /a/e:\n             line", "write    /f/g"]
     assert course.folded(lines) == ["make     /a/", "write    /a/ b c", "update   /a/d", lines[4], "write    /f/g"]
     many = course.folded([f"write    /opt/vmbatch/hooks/hook-number-{number}" for number in range(9)])
     assert all(len(line) <= 100 for line in many[0].splitlines())
