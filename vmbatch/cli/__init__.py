@@ -12,6 +12,7 @@ from ..errors import VmBatchError
 from .doctor import doctor
 from .explain import explain
 from .image import image
+from .install import completion, install, uninstall
 from .run import run
 from .trace import described, trace
 
@@ -195,26 +196,33 @@ def kept() -> None:
 @main.command()
 @click.argument("directory", type=click.Path(exists=True, file_okay=False))
 @click.option("--openpbs", is_flag=True, help="those for OpenPBS, with openpbs and vmbatch_hook.py")
-def hooks(directory: str, openpbs: bool) -> None:
+@click.option("--prefix", metavar="DIR", help="for the VmBatch that will be there  [default: this one]")
+def hooks(directory: str, openpbs: bool, prefix: str | None) -> None:
     """Write the hooks of Torque and Slurm, or OpenPBS, remoteshell and pygrub-vmbatch, into DIRECTORY, for this Python.
 
     \b
     Example: vmbatch hooks /var/spool/torque/mom_priv
     """
-    from ..installation import write_hooks
+    import os
+    import sys
 
-    paths, why = write_hooks(directory, openpbs=openpbs)
+    from ..installation.hookfile import write_hooks
+
+    paths, why = write_hooks(directory, openpbs=openpbs, prefix=os.path.abspath(prefix or sys.prefix))
     for path in paths:
         click.echo(path)
     if why:
         click.echo(f"vmbatch: remoteshell is a script, into which users' jobs can bring LD_PRELOAD and the like: {why}", err=True)
 
 
-main.add_command(explain)
+main.add_command(completion)
 main.add_command(doctor)
+main.add_command(explain)
 main.add_command(image)
+main.add_command(install)
 main.add_command(run)
 main.add_command(trace)
+main.add_command(uninstall)
 
 
 def _config() -> Config:

@@ -112,8 +112,11 @@ def write_new(path: str, data: bytes, mode: int, owner: tuple[int, int] = (OWNER
         os.fchmod(fd, mode)
 
 
-def replace(path: str, data: bytes, mode: int, group: int = GROUP) -> None:
-    """Puts a whole file of root's in place of an older one or of none; readers see one of both."""
+def replace(path: str, data: bytes, mode: int, group: int = GROUP, *, sync: bool = False) -> None:
+    """Puts a whole file of root's in place of an older one or of none; readers see one of both.
+
+    With `sync` so they do after a power loss.
+    """
     temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.new")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
@@ -121,10 +124,15 @@ def replace(path: str, data: bytes, mode: int, group: int = GROUP) -> None:
             file.write(data)
             os.fchown(fd, OWNER, group)
             os.fchmod(fd, mode)
+            if sync:
+                file.flush()
+                os.fsync(fd)
         os.rename(temporary, path)
     except OSError:
         os.unlink(temporary)
         raise
+    if sync:
+        sync_directory(os.path.dirname(path))
 
 
 def write_sparse(fd: int, data: bytes, offset: int) -> None:
