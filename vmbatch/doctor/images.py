@@ -1,5 +1,6 @@
 """The images of templates: whether jobs would get them, and whether they are the right ones."""
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator
@@ -105,8 +106,9 @@ def _stored(site: Site, source: ImageSource) -> Entry | None:
     """The store's own, looked at without using it: what is used stays longest."""
     key = record.key(source)
     for entry in Store(site.config.images_directory).entries():
-        if entry.key == key and fits(entry.record, source.checksum) and stamp(os.stat(entry.path)) == entry.record.stamp:
-            return entry
+        with contextlib.suppress(FileNotFoundError):  # evicted meanwhile
+            if entry.key == key and fits(entry.record, source.checksum) and stamp(os.stat(entry.path)) == entry.record.stamp:
+                return entry
     return None
 
 
@@ -140,6 +142,8 @@ def digests(site: Site) -> Iterator[Finding]:
         except VmBatchError as wrong:
             yield from of_error(wrong)
             continue
+        except OSError:
+            continue  # the check of images says that it is not there
         right.append(place)
     if unread:
         yield warning(f"not compared with its digest yet, or changed since: {' '.join(unread)}",
