@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -103,7 +102,8 @@ def test_nothing_is_inherited() -> None:
 def test_the_rights_of_a_user() -> None:
     done = subprocess.run(program("""
         print(os.getresuid(), os.getresgid(), os.getgroups())
-        sys.stdout.flush()""", user="User('nobody', 65534, Group('nogroup', 65534), (), '/', '/bin/sh')"), capture_output=True, timeout=60, check=False)
+        sys.stdout.flush()""", user="User('nobody', 65534, Group('nogroup', 65534), (), '/', '/bin/sh')"), capture_output=True,
+                          timeout=60, check=False)
     assert done.stdout == b"(65534, 65534, 65534) (65534, 65534, 65534) []\n"
 
 
