@@ -113,8 +113,8 @@ def test_a_terminal_of_its_own() -> None:
     if not pid:
         words = program("""
             signal.signal(signal.SIGINT, lambda *_: os._exit(4))
-            print(terminal, os.ttyname(0), os.get_terminal_size(), flush=True)
             signal.signal(signal.SIGWINCH, lambda *_: print(os.get_terminal_size(), flush=True))
+            print(terminal, os.ttyname(0), flush=True)
             while True: time.sleep(0.1)""")
         os.execv(words[0], words)  # noqa: S606
     ours = os.ttyname(terminal) if os.isatty(terminal) else ""

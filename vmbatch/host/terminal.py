@@ -99,6 +99,7 @@ class Apart:
         old = signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
         try:
             if before is not None:
+                self._resize()  # it may have changed meanwhile
                 tty.setraw(0)
             return self._carry(got, wake, seconds)
         finally:
