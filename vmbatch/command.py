@@ -63,9 +63,8 @@ def perform(place: str, errand: Errand, home: str, as_user: User | None) -> int:
     """
     with open(os.path.join(place, "record"), "rb") as opened:
         handover = decode(opened.read())
-    apart = Apart(lambda terminal: _there(place, handover, errand, home, terminal=terminal), as_user)
-    signals = {number: name for number, name in run.forwarded().items() if name not in ("TSTP", "CONT", "ALRM")}
-    return apart.wait(signals, errand.seconds)
+    signals = [number for number, name in run.forwarded().items() if name not in ("TSTP", "CONT", "ALRM")]
+    return Apart(lambda terminal: _there(place, handover, errand, home, terminal=terminal), as_user, signals).wait(errand.seconds)
 
 
 def _there(place: str, handover: Handover, errand: Errand, home: str, *, terminal: bool) -> int:

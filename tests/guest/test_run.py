@@ -270,14 +270,14 @@ def alone() -> Iterator[list[str]]:
     os.chown(RUNTIME, 1500, 1500)
     RUNTIME.chmod(0o700)
     settings = HOME / ".config/vmbatch/domains"
-    settings.mkdir(parents=True)
+    settings.mkdir(parents=True)  # the user's libvirtd keeps its own beside it
     text = (DOMAINS / "busybox.xml").read_text().replace("</vbconfig>", "<vbmessages>CHANNEL</vbmessages></vbconfig>", 1)
     (settings / "small.xml").write_text(re.sub(r"<interface.*?</interface>", "<interface type='user'><model type='virtio'/>"
                                                "<rom enabled='no'/></interface>", text, flags=re.DOTALL))
     must(["chown", "-R", "alice:alice", HOME / ".config"])
     yield [*ALICE, VMBATCH, "run", "-q", "-t", "small"]
     assert own_leftover() == []
-    must(["rm", "-rf", HOME / ".config", HOME / ".local", HOME / ".cache"])
+    must(["rm", "-rf", HOME / ".config/vmbatch", STATE, HOME / ".cache/vmbatch"])
 
 
 def own_leftover() -> list[str]:

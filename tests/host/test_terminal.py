@@ -18,17 +18,17 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def program(work: str, *, wait: str = "signals", user: str = "None") -> list[str]:
+def program(work: str, *, seconds: str = "None", user: str = "None") -> list[str]:
     """A process that does `work(terminal)` apart and ends with its exit status."""
     text = f"""
 import os, signal, sys, time
 sys.path.insert(0, {str(ROOT)!r})
 from vmbatch.host.terminal import Apart
 from vmbatch.job import Group, User
-signals = {{signal.SIGTERM: "TERM", signal.SIGINT: "INT"}}
+signals = [signal.SIGTERM, signal.SIGINT]
 def work(terminal):
 {textwrap.indent(textwrap.dedent(work), "    ")}
-sys.exit(Apart(work, {user}).wait({wait}))
+sys.exit(Apart(work, {user}, signals).wait({seconds}))
 """
     return [sys.executable, "-I", "-c", text]
 
@@ -75,7 +75,7 @@ def test_the_third_signal_counts() -> None:
 
 
 def test_a_limit_of_time() -> None:
-    done = subprocess.run(program("time.sleep(100)", wait="signals, 0.3"), capture_output=True, timeout=60, check=False)
+    done = subprocess.run(program("time.sleep(100)", seconds="0.3"), capture_output=True, timeout=60, check=False)
     assert done.returncode == 124
 
 
@@ -102,8 +102,8 @@ def test_nothing_is_inherited() -> None:
 def test_the_rights_of_a_user() -> None:
     done = subprocess.run(program("""
         print(os.getresuid(), os.getresgid(), os.getgroups())
-        sys.stdout.flush()""", user="User('nobody', 65534, Group('nogroup', 65534), (), '/', '/bin/sh')"),
-                          capture_output=True, timeout=60, check=False)
+        sys.stdout.flush()""", user="User('nobody', 65534, Group('nogroup', 65534), (), '/', '/bin/sh')"), capture_output=True,
+                          timeout=60, check=False)
     assert done.stdout == b"(65534, 65534, 65534) (65534, 65534, 65534) []\n"
 
 
@@ -113,8 +113,8 @@ def test_a_terminal_of_its_own() -> None:
     if not pid:
         words = program("""
             signal.signal(signal.SIGINT, lambda *_: os._exit(4))
-            print(terminal, os.ttyname(0), os.get_terminal_size(), flush=True)
-            signal.signal(signal.SIGWINCH, lambda *_: print(os.get_terminal_size(), flush=True))
+            signal.signal(signal.SIGWINCH, lambda *_: os.write(1, str(os.get_terminal_size()).encode()))
+            print(terminal, os.ttyname(0), flush=True)
             while True: time.sleep(0.1)""")
         os.execv(words[0], words)  # noqa: S606
     ours = os.ttyname(terminal) if os.isatty(terminal) else ""

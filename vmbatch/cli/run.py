@@ -182,6 +182,7 @@ def _in_guest(path: str, wishes: dict[str, str], name: str, cores: int | None, m
     from .. import alone, sshargs
     from ..batch import local
     from ..command import perform
+    from ..errors import VmBatchError
     from ..job import slug
     from ..release import end_and_keep
 
@@ -189,13 +190,19 @@ def _in_guest(path: str, wishes: dict[str, str], name: str, cores: int | None, m
     order = local.Order(kind="run", user=name, group=person.group.name, name=os.path.basename(errand.words[0])[:60], cores=cores,
                         memory=memory, wishes=wishes)
     call = local.call(order)
-    begin = time.monotonic()
-    with alone.guest(call, path, config, "run", progress.heard) as log:
-        progress.say(f"the guest is ready after {time.monotonic() - begin:.1f} s")
-        job_id = call.argv[1]
-        status = perform(os.path.join(sshargs.HANDOVER, slug(job_id)), errand, person.home, person if other else None)
-        if keep:
-            progress.say(f"the guest's disks and console are in {end_and_keep(job_id, _KEEP_SECONDS, 'run --keep', config, log)}")
+    job_id, status, begin = call.argv[1], None, time.monotonic()
+    try:
+        with alone.guest(call, path, config, "run", progress.heard) as log:
+            progress.say(f"the guest is ready after {time.monotonic() - begin:.1f} s")
+            status = perform(os.path.join(sshargs.HANDOVER, slug(job_id)), errand, person.home, person if other else None)
+            if keep:
+                place = end_and_keep(job_id, _KEEP_SECONDS, "vmbatch run --keep", config, log)
+                progress.say(f"the guest's disks and console are in {place}")
+    except VmBatchError as error:
+        if status is None:
+            raise
+        progress.end()
+        click.echo(f"vmbatch: {error.coded(error.lines()[0])}", err=True)
     progress.end()
     return status
 

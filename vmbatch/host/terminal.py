@@ -15,7 +15,7 @@ import struct
 import termios
 import time
 import tty
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..job import User
@@ -54,10 +54,11 @@ class _Copy:
 class Apart:
     """Runs `work` in a process of `user`, or of ours, whose exit status it returns; `work` is told whether it has a terminal.
 
-    That is one of its own where our standard input and output are terminals.
+    That is one of its own where our standard input and output are terminals. From now on, until `wait` is done, the signals
+    `forwarded` are for that process.
     """
 
-    def __init__(self, work: Callable[[bool], int], user: User | None) -> None:
+    def __init__(self, work: Callable[[bool], int], user: User | None, forwarded: Iterable[int]) -> None:
         self.terminal = os.isatty(0) and os.isatty(1)
         self._inward: list[_Copy] = []
         self._outward: list[_Copy] = []
@@ -76,53 +77,56 @@ class Apart:
                     (self._outward if number else self._inward).append(
                         _Copy(source, number, close=False) if number else _Copy(0, sink, close=True))
         parent = os.getpid()
+        self._got: list[int] = []
+        self._wake, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        numbers = (*forwarded, int(signal.SIGWINCH))
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+        self._before = {number: signal.signal(number, lambda number, _frame: self._got.append(number)) for number in numbers}
+        self._wakeup = signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
         self.pid = os.fork()
         if not self.pid:
             _become(work, user, given, parent, terminal=self.terminal)
         for descriptor in {each for each in given if each > 2}:
             os.close(descriptor)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
     def _resize(self) -> None:
         with contextlib.suppress(OSError):
             fcntl.ioctl(self._master, termios.TIOCSWINSZ, fcntl.ioctl(0, termios.TIOCGWINSZ, struct.pack("4H", 0, 0, 0, 0)))
 
-    def wait(self, forwarded: dict[int, str], seconds: float | None = None) -> int:
-        """Carries the streams and passes these signals on until the process ends; its exit status.
+    def wait(self, seconds: float | None = None) -> int:
+        """Carries the streams and passes signals on until the process ends; its exit status.
 
         It is asked to end after so many seconds (`TIMED_OUT`), and made to ten seconds later, as by the third same signal.
         """
         before: Any = termios.tcgetattr(0) if self.terminal else None
-        wake, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        got: list[int] = []
-        handlers = {number: signal.signal(number, lambda number, _frame: got.append(number))
-                    for number in (*forwarded, int(signal.SIGWINCH))}
-        old = signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
         try:
             if before is not None:
+                self._resize()  # it may have changed meanwhile
                 tty.setraw(0)
-            return self._carry(got, wake, seconds)
+            return self._carry(seconds)
         finally:
             if before is not None:
                 termios.tcsetattr(0, termios.TCSADRAIN, before)
-            signal.set_wakeup_fd(old)
-            for each, handler in handlers.items():
-                signal.signal(each, handler)
-            for descriptor in (wake, waker):
+            signal.set_wakeup_fd(self._wakeup)
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+            for descriptor in (self._wake, self._waker):
                 os.close(descriptor)
 
-    def _carry(self, got: list[int], wake: int, seconds: float | None) -> int:
+    def _carry(self, seconds: float | None) -> int:
         handle = os.pidfd_open(self.pid)
         over = None if seconds is None else time.monotonic() + seconds
         copies, seen, late = [*self._inward, *self._outward], dict[int, int](), False
         try:
             while True:
                 left = None if over is None else max(0.0, over - time.monotonic())
-                ready = select.select([handle, wake, *(copy.source for copy in copies)], [], [], left)[0]
-                if wake in ready:
+                ready = select.select([handle, self._wake, *(copy.source for copy in copies)], [], [], left)[0]
+                if self._wake in ready:
                     with contextlib.suppress(BlockingIOError):
-                        os.read(wake, 4096)
-                while got:
-                    self._pass_on(got.pop(0), handle, seen)
+                        os.read(self._wake, 4096)
+                while self._got:
+                    self._pass_on(self._got.pop(0), handle, seen)
                 copies = [copy for copy in copies if copy.source not in ready or copy.step()]
                 if handle in ready:
                     self._drain([copy for copy in copies if copy in self._outward])
