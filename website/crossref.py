@@ -1,0 +1,56 @@
+"""Links where a text names a page of docs/, a manual or an example: `docs/disks.md`, vmbatch.conf(5), `examples/domains/copy.xml`."""
+
+import os
+import re
+
+from website import DOCS
+
+_CODE = re.compile(r"(`+[^`]+`+)")
+_FILE = re.compile(r"`?(?<![\w/.-])docs/([\w/.-]+\.md)`?")
+_EXAMPLE = re.compile(r"`?(?<![\w/.-])examples/domains/([\w-]+)\.(xml|md)`?")
+_TOP = re.compile(r"`(CONTRIBUTING|CHANGELOG)\.md`")
+_MANUAL = re.compile(r"(?<![\w/.`\[-])([a-z][\w.-]*)\(([1-8])\)(?!\])")
+
+
+def linked(text: str, place: str, pages: set[str]) -> str:
+    """The page's Markdown with links, relative to its own `place`; headings, code and what is a link already stay."""
+    lines = []
+    fenced = False
+    for line in text.splitlines():
+        fence = line.lstrip().startswith(("```", "~~~"))
+        fenced ^= fence
+        plain = not fence and not fenced and not line.startswith(("#", "    ")) and "](" not in line
+        lines.append(_line(line, place, pages) if plain else line)
+    return "\n".join(lines) + "\n"
+
+
+def _line(line: str, place: str, pages: set[str]) -> str:
+    def to(target: str, words: str, otherwise: str) -> str:
+        return f"[{words}]({os.path.relpath(target, os.path.dirname(place))})" if target in pages - {place} else otherwise
+
+    def file(match: re.Match[str]) -> str:
+        return to(match[1], title(match[1]), match[0])
+
+    def example(match: re.Match[str]) -> str:
+        name = "index" if match[1] == "README" else match[1]
+        return to(f"examples/{name}.md", "Examples" if name == "index" else f"`{name}.xml`", match[0])
+
+    def top(match: re.Match[str]) -> str:
+        return to(f"{match[1].lower()}.md", match[1].capitalize(), match[0])
+
+    def manual(match: re.Match[str]) -> str:
+        return to(f"man/{match[1]}.{match[2]}.md", match[0], match[0])
+
+    parts = _CODE.split(line)
+    parts[0::2] = [_MANUAL.sub(manual, _FILE.sub(file, _EXAMPLE.sub(example, part))) for part in parts[0::2]]
+    parts[1::2] = [_TOP.sub(top, part) if _TOP.fullmatch(part) else
+                   _FILE.sub(file, part) if _FILE.fullmatch(part) else
+                   _EXAMPLE.sub(example, part) if _EXAMPLE.fullmatch(part) else part for part in parts[1::2]]
+    return "".join(parts)
+
+
+def title(page: str) -> str:
+    """The heading of a page in docs/, without code marks."""
+    path = DOCS / page
+    first = path.read_text().partition("\n")[0] if path.exists() else page
+    return first.removeprefix("# ").replace("`", "")
