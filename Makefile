@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: demo test test-xen fuzz lint bench man guests lab-up lab-down lab-xen packages clean
+.PHONY: demo test test-xen fuzz lint bench man docs guests lab-up lab-down lab-xen packages clean
 
 demo: .venv/.stamp-product
 	@$(python) -m lab demo
@@ -56,12 +56,19 @@ lab-xen: .venv/.stamp-product
 	@$(python) -m lab.xen up
 
 # Man pages from their Markdown.
-pages := $(patsubst docs/man/%.md,dist/man/%,$(wildcard docs/man/*.md))
+man ?= dist/man
+pages := $(patsubst docs/man/%.md,$(man)/%,$(wildcard docs/man/*.md))
 man: packages $(pages)
-dist/man/%: docs/man/%.md
+$(man)/%: docs/man/%.md
 	@mkdir -p $(@D)
-	@sed 1d $< | lowdown -s -Tman --out-no-smarty -m shiftheadinglevelby=-1 -m source=VmBatch -m volume=VmBatch \
+	@sed 1d $< | lowdown -s -Tman --parse-no-intraemph --out-no-smarty -m shiftheadinglevelby=-1 -m source=VmBatch -m volume=VmBatch \
 		-m title=$(basename $*) -m section=$(subst .,,$(suffix $*)) -o $@
+
+# The documentation as a site in dist/site: docs/, and what is made from the code. Any browser reads it from the disk.
+docs: .venv/.stamp-product
+	@NO_MKDOCS_2_WARNING=1 $(python) -m mkdocs build --strict --quiet
+	@$(python) -m website.check dist/site
+	@echo "  dist/site/index.html"
 
 packages:
 	@lab/install-packages

@@ -1,4 +1,4 @@
-"""The documentation's site: docs/ as it is, and beside it pages made from the code, from the examples and from this repository's top."""
+"""The documentation's site: docs/ as it is, and beside it pages that are made from the code and the examples."""
 
 from pathlib import Path
 

@@ -1,9 +1,9 @@
 """The reference of the commands: what each of them says with --help."""
 
 import click
-from markdown.extensions.toc import slugify
 
 from vmbatch.cli import main
+from website.crossref import anchor
 
 _WIDTH = 110
 
@@ -14,7 +14,7 @@ def page() -> str:
     for words, command in walk():
         lines += ["", f"## {words}", "", "```text", shown(words, command), "```"]
         if heading := manual(words, command):
-            lines += ["", f"[{words} in vmbatch(8)](../man/vmbatch.8.md#{slugify(heading, '-')})"]
+            lines += ["", f"[{words} in vmbatch(8)](../man/vmbatch.8.md#{anchor(heading)})"]
     return "\n".join([*lines, ""])
 
 
@@ -29,7 +29,7 @@ def walk(words: str = "vmbatch", command: click.Command = main) -> list[tuple[st
 
 def shown(words: str, command: click.Command) -> str:
     """The text of --help."""
-    context = click.Context(command, info_name=words, max_content_width=_WIDTH, terminal_width=_WIDTH, help_option_names=["-h", "--help"])
+    context = click.Context(command, info_name=words, terminal_width=_WIDTH, help_option_names=["-h", "--help"])
     return command.get_help(context).rstrip()
 
 

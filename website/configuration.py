@@ -2,10 +2,9 @@
 
 import re
 
-from markdown.extensions.toc import slugify
-
 from vmbatch.config import OPTIONS
 from website import ROOT
+from website.crossref import anchor
 
 FILE = ROOT / "etc/vmbatch.conf"
 
@@ -19,7 +18,7 @@ def page() -> str:
     for name, option in OPTIONS.items():
         if section != (section := name.partition(".")[0]):
             lines += ["", f"## \\[{section}\\]", "", "| setting | default | meaning |", "|---|---|---|"]
-        link = f"[`{name.partition('.')[2]}`](../man/vmbatch.conf.5.md#{slugify(name, '-')})"
+        link = f"[`{name.partition('.')[2]}`](../man/vmbatch.conf.5.md#{anchor(name)})"
         lines.append(f"| {link} | {_default(shipped, name)} | {escaped(option.meaning)} |")
     return "\n".join([*lines, "", "## The file as it is shipped", "", "```toml", shipped.rstrip(), "```", ""])
 

@@ -1,4 +1,4 @@
-"""Links where a text names a page of docs/, a manual or an example: `docs/disks.md`, vmbatch.conf(5), `examples/domains/copy.xml`."""
+"""Links where a text names a page, a manual or an example: `docs/disks.md`, vmbatch.conf(5), `examples/domains/copy.xml`."""
 
 import os
 import re
@@ -54,3 +54,10 @@ def title(page: str) -> str:
     path = DOCS / page
     first = path.read_text().partition("\n")[0] if path.exists() else page
     return first.removeprefix("# ").replace("`", "")
+
+
+def anchor(heading: str) -> str:
+    """Where a heading is on its page."""
+    from markdown.extensions.toc import slugify
+
+    return slugify(heading, "-")

@@ -1,4 +1,4 @@
-"""What MkDocs asks for while it builds the site: pages that are made, folders in the navigation, links for what the text names."""
+"""What MkDocs asks for while it builds the site: pages that are made, folders in the navigation, links for what texts name."""
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -6,7 +6,7 @@ from mkdocs.structure.pages import Page
 
 from website import DOCS, ROOT, commands, configuration, crossref, examples, statuses, tags
 
-TOP = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
+_TOP = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
 """Pages that lie beside docs/."""
 
 
@@ -18,7 +18,7 @@ def made() -> dict[str, str]:
         "reference/commands.md": commands.page(),
         "reference/exit-statuses.md": statuses.page(),
         **examples.pages(),
-        **{place: (ROOT / name).read_text() for place, name in TOP.items()},
+        **{place: (ROOT / name).read_text() for place, name in _TOP.items()},
     }
 
 

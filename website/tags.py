@@ -2,11 +2,10 @@
 
 import re
 
-from markdown.extensions.toc import slugify
-
 from vmbatch.template import schema
 from website import ROOT
 from website.configuration import escaped
+from website.crossref import anchor
 
 _RNG = "{http://relaxng.org/ns/structure/1.0}"
 
@@ -17,7 +16,7 @@ def page() -> str:
     lines = ["# Tags", "", "VmBatch's own tags in a domain template, made from the schema that templates are checked by. "
              "A tag's name leads to its whole text in vmbatch-domain(5)."]
     for tag in ours:
-        lines += ["", f"## `<{tag}>`", "", f"[vmbatch-domain(5)](../man/vmbatch-domain.5.md#{slugify(tag, '-')}): "
+        lines += ["", f"## `<{tag}>`", "", f"[vmbatch-domain(5)](../man/vmbatch-domain.5.md#{anchor(tag)}): "
                   + escaped(schema.documentation(tag) or "holds the tags below") + ".", "",
                   f"- Stands in: {' or '.join(f'`<{place}>`' for place in _places(tag))}"]
         if inside := [child for child in ours if tag in _places(child)]:
@@ -34,7 +33,8 @@ def page() -> str:
 
 
 def _places(tag: str) -> list[str]:
-    return [place for place, element in schema.tags().items() if any(ref.get("name") == tag for ref in element.iter(f"{_RNG}ref"))]
+    return [place for place, element in schema.tags().items()
+            if any(ref.get("name") == tag for ref in element.iter(f"{_RNG}ref"))]
 
 
 def _values(tag: str) -> list[str]:
