@@ -64,7 +64,7 @@ $(man)/%: docs/man/%.md
 	@sed 1d $< | lowdown -s -Tman --parse-no-intraemph --out-no-smarty -m shiftheadinglevelby=-1 -m source=VmBatch -m volume=VmBatch \
 		-m title=$(basename $*) -m section=$(subst .,,$(suffix $*)) -o $@
 
-# The documentation as a site in dist/site: docs/, and what is made from the code. Any browser reads it from the disk.
+# The documentation as a site in dist/site: docs/, and what is made from the code. To search in it: python3 -m http.server -d dist/site
 docs: .venv/.stamp-product
 	@NO_MKDOCS_2_WARNING=1 $(python) -m mkdocs build --strict --quiet
 	@$(python) -m website.check dist/site

@@ -1,11 +1,13 @@
 """Links where a text names a page, a manual or an example: `docs/disks.md`, vmbatch.conf(5), `examples/domains/copy.xml`."""
 
+import itertools
 import os
 import re
 
 from website import DOCS
 
-_CODE = re.compile(r"(`+[^`]+`+)")
+_WHOLE = re.compile(r"(`[^`]+`|\[[^\]]*\]\([^)]*\))")
+"""Code, and what is a link already."""
 _FILE = re.compile(r"`?(?<![\w/.-])docs/([\w/.-]+\.md)`?")
 _EXAMPLE = re.compile(r"`?(?<![\w/.-])examples/domains/([\w-]+)\.(xml|md)`?")
 _TOP = re.compile(r"`(CONTRIBUTING|CHANGELOG)\.md`")
@@ -14,17 +16,20 @@ _MANUAL = re.compile(r"(?<![\w/.`\[-])([a-z][\w.-]*)\(([1-8])\)(?!\])")
 
 def linked(text: str, place: str, pages: set[str]) -> str:
     """The page's Markdown with links, relative to its own `place`; headings, code and what is a link already stay."""
-    lines = []
     fenced = False
-    for line in text.splitlines():
-        fence = line.lstrip().startswith(("```", "~~~"))
+
+    def is_text(line: str) -> bool:
+        nonlocal fenced
+        fence = line.lstrip().startswith("```")
         fenced ^= fence
-        plain = not fence and not fenced and not line.startswith(("#", "    ")) and "](" not in line
-        lines.append(_line(line, place, pages) if plain else line)
-    return "\n".join(lines) + "\n"
+        return not (fence or fenced or line.startswith(("#", "    ")))
+
+    blocks = itertools.groupby(text.splitlines(), is_text)
+    return "".join(_paragraphs(block, place, pages) if plain else block
+                   for plain, block in ((plain, "".join(f"{line}\n" for line in lines)) for plain, lines in blocks))
 
 
-def _line(line: str, place: str, pages: set[str]) -> str:
+def _paragraphs(text: str, place: str, pages: set[str]) -> str:
     def to(target: str, words: str, otherwise: str) -> str:
         return f"[{words}]({os.path.relpath(target, os.path.dirname(place))})" if target in pages - {place} else otherwise
 
@@ -41,7 +46,7 @@ def _line(line: str, place: str, pages: set[str]) -> str:
     def manual(match: re.Match[str]) -> str:
         return to(f"man/{match[1]}.{match[2]}.md", match[0], match[0])
 
-    parts = _CODE.split(line)
+    parts = _WHOLE.split(text)
     parts[0::2] = [_MANUAL.sub(manual, _FILE.sub(file, _EXAMPLE.sub(example, part))) for part in parts[0::2]]
     parts[1::2] = [_TOP.sub(top, part) if _TOP.fullmatch(part) else
                    _FILE.sub(file, part) if _FILE.fullmatch(part) else
@@ -60,4 +65,4 @@ def anchor(heading: str) -> str:
     """Where a heading is on its page."""
     from markdown.extensions.toc import slugify
 
-    return slugify(heading, "-")
+    return str(slugify(heading, "-"))

@@ -8,6 +8,7 @@ from website.configuration import escaped
 from website.crossref import anchor
 
 _RNG = "{http://relaxng.org/ns/structure/1.0}"
+_MANY = 8
 
 
 def page() -> str:
@@ -24,7 +25,8 @@ def page() -> str:
         if values := _values(tag):
             lines.append(f"- Content: {', '.join(f'`{value}`' for value in values)}")
         if used := _examples(tag):
-            lines.append(f"- Examples: {', '.join(f'[`{name}.xml`](../examples/{name}.md)' for name in used)}")
+            named = ", ".join(f"[`{name}.xml`](../examples/{name}.md)" for name in used)
+            lines.append(f"- Examples: {named if len(used) <= _MANY else '[nearly all](../examples/index.md)'}")
         if known := schema.attributes(tag):
             lines += ["", "| attribute | required | what is expected |", "|---|---|---|"]
             lines += [f"| `{name}` | {'yes' if required else ''} | {escaped(meaning)} |"

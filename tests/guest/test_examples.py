@@ -153,7 +153,7 @@ def mounted_cache() -> Iterator[None]:
     """A script of the site's mounts the disk in every guest."""
     scripts = Path("/etc/vmbatch/guest.d")
     (scripts / "prolog.d").mkdir(parents=True)
-    (scripts / "prolog.d/10-cache").write_text("#!/bin/sh\nmkdir -p /cache && mount -t ext4 /dev/vdc /cache && chmod 777 /cache\n")
+    (scripts / "prolog.d/10-cache").write_text("#!/bin/sh\nmkdir /cache && mount -t ext4 /dev/vdc /cache && chmod 777 /cache\n")
     (scripts / "prolog.d/10-cache").chmod(0o755)
     yield
     shutil.rmtree(scripts)
@@ -186,7 +186,7 @@ def test_requests(mom: Mom) -> None:
 
 
 def test_rootssh(mom: Mom) -> None:
-    """The lab's guest makes its host key at its boot, so that nobody knows it before, and gets root's key by the kernel's line."""
+    """The lab's guest makes its host key at its boot, so nobody knows it before, and gets root's key by the kernel's line."""
     place("debian-12.qcow2", "bare")
     key = Path("/etc/vmbatch/root_key")
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)

@@ -78,6 +78,8 @@ def test_what_a_style_sheet_loads_is_found(tmp_path: Path) -> None:
     ("`examples/domains/copy.xml`", "[`copy.xml`](../examples/copy.md)"),
     ("`CONTRIBUTING.md`", "[Contributing](../contributing.md)"),
     ("see virsh(1), `vmbatch.conf(5)`, docs/none.md", "see virsh(1), `vmbatch.conf(5)`, docs/none.md"),
+    ("as `one\ntwo` is, `docs/disks.md`", "as `one\ntwo` is, [Disks and images](../disks.md)"),
+    ("[vmbatch.conf(5)](x.md)", "[vmbatch.conf(5)](x.md)"),
     ("    vmbatch.conf(5)", "    vmbatch.conf(5)"),
     ("```\nvmbatch.conf(5)\n```", "```\nvmbatch.conf(5)\n```"),
 ])
