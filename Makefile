@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: demo test test-xen fuzz lint bench man deb guests lab-up lab-down lab-xen packages clean
+.PHONY: demo test test-xen fuzz lint bench man docs deb guests lab-up lab-down lab-xen packages clean
 
 demo: .venv/.stamp-product
 	@$(python) -m lab demo
@@ -56,11 +56,12 @@ lab-xen: .venv/.stamp-product
 	@$(python) -m lab.xen up
 
 # Man pages from their Markdown.
-pages := $(patsubst docs/man/%.md,dist/man/%,$(wildcard docs/man/*.md))
+man ?= dist/man
+pages := $(patsubst docs/man/%.md,$(man)/%,$(wildcard docs/man/*.md))
 man: packages $(pages)
-dist/man/%: docs/man/%.md
+$(man)/%: docs/man/%.md
 	@mkdir -p $(@D)
-	@sed 1d $< | lowdown -s -Tman --out-no-smarty -m shiftheadinglevelby=-1 -m source=VmBatch -m volume=VmBatch \
+	@sed 1d $< | lowdown -s -Tman --parse-no-intraemph --out-no-smarty -m shiftheadinglevelby=-1 -m source=VmBatch -m volume=VmBatch \
 		-m title=$(basename $*) -m section=$(subst .,,$(suffix $*)) -o $@
 
 # The Debian package, built in a copy: again when something that goes into it changes. It needs what debian/control names, and none
@@ -78,6 +79,11 @@ dist/deb/.stamp: $(shell find $(packaged) -type f -not -name '*.pyc')
 	@cd dist/deb/vmbatch && dpkg-buildpackage --build=binary --no-sign >../build.log 2>&1 || { cat ../build.log; exit 1; }
 	@rm -r dist/deb/vmbatch
 	@touch $@
+# The documentation as a site in dist/site: docs/, and what is made from the code. To search in it: python3 -m http.server -d dist/site
+docs: .venv/.stamp-product
+	@NO_MKDOCS_2_WARNING=1 $(python) -m mkdocs build --strict --quiet
+	@$(python) -m website.check dist/site
+	@echo "  dist/site/index.html"
 
 packages:
 	@lab/install-packages
