@@ -1,9 +1,11 @@
-"""What a start owns is released, or of a failed job kept for a while; the guest's last line in the trace."""
+"""What a start owns is released, or of a failed job kept for a while; its last line in trace and history."""
 
+import contextlib
 import os
 import time
 
-from . import journal, trace
+from . import history, journal, trace
+from . import status as statuses
 from .config import Config
 from .errors import DeadlineError, NodeError, VmBatchError
 from .host import clock, file
@@ -25,7 +27,7 @@ def release(book: Journal, why: str, config: Config, log: Log, *, orphaned: bool
     try:
         with log.phase("release"):
             book.release(config.timeouts_release * config.timeouts_scale, orphaned=orphaned,
-                         released=lambda: trace_end(book, why, status, config, log))
+                         released=lambda: conclude(book, why, status, config, log))
         return True
     except (VmBatchError, OSError) as error:
         log.line(f"could not release everything: {error}; the epilogue or the sweep will try again")
@@ -61,7 +63,7 @@ def _put_aside(book: Journal, until: float, most: int, why: str, status: int | N
             owned.freeze()
     patience = config.timeouts_release * config.timeouts_scale
     book.release(patience, orphaned=orphaned, spared=spared,
-                 released=lambda: trace_end(book, why, status, config, log))
+                 released=lambda: conclude(book, why, status, config, log))
     file.remove_tree(os.path.join(spool, "keys"), Deadline(patience))
     file.seal(spool)
     if not book.keep(until, why, most):
@@ -104,15 +106,33 @@ def release_kept(job_id: str, config: Config, log: Log) -> list[str]:
     return said
 
 
-def trace_end(book: Journal, why: str, status: int | None, config: Config, log: Log) -> None:
-    """The last line of a guest, unless it has one; a full disk must not keep us from what else there is to do."""
-    if not has_guest(book) or book.kept is not None:
+def conclude(book: Journal, why: str, status: int | None, config: Config, log: Log) -> None:
+    """Writes down how a start has ended, unless that was done; a full disk must not keep us from what else there is to do."""
+    if book.kept is not None:
         return
+    start = book.start
     try:
-        start = book.start
-        trace.write(config.log_trace, trace.End(time.time(), start.token, start.job, start.user, why, status))
-    except NodeError as error:
+        known = statuses.read(start.user, start.job, start.token)
+        why = known.why if known is not None and known.why else why
+        if has_guest(book):
+            trace.write(config.log_trace, trace.End(time.time(), start.token, start.job, start.user, why, status))
+        if known is not None:
+            history.write(config.log_history, history.of(known, why, status))
+        elif has_guest(book):
+            history.write(config.log_history, _unwatched(book, why, status))
+    except VmBatchError as error:
         log.line(str(error), priority=LOG_ERR)
+    finally:
+        with contextlib.suppress(VmBatchError, OSError):
+            statuses.remove(start.user, start.job, start.token)
+
+
+def _unwatched(book: Journal, why: str, status: int | None) -> history.Record:
+    """Of a start of which the node has forgotten, by a boot, all but its journal."""
+    start = book.start
+    return history.Record(
+        job=start.job, token=start.token, user=start.user, queue=start.queue, batch=start.batch, node=os.uname().nodename,
+        started=start.time, ended=time.time(), outcome=history.LOST, provisioning=0.0, status=status, why=why)
 
 
 def has_guest(book: Journal) -> bool:

@@ -4,7 +4,7 @@ import os
 import sys
 import syslog
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from .. import job as jobs
@@ -22,6 +22,7 @@ class Log:
         self.hook = hook
         self.path = "syslog"
         self._fd = -1
+        self._told: Callable[[str], None] = lambda _: None
         syslog.openlog("vmbatch", syslog.LOG_PID, syslog.LOG_DAEMON)
         if directory is not None:
             self._open(directory)
@@ -50,9 +51,14 @@ class Log:
             except OSError:
                 self._fd = -1
 
+    def tell(self, told: Callable[[str], None]) -> None:
+        """From now on `told` hears of each phase that begins."""
+        self._told = told
+
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Logs how long a phase took, and whether it failed."""
+        self._told(name)
         begin = time.monotonic()
         try:
             yield
