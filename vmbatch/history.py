@@ -74,7 +74,7 @@ def of(known: Status, why: str, status: int | None, now: float | None = None) ->
         seconds[phase_of(span.step)] += span.seconds
     if known.queued is not None:
         seconds[QUEUE] = known.queued
-    seconds = {name: _round(value) for name, value in seconds.items() if value or name == RUN and known.running}
+    seconds = {name: _round(value) for name, value in seconds.items() if value or (name == RUN and known.running)}
     outcome = (FAILED if known.failure is not None else CANCELLED if known.cancelled else RAN if known.running else LOST)
     return Record(
         job=known.job, token=known.token, user=known.user, queue=known.queue, batch=known.batch, node=known.node,

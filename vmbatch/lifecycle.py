@@ -11,7 +11,23 @@ from typing import TypeVar
 
 import msgspec
 
-from . import admission, boot, claim, digest, drain, facts, history, journal, sshargs, status, sweep, template, trace, verdict, wanted
+from . import (
+    admission,
+    boot,
+    claim,
+    digest,
+    drain,
+    facts,
+    history,
+    journal,
+    sshargs,
+    status,
+    sweep,
+    template,
+    trace,
+    verdict,
+    wanted,
+)
 from .batch.system import Call, Refusal, System
 from .config import Config
 from .errors import DeadlineError, EndedError, NodeError, SiteError, VmBatchError
@@ -25,10 +41,10 @@ from .host.log import Log, tell_user
 from .hypervisor.domain import Domain
 from .job import Job, Leader, Script, slug
 from .journal import Journal, Start
+from .phase import EPILOGUE, RUN
 from .plan import Plan, check_user, member, plan
 from .registry import ASK
 from .release import conclude, has_guest, keep, release
-from .phase import EPILOGUE, RUN
 from .resource import Piece, Resource, Work
 from .spool import directory
 from .status import Board, Status, failure_of
@@ -367,8 +383,8 @@ def epilogue(job_id: str, config: Config, log: Log, exit_status: int | None = No
              alarm: Callable[[], float] | None = None) -> None:
     """Ends every start of the job that began before now, and releases what they own. VmBatchError.
 
-    `exit_status`: how the job ended, if the batch system says it; of one that failed something may be kept. `alarm`: how many seconds
-    the batch system lets an epilogue take; without it no guest is waited for.
+    `exit_status`: how the job ended, if the batch system says it; of one that failed something may be kept. `alarm`: how many
+    seconds the batch system lets an epilogue take; without it no guest is waited for.
     """
     if sister:
         forget_note(config.meeting, job_id, os.uname().nodename)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -181,13 +181,14 @@ def remove(user: str, job_id: str, token: str) -> None:
 def chosen(text: str, jobs: Iterable[str]) -> str:
     """Which of the jobs is meant by an id, its number, or the beginning of it. NodeError for none, and for several."""
     known = sorted(set(jobs))
-    for fits in (lambda job: job == text, lambda job: job.partition(".")[0] == text, lambda job: job.startswith(text)):
-        found = [job for job in known if fits(job)]
-        if len(found) == 1:
-            return found[0]
-        if found and text:
-            shown = ", ".join(found[:_MOST_SHOWN]) + (", ..." if len(found) > _MOST_SHOWN else "")
-            raise NodeError(f"{text[:80]!r} may be several jobs: {shown}", "write more of the id")
+    if text in known:
+        return text
+    found = [job for job in known if job.partition(".")[0] == text] or [job for job in known if text and job.startswith(text)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        shown = ", ".join(found[:_MOST_SHOWN]) + (", ..." if len(found) > _MOST_SHOWN else "")
+        raise NodeError(f"{text[:80]!r} may be several jobs: {shown}", "write more of the id")
     raise NodeError(f"this node knows no job {text[:80]!r}", "vmbatch ps shows those that you may see")
 
 
@@ -200,12 +201,14 @@ def look() -> list[Status]:
             users = [pwd.getpwuid(os.geteuid()).pw_name]
         except KeyError:
             raise SiteError(f"this node knows no user with uid {os.geteuid()}") from None
-    found = (_read(path) for user in users for path in _paths(os.path.join(DIRECTORY, user)))
+    found = map(_read, files(users))
     return sorted((each for each in found if each is not None), key=lambda each: (each.started, each.job))
 
 
-def _paths(place: str) -> Iterator[str]:
-    return (os.path.join(place, name) for name in _names(place) if not name.startswith("."))
+def files(users: list[str] | None = None) -> list[str]:
+    """The files of these users' jobs, or of all that the caller can see; each ends with the start's token."""
+    places = [os.path.join(DIRECTORY, user) for user in (_names(DIRECTORY) if users is None else users)]
+    return [os.path.join(place, name) for place in places for name in _names(place) if not name.startswith(".")]
 
 
 def _names(place: str) -> list[str]:

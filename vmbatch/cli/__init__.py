@@ -9,7 +9,13 @@ import click
 
 from .. import __version__
 from ..errors import VmBatchError
+from .console import console
+from .drain import drain, undrain
 from .image import image
+from .job import kill, log, ps, show
+from .metrics import metrics
+from .report import report
+from .ssh import ssh
 from .trace import described, trace
 
 if TYPE_CHECKING:
@@ -206,8 +212,8 @@ def hooks(directory: str, openpbs: bool) -> None:
         click.echo(f"vmbatch: remoteshell is a script, into which users' jobs can bring LD_PRELOAD and the like: {why}", err=True)
 
 
-main.add_command(image)
-main.add_command(trace)
+for command in (console, drain, image, kill, log, metrics, ps, report, show, ssh, trace, undrain):
+    main.add_command(command)
 
 
 def _config() -> Config:
