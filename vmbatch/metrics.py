@@ -54,14 +54,17 @@ class Counted(msgspec.Struct):
         if record.failure is not None:
             _count(self.failures, record.failure.code or "none", record.failure.fault)
         if record.outcome == history.RAN:
-            self.provisioning.setdefault(template, Histogram()).add(record.provisioning)
+            self.provisioning.setdefault(_key(template), Histogram()).add(record.provisioning)
             for phase, seconds in record.seconds.items():
-                self.phases.setdefault(f"{phase}\t{template}", Histogram()).add(seconds)
+                self.phases.setdefault(_key(phase, template), Histogram()).add(seconds)
+
+
+def _key(*labels: str) -> str:
+    return "\t".join(label.replace("\t", " ") for label in labels)
 
 
 def _count(counts: dict[str, int], *labels: str) -> None:
-    key = "\t".join(label.replace("\t", " ") for label in labels)
-    counts[key] = counts.get(key, 0) + 1
+    counts[_key(*labels)] = counts.get(_key(*labels), 0) + 1
 
 
 def count(directory: str) -> Counted:

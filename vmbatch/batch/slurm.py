@@ -70,7 +70,8 @@ class Slurm:
         return Job(
             batch=self.name, id=identifier, token=token, name="", queue=queue, account="", script=None,
             resources=self._wishes(call),
-            node_file=None, user=user, nodes=(host,) if host else (), cores=cores, memory=size, queued=queued, features=features(call.environ.get("SLURM_JOB_CONSTRAINTS", "")),
+            node_file=None, user=user, nodes=(host,) if host else (), cores=cores, memory=size, queued=queued,
+            features=features(call.environ.get("SLURM_JOB_CONSTRAINTS", "")),
             wishes=parse_other(self._wishes(call)),
         )
 

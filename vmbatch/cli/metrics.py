@@ -27,4 +27,4 @@ def metrics(output: str | None) -> None:
     try:
         file.put(output, figures.encode())
     except OSError as error:
-        raise NodeError(f"{output} cannot be written: {error.strerror}", "is it the node exporter's textfile directory?") from None
+        raise NodeError(f"{output} cannot be written: {error.strerror}", "is that the exporter's textfile directory?") from None

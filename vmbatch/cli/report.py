@@ -79,19 +79,23 @@ def _print(records: list[Record], groups: list[Group], causes: list[Cause]) -> N
 
     if not records:
         click.echo("no start is over yet", err=True)
-    for group in groups:
+    for number, group in enumerate(groups):
+        if number:
+            click.echo()
         counts = [f"{count} {name}" for count, name in ((group.ran, "ran"), (group.failed, "failed"),
                                                        (group.cancelled, "cancelled"), (group.lost, "lost")) if count]
         click.echo(table.styled(table.plain(f"{group.template} on {group.node}"), "bold") + f": {', '.join(counts)}",
                    color=table.coloured())
+        if not group.rows:
+            continue
         whole = max([row.p50 for row in group.rows if row.phase == "provisioning"], default=0.0) or 1.0
         table.show(("PHASE", "JOBS", "P50", "P90", "P99", "MOST", "P50 OF PROVISIONING"),
                    [(row.phase, str(row.jobs), *map(_seconds, (row.p50, row.p90, row.p99, row.most)),
                      _bar(row.phase, row.p50 / whole)) for row in group.rows],
                    right=("JOBS", "P50", "P90", "P99", "MOST"), spare=("P50 OF PROVISIONING",),
                    colours={"PHASE": {"provisioning": "bold"}})
-        click.echo()
     if causes:
+        click.echo()
         click.echo(table.styled("Starts that failed", "bold"), color=table.coloured())
         table.show(("CODE", "FAULT", "STARTS", "LAST", "JOB", "WHAT FAILED"),
                    [(cause.code or "-", cause.fault, str(cause.starts), for_people(cause.last)[:16], cause.job,
@@ -101,7 +105,7 @@ def _print(records: list[Record], groups: list[Group], causes: list[Cause]) -> N
 def _seconds(value: float) -> str:
     from . import table
 
-    return f"{value:.2f}s" if value < 9.995 else table.duration(value)
+    return f"{value:.2f}s" if value < 9.995 else f"{value:.1f}s" if value < 59.95 else table.duration(value)
 
 
 def _bar(phase: str, share: float) -> str:

@@ -27,7 +27,7 @@ def ssh(job: str, command: tuple[str, ...]) -> None:
 
     known = find(job)
     if not known.running:
-        raise NodeError(f"the guest of job {known.job} is not ready yet: phase {known.phase}", "try again when vmbatch ps shows run")
+        raise NodeError(f"the guest of job {known.job} is not ready: phase {known.phase}", "try again when vmbatch ps shows run")
     place = os.path.join(sshargs.HANDOVER, slug(known.job))
     try:
         with open(os.path.join(place, "record"), "rb") as opened:

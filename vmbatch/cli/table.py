@@ -66,7 +66,7 @@ def _colour(column: str, text: str, colours: dict[str, dict[str, str]], *, first
 
 def _line(cells: list[str], styles: list[str]) -> str:
     cells[-1] = cells[-1].rstrip()
-    return _GAP.join(styled(cell, style) for cell, style in zip(cells, styles, strict=True))
+    return _GAP.join(styled(cell, style) for cell, style in zip(cells, styles, strict=True)).rstrip()
 
 
 def styled(text: str, style: str) -> str:

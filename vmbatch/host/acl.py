@@ -13,7 +13,7 @@ _READ_SEARCH, _ALL = 5, 7
 
 
 def let_read(directory: str | int, uid: int) -> None:
-    """Only root can change the directory, and only root and `uid` can list and enter it. OSError where there are no such lists."""
+    """Only root can change the directory, only root and `uid` can list and enter it. OSError where there are no such lists."""
     entries = ((_USER_OBJ, _ALL, _NOBODY), (_USER, _READ_SEARCH, uid), (_GROUP_OBJ, 0, _NOBODY),
                (_MASK, _READ_SEARCH, _NOBODY), (_OTHER, 0, _NOBODY))
     os.setxattr(directory, _NAME, struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries))

@@ -1,4 +1,4 @@
-"""A file that grows: its end, and what comes after it. One that is begun anew, under its name or in place, is read from its start."""
+"""A file that grows: its end, and what comes after it. One that is begun anew is read from its start."""
 
 import os
 from collections.abc import Iterator

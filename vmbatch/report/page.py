@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import os
+import re
 import time
 from collections.abc import Iterable
 
@@ -34,9 +35,7 @@ def page(records: Iterable[Record], now: float) -> str:
         "CAUSES": _causes(causes(every)),
         "DATA": _script({"phases": PHASES, "jobs": [_job(record) for record in shown]}),
     }
-    for name, text in parts.items():  # DATA, in which anything may stand, comes last
-        form = form.replace(f"@{name}@", text, 1)
-    return form
+    return re.sub("@([A-Z]+)@", lambda match: parts[match[1]], form)
 
 
 def _several(names: list[str]) -> str:
