@@ -172,13 +172,16 @@ def keep(job: str, duration: str, why: str) -> None:
 
 
 @main.command()
-def kept() -> None:
+@click.option("--json", "as_json", is_flag=True, help="one JSON object a line")
+def kept(as_json: bool) -> None:
     """Show what is kept of failed jobs on this node: job, user, until when, where, why, and which images are below the disks.
 
     \b
     Example: vmbatch kept
     """
     import os
+
+    import msgspec
 
     from .. import journal
     from .. import trace as traces
@@ -189,9 +192,15 @@ def kept() -> None:
     images = {guest.begin.token: guest.begin.images for guest in traces.guests(_config().log_trace)} if found else {}
     for _, start, resources, left in found:
         places = [owned.path for owned in resources if isinstance(owned, Directory) and os.path.isdir(owned.path)]
+        below = images.get(start.token, ())
+        if as_json:
+            said = {"job": start.job, "token": start.token, "user": start.user, "queue": start.queue, "until": left.until,
+                    "why": left.why, "places": places, "images": below}
+            click.echo(msgspec.json.encode(said).decode())
+            continue
         click.echo(f"{start.job} of {start.user} until {clock.for_people(left.until)} in {' '.join(places)}: {left.why}")
-        for below in images.get(start.token, ()):
-            click.echo(f"  {described(below)}")
+        for each in below:
+            click.echo(f"  {described(each)}")
 
 
 @main.command()

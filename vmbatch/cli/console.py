@@ -35,15 +35,15 @@ def console(job: str, follow: bool, write: bool, raw: bool) -> None:
 
     require_root("a guest's console", "when a start fails, your job's stderr has its last lines")
     config = load_config()
-    path, domain = _chosen(job, config)
+    name, path, domain = _chosen(job, config)
     show = (lambda data: data) if raw else Plain().feed
     if write:
         if domain is None:
-            raise NodeError(f"job {job} has no guest any more", "leave out --write for what it has said")
+            raise NodeError(f"job {name} has no guest now", "leave out --write for what it has said")
         _talk(domain, raw)
         return
     if not os.path.exists(path):
-        raise NodeError(f"the guest of job {job} has said nothing yet: there is no {path}")
+        raise NodeError(f"the guest of job {name} has said nothing: there is no {path}")
     said = read_tail(path)
     click.echo(show(said), nl=False)
     if not follow or domain is None:
@@ -60,8 +60,8 @@ def console(job: str, follow: bool, write: bool, raw: bool) -> None:
         file.wait(_LOOK_SECONDS)
 
 
-def _chosen(job: str, config: Config) -> tuple[str, Domain | None]:
-    """(log of the console, domain) of a job that has a guest; of one whose disks are kept there is no domain. VmBatchError."""
+def _chosen(job: str, config: Config) -> tuple[str, str, Domain | None]:
+    """(job id, log of the console, domain) of a job that has a guest; of one whose disks are kept there is no domain. VmBatchError."""
     import os
 
     from .. import journal, status
@@ -75,7 +75,7 @@ def _chosen(job: str, config: Config) -> tuple[str, Domain | None]:
         if known is not None:
             found[each.job] = known[0], next((owned for owned in known[1] if isinstance(owned, Domain)), None)
     start, domain = found[status.chosen(job, found)]
-    return os.path.join(config.spool_directory, f"{slug(start.job)}.{start.token}", "console.log"), domain
+    return start.job, os.path.join(config.spool_directory, f"{slug(start.job)}.{start.token}", "console.log"), domain
 
 
 def _talk(domain: Domain, raw: bool) -> None:

@@ -161,11 +161,17 @@ def _show_live(known: Status, config: Config | None) -> None:
     _lines([
         ("job", known.job), ("user", known.user), ("queue", f"{known.queue} ({known.batch})"), ("node", known.node),
         ("phase", f"{phase_of(known)}, for {table.duration(known.since())}"),
-        ("guest", guest), ("address", known.address), ("size", f"{known.cores} cores, {table.size(known.memory)} of memory"),
+        ("guest", guest), ("address", known.address), ("size", _size(known.cores, known.memory)),
         ("template", known.template), ("started", f"{for_people(known.started)}, {table.duration(known.age())} ago"),
         ("ending", known.why), *_places(known, config),
     ])
     _show_phases(record, known.phase)
+
+
+def _size(cores: int, memory: int) -> str:
+    from . import table
+
+    return f"{cores} {'core' if cores == 1 else 'cores'}, {table.size(memory)} of memory" if cores else ""
 
 
 def _state(known: Status) -> str:
@@ -202,7 +208,7 @@ def _show_record(record: Record) -> None:
         ("outcome", record.outcome + (f" ({whose})" if whose else "")), ("why", record.why),
         ("status", "" if record.status is None else str(record.status)),
         ("guest", record.guest), ("address", record.address),
-        ("size", f"{record.cores} cores, {table.size(record.memory)} of memory" if record.cores else ""),
+        ("size", _size(record.cores, record.memory)),
         ("template", record.template), ("started", for_people(record.started)), ("ended", for_people(record.ended)),
     ])
     _show_phases(record, "")
@@ -218,12 +224,12 @@ def _show_phases(record: Record, now: str) -> None:
     for name in PHASES:
         if name in record.seconds:
             if name == "run":
-                rows.append(("provisioning", table.duration(record.provisioning), ""))
-            steps = [f"{span.step} {table.duration(span.seconds)}" for span in record.steps if _is_of(span.step, name)]
-            rows.append((name, table.duration(record.seconds[name]), "now" if name == now else
+                rows.append(("provisioning", table.seconds(record.provisioning), ""))
+            steps = [f"{span.step} {table.seconds(span.seconds)}" for span in record.steps if _is_of(span.step, name)]
+            rows.append((name, table.seconds(record.seconds[name]), "now" if name == now else
                          ", ".join(steps) if len(steps) > 1 else ""))
     if "run" not in record.seconds:
-        rows.append(("provisioning", table.duration(record.provisioning), ""))
+        rows.append(("provisioning", table.seconds(record.provisioning), ""))
     if QUEUE not in record.seconds:
         rows.insert(0, (QUEUE, "-", "the batch system does not tell"))
     table.show(("PHASE", "TIME", "STEPS"), rows, right=("TIME",), elastic="STEPS", colours={"PHASE": {"provisioning": "bold"}})
@@ -248,6 +254,7 @@ def log(job: str, follow: bool, count: int | None) -> None:
     import os
 
     from .. import status
+    from ..errors import NodeError
     from ..hooked import load_config
     from ..host import tail
     from ..job import slug
@@ -258,6 +265,8 @@ def log(job: str, follow: bool, count: int | None) -> None:
     logged = [name.removesuffix(".log") for name in _names(directory) if name.endswith(".log")]
     name = status.chosen(_slug(job), [*live, *logged])
     path = os.path.join(directory, f"{name}.log")
+    if not follow and not os.path.exists(path):
+        raise NodeError(f"there is no {path} yet")
     file = tail.Tail(path, count)
     while True:
         over = not follow or all(slug(each.job) != name for each in status.look())

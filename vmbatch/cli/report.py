@@ -90,7 +90,7 @@ def _print(records: list[Record], groups: list[Group], causes: list[Cause]) -> N
             continue
         whole = max([row.p50 for row in group.rows if row.phase == "provisioning"], default=0.0) or 1.0
         table.show(("PHASE", "JOBS", "P50", "P90", "P99", "MOST", "P50 OF PROVISIONING"),
-                   [(row.phase, str(row.jobs), *map(_seconds, (row.p50, row.p90, row.p99, row.most)),
+                   [(row.phase, str(row.jobs), *map(table.seconds, (row.p50, row.p90, row.p99, row.most)),
                      _bar(row.phase, row.p50 / whole)) for row in group.rows],
                    right=("JOBS", "P50", "P90", "P99", "MOST"), spare=("P50 OF PROVISIONING",),
                    colours={"PHASE": {"provisioning": "bold"}})
@@ -100,12 +100,6 @@ def _print(records: list[Record], groups: list[Group], causes: list[Cause]) -> N
         table.show(("CODE", "FAULT", "STARTS", "LAST", "JOB", "WHAT FAILED"),
                    [(cause.code or "-", cause.fault, str(cause.starts), for_people(cause.last)[:16], cause.job,
                      table.plain(cause.what)) for cause in causes], right=("STARTS",), elastic="WHAT FAILED")
-
-
-def _seconds(value: float) -> str:
-    from . import table
-
-    return f"{value:.2f}s" if value < 9.995 else f"{value:.1f}s" if value < 59.95 else table.duration(value)
 
 
 def _bar(phase: str, share: float) -> str:

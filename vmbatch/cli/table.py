@@ -94,6 +94,11 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 86400}d{whole % 86400 // 3600:02}h"
 
 
+def seconds(value: float) -> str:
+    """As `duration`, with more of a second: `0.29s`, `14.5s`."""
+    return f"{value:.2f}s" if value < 9.995 else f"{value:.1f}s" if value < 59.95 else duration(value)
+
+
 def size(value: int) -> str:
     """Of memory: `512M`, `1.5G`."""
     return f"{value >> 20}M" if value < 1 << 30 else f"{value / (1 << 30):.1f}".removesuffix(".0") + "G"

@@ -76,7 +76,7 @@ def _seconds(value: float) -> str:
         return f"{value:.2f} s"
     if value < 99.95:
         return f"{value:.1f} s"
-    return f"{value:,.0f} s" if value < 3600 else f"{value / 3600:.1f} h"
+    return f"{value / 60:.1f} min" if value < 3600 else f"{value / 3600:.1f} h"
 
 
 def _table(group: Group) -> str:
