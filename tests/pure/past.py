@@ -41,13 +41,15 @@ def month(starts: int = 400, days: float = 2.0) -> list[history.Record]:
     free: dict[tuple[str, int], float] = {}
     made = []
     for number in range(starts):
-        template, boot, run = dice.choice((("debian", 9.0, 1800.0), ("debian", 9.0, 600.0), ("cernvm", 21.0, 5400.0), ("el9", 14.0, 3600.0)))
+        template, boot, run = dice.choice((("debian", 9.0, 1800.0), ("debian", 9.0, 600.0), ("cernvm", 21.0, 5400.0),
+                                           ("el9", 14.0, 3600.0)))
         node = dice.choice(("node1", "node1", "node2"))
         lane = min(range(6), key=lambda each: free.get((node, each), 0.0))
         at = max(free.get((node, lane), 0.0), number * days * 86400 / starts) + dice.expovariate(1 / 40)
         lengths = [("begin", 0.02), ("admission", dice.expovariate(1 / 0.05)), ("images", dice.choice((0.01, 0.01, 0.01, 24.0)) *
                    dice.uniform(0.7, 1.4)), ("disks", 0.06 * dice.uniform(0.5, 2)), ("context", 0.12 * dice.uniform(0.8, 1.5)),
-                   ("network filter", 0.3), ("start", 0.35 * dice.uniform(0.8, 1.6)), ("boot", boot * dice.lognormvariate(0, 0.18)),
+                   ("network filter", 0.3), ("start", 0.35 * dice.uniform(0.8, 1.6)),
+                   ("boot", boot * dice.lognormvariate(0, 0.18)),
                    ("login", 0.9 * dice.uniform(0.7, 1.8)), ("ready", 0.05), ("run", run * dice.lognormvariate(0, 0.7)),
                    ("epilogue", 0.1), ("release", 0.5 * dice.uniform(0.7, 2))]
         failure = dice.choices((None, *FAILURES), (94, 3, 2, 1))[0]

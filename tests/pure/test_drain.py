@@ -32,7 +32,7 @@ def test_drained_and_back(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drain.check()
     monkeypatch.setenv("SUDO_USER", "carol")
     assert ask("drain", "--why", "new disks") == (0, "this node is drained: no job has a guest here\n")
-    with pytest.raises(BusyError, match="this node takes no new jobs with guests: drained by carol at .*: new disks"):
+    with pytest.raises(BusyError, match=r"this node takes no new jobs with guests: drained by carol at .*: new disks"):
         drain.check()
     assert place.stat().st_mode & 0o777 == 0o644, "users see why, too"
     monkeypatch.setattr(status, "look", lambda: [STATUS])

@@ -17,8 +17,8 @@ from .sample import OTHER_TOKEN
 
 def test_a_start_that_ran() -> None:
     made = record()
-    assert made.seconds == {"queue": 7.5, "admission": 0.5, "image": 0.5, "disks": 0.5, "context": 0.5, "boot": 11.0, "ready": 1.5,
-                            "run": 60.0, "epilogue": 1.5}
+    assert made.seconds == {"queue": 7.5, "admission": 0.5, "image": 0.5, "disks": 0.5, "context": 0.5, "boot": 11.0,
+                            "ready": 1.5, "run": 60.0, "epilogue": 1.5}
     assert (made.provisioning, made.running) == (14.5, 60.0)
     assert (made.outcome, made.status, made.why, made.failure) == ("ran", 0, "its epilogue has run", None)
     assert (made.started, made.ended) == (MOMENT, MOMENT + 76)

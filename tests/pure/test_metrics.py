@@ -76,8 +76,9 @@ def test_the_form(place: Path) -> None:
     for line in text.splitlines():
         if line.startswith("# HELP "):
             family = line.split()[2]
+        labels = r'(\{[a-z]+="[^"]*"(,[a-z]+="[^"]*")*\})?'
         assert re.fullmatch(rf"# (HELP {family} [A-Z].*\.|TYPE {family} (gauge|counter|histogram))"
-                            rf"|{family}(_bucket|_sum|_count)?(\{{[a-z]+=\"[^\"]*\"(,[a-z]+=\"[^\"]*\")*\}})? [0-9.e+]+", line), line
+                            rf"|{family}(_bucket|_sum|_count)?{labels} [0-9.e+]+", line), line
     kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
     assert all(name.endswith("_total") == (kind == "counter") for name, kind in kinds.items())
     buckets = [float(value) for value in re.findall(r'vmbatch_provisioning_seconds_bucket\{.*\} (\S+)', text)]

@@ -43,8 +43,8 @@ def test_groups() -> None:
     failed = record(outcome="failed", failure=Failure("VB301", "node", "x"), seconds={"image": 999.0}, token=OTHER_TOKEN)
     [first, second] = groups([record(), record(provisioning=20.5), failed, record(node="node2")])
     assert (first.template, first.node, first.starts, first.ran, first.failed) == ("debian", "node1", 3, 2, 1)
-    assert [row.phase for row in first.rows] == ["queue", "admission", "image", "disks", "context", "boot", "ready", "provisioning",
-                                                 "run", "epilogue"]
+    assert [row.phase for row in first.rows] == ["queue", "admission", "image", "disks", "context", "boot", "ready",
+                                                 "provisioning", "run", "epilogue"]
     rows = {row.phase: row for row in first.rows}
     assert rows["provisioning"] == Row("provisioning", 2, 17.5, 19.9, 20.44, 20.5)
     assert rows["image"].most == 0.5, "what was cut short has no part in it"
@@ -55,7 +55,8 @@ def test_groups() -> None:
 
 
 def test_causes() -> None:
-    made = [record(failure=Failure("VB301", "node", f"server {number}"), ended=number, job=f"{number}.vm") for number in (1, 3, 2)]
+    made = [record(failure=Failure("VB301", "node", f"server {number}"), ended=number, job=f"{number}.vm")
+            for number in (1, 3, 2)]
     made.append(record(failure=Failure("", "site", "no code yet")))
     found = causes([record(), *made])
     assert [(cause.code, cause.fault, cause.starts, cause.job, cause.what) for cause in found] == [
@@ -141,9 +142,10 @@ def test_a_page_without_jobs() -> None:
 
 
 def test_a_page_does_not_grow_for_ever() -> None:
-    many = [record(started=MOMENT + number, token=f"{number:032x}", job=f"{number}.vm", steps=()) for number in range(MOST_JOBS + 5)]
+    many = [record(started=MOMENT + number, token=f"{number:032x}", job=f"{number}.vm", steps=())
+            for number in range(MOST_JOBS + 5)]
     text = page(many, MOMENT)
-    assert [job["job"] for job in data_of(text)["jobs"]][0] == "5.vm"
+    assert data_of(text)["jobs"][0]["job"] == "5.vm"
     assert f"the pictures have the last {MOST_JOBS:,} of {MOST_JOBS + 5:,} starts" in text
     assert f"<b>{MOST_JOBS + 5:,}</b><span>starts</span>" in text
 

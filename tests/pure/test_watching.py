@@ -21,9 +21,10 @@ from .past import status as like
 from .sample import OTHER_TOKEN
 
 HERE = clock.this_process()
-STARTING = like(job="43.vm", token=OTHER_TOKEN, user="bob", uid=1501, steps=(Step("begin", 100.0), Step("images", 100.5)), owner=HERE,
-                guest="", address="", started=MOMENT + 100, cores=1, memory=3 << 29)
-DEAD = like(job="440.vm", token="e" * 32, user="bob", uid=1501, started=MOMENT + 200, owner=clock.ProcessIdentity(HERE.pid, 0, "x"),
+STARTING = like(job="43.vm", token=OTHER_TOKEN, user="bob", uid=1501, steps=(Step("begin", 100.0), Step("images", 100.5)),
+                owner=HERE, guest="", address="", started=MOMENT + 100, cores=1, memory=3 << 29)
+DEAD = like(job="440.vm", token="e" * 32, user="bob", uid=1501, started=MOMENT + 200,
+            owner=clock.ProcessIdentity(HERE.pid, 0, "x"),
             steps=(Step("begin", 100.0), Step("boot", 103.0)), guest="vmbatch-440.vm-eeeeeeee", address="")
 RUNNING = like(steps=STATUS.steps[:-2], owner=HERE)
 
@@ -66,7 +67,8 @@ def test_ps(golden: Callable[[str, str], None]) -> None:
 @pytest.mark.usefixtures("bob")
 def test_ps_of_a_user() -> None:
     code, text = ask("ps")
-    assert (code, [line.split()[:3] for line in text.splitlines()[1:]]) == (0, [["43.vm", "bob", "image"], ["440.vm", "bob", "dead"]])
+    rows = [line.split()[:3] for line in text.splitlines()[1:]]
+    assert (code, rows) == (0, [["43.vm", "bob", "image"], ["440.vm", "bob", "dead"]])
 
 
 def test_ps_for_programs() -> None:
@@ -108,8 +110,7 @@ def test_show_what_is_over(place: Path, golden: Callable[[str, str], None]) -> N
         seconds={"admission": 0.1, "image": 30.0}, provisioning=30.1, queue="vm", guest="", address="", status=None,
         why="it could not start: \x1b[2Jno server answers", steps=()))
     golden("show-over.txt", "\n".join(ask("show", job)[1] for job in ("7", "8.vm")))
-    code, text = ask("show", "7", "--json")
-    assert msgspec.json.decode(text, type=history.Record) == record(job="7.vm", token="7" * 32)
+    assert msgspec.json.decode(ask("show", "7", "--json")[1], type=history.Record) == record(job="7.vm", token="7" * 32)
     assert ask("show", "9")[0] == 1
 
 
@@ -136,11 +137,13 @@ def test_console(place: Path) -> None:
     (spool / "console.log").write_bytes(b"login: \x1b[2Jowned\r\n$ ")
     assert ask("console", "42") == (0, "login: owned\n$ \n")
     assert ask("console", "42", "--raw") == (0, "login: \x1b[2Jowned\n$ \n")
-    assert ask("console", "42", "--write") == (1, "vmbatch: job 42.vm has no guest now (leave out --write for what it has said)\n")
+    assert ask("console", "42", "--write") == (
+        1, "vmbatch: job 42.vm has no guest now (leave out --write for what it has said)\n")
     assert ask("console", "43")[0] == 1
 
 
 def test_ssh_to_what_is_not_ready() -> None:
-    assert ask("ssh", "43") == (1, "vmbatch: the guest of job 43.vm is not ready: phase image (try again when vmbatch ps shows run)\n")
+    assert ask("ssh", "43") == (
+        1, "vmbatch: the guest of job 43.vm is not ready: phase image (try again when vmbatch ps shows run)\n")
     code, text = ask("ssh", "42", "--", "ls", "--color")
     assert (code, text[:30]) == (1, "vmbatch: job 42.vm is over: [E")

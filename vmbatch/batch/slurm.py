@@ -212,8 +212,10 @@ def _allocation(environ: Mapping[str, str], job_id: str) -> tuple[int | None, fl
 
 def _moment(text: str) -> float | None:
     """A time as Slurm's commands write it, in the node's time zone: `2024-02-29T13:00:00`, or `Unknown`, `N/A`."""
-    match = re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}", text)
-    return None if match is None else time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
+    try:
+        return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
+    except (ValueError, OverflowError):
+        return None
 
 
 def _state(environ: Mapping[str, str], job_id: str) -> str | None:

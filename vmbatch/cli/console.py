@@ -61,7 +61,7 @@ def console(job: str, follow: bool, write: bool, raw: bool) -> None:
 
 
 def _chosen(job: str, config: Config) -> tuple[str, str, Domain | None]:
-    """(job id, log of the console, domain) of a job that has a guest; of one whose disks are kept there is no domain. VmBatchError."""
+    """(job id, log of the console, domain) of a job that has a guest, or whose disks are kept: then without. VmBatchError."""
     import os
 
     from .. import journal, status

@@ -199,7 +199,6 @@ def _places(known: Status, config: Config | None) -> list[tuple[str, str]]:
 
 def _show_record(record: Record) -> None:
     from ..host.clock import for_people
-    from . import table
 
     failure = record.failure
     whose = "" if failure is None else ", ".join(filter(None, (failure.code, f"the {failure.fault}'s fault")))

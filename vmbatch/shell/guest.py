@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 ENDED = 253
 """Exit status: the guest has ended under its job."""
-HUNG = 252
-"""Exit status: the node has ended the guest, which had hung."""
+ENDED_HERE = 252
+"""Exit status: the node has ended the guest, and says why."""
 VERDICT = "verdict"
 """What the node has to say of the guest's end: a file of root's in the hand-over directory."""
 
@@ -55,4 +55,4 @@ class Guest:
             say("the job's guest has ended before its job: it has crashed, was shut down from inside, or was ended on the node")
             return ENDED
         say(text)
-        return HUNG
+        return ENDED_HERE
