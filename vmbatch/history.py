@@ -91,11 +91,11 @@ def _round(seconds: float) -> float:
 
 
 def write(directory: str, record: Record) -> None:
-    """Adds a line, for good; without a directory there is no history. NodeError."""
+    """Adds a line; without a directory there is no history. NodeError."""
     if not directory:
         return
     try:
-        jsonlines.append(directory, NAME, msgspec.json.encode(record))
+        jsonlines.append(directory, NAME, msgspec.json.encode(record), durable=False)
     except OSError as error:
         raise NodeError(f"{os.path.join(directory, NAME)} cannot be written: {error.strerror}",
                         "see [log] history in vmbatch.conf") from None

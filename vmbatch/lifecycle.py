@@ -89,7 +89,7 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
         admission.check(claimed, granted, here)
         sweep.journals(config, log, dry_run=False, patience=deadline.earlier(_SWEEP_SECONDS))
         book = _take(start, deadline, config, log)
-    board = Board(_status(job, form, granted, start), log.detail)
+    board = Board.new(_status(job, form, granted, start), log.detail)
     log.tell(board.step)
     over = wanted.ask(system, call, start, config, log)
     gathered = facts.Gathered()

@@ -1,7 +1,7 @@
 """What each start of a job is doing now, for people: a file for each start, which its user can read, too.
 
-The journal's first line stands for it: it is made after the journal, and removed before it. It is no proof of anything, and
-trouble with it never stops a job.
+The file has a line for the start and one for each change. The journal's first line stands for it: it is made after the journal,
+and removed before it. It is no proof of anything, and trouble with it never stops a job.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import os
 import pwd
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import msgspec
 
@@ -104,29 +105,33 @@ class Board:
     """The status of a start as its hook goes on: whatever is learned is shown at once."""
 
     def __init__(self, status: Status, say: Callable[[str], None] = lambda _: None) -> None:
-        """`say` is told once if nothing can be shown."""
-        self.status = status
+        """Of a start that is shown already; `say` is told once if something cannot be shown."""
+        self._path = path_of(status.user, status.job, status.token)
         self._say: Callable[[str], None] | None = say
-        self._show(make_place)
+
+    @classmethod
+    def new(cls, status: Status, say: Callable[[str], None] = lambda _: None) -> Board:
+        """Of a start that has just begun."""
+        board = cls(status, say)
+        board._try(lambda: write(status))
+        return board
 
     def step(self, name: str) -> None:
         """A step begins."""
-        self.learn(steps=(*self.status.steps, Step(name, clock.uptime())))
+        self._try(lambda: _append(self._path, Step(name, clock.uptime())))
 
     def learn(self, **changes: object) -> None:
         """Fields of the status that are known by now."""
-        self.status = msgspec.structs.replace(self.status, **changes)
-        self._show()
+        self._try(lambda: _append(self._path, changes))
 
     def failed(self, error: BaseException, *, cancelled: bool) -> None:
         """Why the start is over."""
         known = error if isinstance(error, VmBatchError) else NodeError(f"a defect in VmBatch: {type(error).__name__}")
         self.learn(cancelled=cancelled, failure=None if cancelled else failure_of(known))
 
-    def _show(self, before: Callable[[Status], None] = lambda _: None) -> None:
+    def _try(self, show: Callable[[], None]) -> None:
         try:
-            before(self.status)
-            write(self.status)
+            show()
         except (OSError, VmBatchError) as error:
             if self._say is not None:
                 self._say(f"vmbatch ps does not see what this job does: {error}")
@@ -145,18 +150,27 @@ def path_of(user: str, job_id: str, token: str) -> str:
     return os.path.join(DIRECTORY, user, f"{slug(job_id)}.{token}")
 
 
-def make_place(status: Status) -> None:
-    """The directory of a user's jobs, which the user can list; where the file system has no such lists, only root sees them."""
-    place = os.path.dirname(path_of(status.user, status.job, status.token))
+def write(status: Status) -> None:
+    """The first line of a start's file, in a directory that its user can list. OSError, VmBatchError.
+
+    Where the file system has no access control lists, only root can.
+    """
+    path = path_of(status.user, status.job, status.token)
+    place = os.path.dirname(path)
     file.make_state_directory(DIRECTORY, 0o711)
     file.make_state_directory(place, 0o700)
     with contextlib.suppress(OSError):
         acl.let_read(place, status.uid)
+    file.write_new(path, msgspec.json.encode(status) + b"\n", 0o444)
 
 
-def write(status: Status) -> None:
-    """Puts it in place of what was known before. OSError, VmBatchError."""
-    file.replace(path_of(status.user, status.job, status.token), msgspec.json.encode(status), 0o444)
+def _append(path: str, change: Step | dict[str, object]) -> None:
+    """A further line: a step, or fields that have changed; on a line of its own even if a full disk has torn one. OSError."""
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.write(fd, b"\n" + msgspec.json.encode(change) + b"\n")
+    finally:
+        os.close(fd)
 
 
 def read(user: str, job_id: str, token: str) -> Status | None:
@@ -165,10 +179,20 @@ def read(user: str, job_id: str, token: str) -> Status | None:
 
 
 def _read(path: str) -> Status | None:
+    """The first line with what the others change; one that is not whole is passed over."""
     try:
         with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as opened:
-            return msgspec.json.decode(opened.read(_SIZE_LIMIT), type=Status)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            first, *others = opened.read(_SIZE_LIMIT).split(b"\n")[:-1]
+        found = msgspec.json.decode(first, type=dict[str, Any])
+        for line in others:
+            with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+                change = msgspec.json.decode(line, type=list[Any] | dict[str, Any])
+                if isinstance(change, list):
+                    found["steps"].append(change)
+                else:
+                    found.update(change)
+        return msgspec.convert(found, type=Status)
+    except (OSError, ValueError, msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError):
         return None
 
 

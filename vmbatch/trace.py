@@ -112,7 +112,7 @@ def write(directory: str, event: Event) -> None:
     if not directory:
         return
     try:
-        jsonlines.append(directory, NAME, msgspec.json.encode(event))
+        jsonlines.append(directory, NAME, msgspec.json.encode(event), durable=True)
     except OSError as error:
         raise NodeError(f"the trace {os.path.join(directory, NAME)} cannot be written: {error.strerror}",
                         "see [log] trace in vmbatch.conf") from None

@@ -10,7 +10,7 @@ import pytest
 from vmbatch import phase, status
 from vmbatch.errors import EndedError, JobError, NodeError
 from vmbatch.host import clock
-from vmbatch.status import Board, Step
+from vmbatch.status import Board, Failure, Step
 
 from .past import STATUS
 from .past import status as like
@@ -25,7 +25,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_what_is_written_is_read() -> None:
-    Board(STATUS)
+    Board.new(STATUS)
     assert status.read("alice", "42.vm", TOKEN) == STATUS
     assert status.look() == [STATUS]
     status.remove("alice", "42.vm", TOKEN)
@@ -36,7 +36,7 @@ def test_what_is_written_is_read() -> None:
 
 def test_who_can_read_it(place: Path) -> None:
     """Root, and the user, who is in the list alone; names of others are not to be seen."""
-    Board(STATUS)
+    Board.new(STATUS)
     assert stat.S_IMODE(place.stat().st_mode) == 0o711
     entries = os.getxattr(place / "alice", "system.posix_acl_access")[4:]
     found = {(entries[at], entries[at + 2], int.from_bytes(entries[at + 4:at + 8], "little")) for at in range(0, len(entries), 8)}
@@ -47,16 +47,16 @@ def test_who_can_read_it(place: Path) -> None:
 
 def test_an_account_that_has_come_anew(place: Path) -> None:
     """The same name with another number: the list says so from the next start on."""
-    Board(STATUS)
-    Board(like(uid=1600, token=OTHER_TOKEN))
+    Board.new(STATUS)
+    Board.new(like(uid=1600, token=OTHER_TOKEN))
     entries = os.getxattr(place / "alice", "system.posix_acl_access")
     assert (1600).to_bytes(4, "little") in entries
     assert (1500).to_bytes(4, "little") not in entries
 
 
 def test_a_user_sees_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    Board(STATUS)
-    Board(like(user="bob", uid=1501, job="43.vm", token=OTHER_TOKEN))
+    Board.new(STATUS)
+    Board.new(like(user="bob", uid=1501, job="43.vm", token=OTHER_TOKEN))
     assert [each.job for each in status.look()] == ["42.vm", "43.vm"]
     monkeypatch.setattr(os, "geteuid", lambda: 1501)
     bob = pwd.struct_passwd(("bob", "x", 1501, 1501, "", "/home/bob", "/bin/sh"))
@@ -65,7 +65,7 @@ def test_a_user_sees_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_damaged_file_is_passed_over(place: Path) -> None:
-    Board(STATUS)
+    Board.new(STATUS)
     (place / "alice/half").write_bytes(b'{"job":')
     (place / "alice/link").symlink_to("/etc/passwd")
     (place / "alice/.42.vm.new").write_bytes(b"")
@@ -82,39 +82,57 @@ def test_no_path_out_of_names(user: str, job: str, token: str) -> None:
         status.path_of(user, job, token)
 
 
+def shown() -> status.Status:
+    found = status.read("alice", "42.vm", TOKEN)
+    assert found is not None
+    return found
+
+
 def test_a_board_tells_as_it_goes() -> None:
-    board = Board(like(steps=status.begin(), guest="", address=""))
-    assert (board.status.phase, board.status.running) == ("admission", False)
+    board = Board.new(like(steps=status.begin(), guest="", address=""))
+    assert (shown().phase, shown().running) == ("admission", False)
     board.step("boot")
     board.learn(guest="vmbatch-42.vm-0")
-    shown = status.read("alice", "42.vm", TOKEN)
-    assert shown is not None
-    assert (shown.phase, shown.guest, [step.name for step in shown.steps]) == ("boot", "vmbatch-42.vm-0", ["begin", "boot"])
+    assert (shown().phase, shown().guest, [step.name for step in shown().steps]) == ("boot", "vmbatch-42.vm-0", ["begin", "boot"])
+    Board(shown()).learn(why="an admin")
     board.step("run")
-    assert board.status.running
+    assert (shown().running, shown().why) == (True, "an admin"), "nobody undoes what another one says"
 
 
 def test_why_a_start_is_over() -> None:
-    board = Board(STATUS)
+    board = Board.new(STATUS)
     board.failed(NodeError("no room" * 100), cancelled=False)
-    assert board.status.failure is not None
-    assert (board.status.failure.fault, board.status.failure.what) == ("node", ("no room" * 100)[:300])
+    assert shown().failure == Failure("", "node", ("no room" * 100)[:300])
     board.failed(EndedError("ended"), cancelled=True)
-    assert status.read("alice", "42.vm", TOKEN) == like(cancelled=True)
+    assert shown() == like(cancelled=True)
     board.failed(ZeroDivisionError("secret"), cancelled=False)
-    assert board.status.failure is not None
-    assert board.status.failure.what == "a defect in VmBatch: ZeroDivisionError"
+    assert shown().failure == Failure("", "node", "a defect in VmBatch: ZeroDivisionError")
 
 
 def test_trouble_is_said_once_and_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vmbatch.host.file.replace", full)
+    monkeypatch.setattr("vmbatch.host.file.write_new", full)
     said: list[str] = []
-    board = Board(STATUS, said.append)
+    board = Board.new(STATUS, said.append)
     board.step("run")
     assert said == ["vmbatch ps does not see what this job does: [Errno 28] No space left on device"]
+
+
+@pytest.mark.parametrize("torn", [b'["boot", 1', b'{"guest": "x', b"\xff", b'{"steps": 3}\n["boot", 2.0]'])
+def test_a_torn_line_is_passed_over(place: Path, torn: bytes) -> None:
+    """As a full /run leaves it."""
+    board = Board.new(STATUS)
+    [path] = (place / "alice").iterdir()
+    with path.open("ab") as opened:
+        opened.write(torn)
+    if torn.startswith(b'{"steps"'):
+        assert status.look() == []
+        return
+    assert shown() == STATUS
+    board.step("run")
+    assert [step.name for step in shown().steps[len(STATUS.steps):]] == ["run"]
 
 
 def test_ages(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     text = f"[log]\nhistory = '{tmp_path}/history'\ndirectory = '{tmp_path}/log'\n[spool]\ndirectory = '{tmp_path}/spool'\n"
     monkeypatch.setattr(hooked, "load_config", lambda: config.parse(text.encode(), "test"))
     for each in (RUNNING, STARTING, DEAD):
-        Board(each)
+        Board.new(each)
     return tmp_path
 
 
@@ -147,3 +147,11 @@ def test_ssh_to_what_is_not_ready() -> None:
         1, "vmbatch: the guest of job 43.vm is not ready: phase image (try again when vmbatch ps shows run)\n")
     code, text = ask("ssh", "42", "--", "ls", "--color")
     assert (code, text[:30]) == (1, "vmbatch: job 42.vm is over: [E")
+
+
+def test_shells_complete_jobs() -> None:
+    from click.shell_completion import BashComplete
+
+    for command in ("show", "log", "console", "ssh", "kill"):
+        found = BashComplete(main, {}, "vmbatch", "_VMBATCH_COMPLETE").get_completions([command], "43")
+        assert [item.value for item in found] == ["43.vm"], command

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .job import complete
+
 if TYPE_CHECKING:
     from ..config import Config
     from ..hypervisor.domain import Domain
@@ -15,7 +17,7 @@ _END = b"\x1d"
 
 
 @click.command()
-@click.argument("job")
+@click.argument("job", shell_complete=complete)
 @click.option("-f", "--follow", is_flag=True, help="go on with what the guest says, until it is gone")
 @click.option("--write", is_flag=True, help="type into the console, by Ctrl-] out of it again")
 @click.option("--raw", is_flag=True, help="with the guest's escape sequences, which can do harm to a terminal")

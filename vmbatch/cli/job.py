@@ -19,6 +19,17 @@ PHASE_COLOURS = {"run": "green", "epilogue": "magenta", "dead": "red", **dict.fr
     ("admission", "image", "disks", "context", "boot", "ready"), "cyan")}
 
 
+def complete(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
+    """For shells: the jobs whose id begins so."""
+    from .. import status
+    from ..errors import VmBatchError
+
+    try:
+        return [each.job for each in status.look() if each.job.startswith(begun)]
+    except VmBatchError:
+        return []
+
+
 def require_root(what: str, hint: str = "") -> None:
     """JobError for others."""
     import os
@@ -102,7 +113,7 @@ def _unseen(jobs: list[Status]) -> Iterator[Start]:
 
 
 @click.command()
-@click.argument("job")
+@click.argument("job", shell_complete=complete)
 @click.option("--json", "as_json", is_flag=True, help="a JSON object")
 def show(job: str, as_json: bool) -> None:
     """Show all that is known of a job: its guest, its phases and their seconds. For root also of one that is over.
@@ -241,7 +252,7 @@ def _is_of(step: str, phase: str) -> bool:
 
 
 @click.command()
-@click.argument("job")
+@click.argument("job", shell_complete=complete)
 @click.option("-f", "--follow", is_flag=True, help="go on with what is written, until the job is over")
 @click.option("-n", "--lines", "count", type=click.IntRange(0), help="only so many lines at the end")
 def log(job: str, follow: bool, count: int | None) -> None:
@@ -291,7 +302,7 @@ def _names(directory: str) -> list[str]:
 
 
 @click.command()
-@click.argument("job")
+@click.argument("job", shell_complete=complete)
 @click.option("--why", default="", help="a note for the user and the log")
 def kill(job: str, why: str) -> None:
     """End the guest of a job at once. The job ends as if its guest had died; its epilogue removes the rest. For root.

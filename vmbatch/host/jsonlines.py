@@ -13,17 +13,19 @@ from . import file
 _LINE_LIMIT = 64 << 10
 
 
-def append(directory: str, name: str, record: bytes) -> None:
-    """Adds a line, for good; makes the directory if there is none. OSError, NodeError."""
+def append(directory: str, name: str, record: bytes, *, durable: bool) -> None:
+    """Adds a line; makes the directory if there is none. `durable`: no power cut takes it away again. OSError, NodeError."""
     path = os.path.join(directory, name)
     file.make_state_directory(directory, 0o750)
     fresh = not os.path.exists(path)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
     try:
         _append(fd, record)
+        if durable:
+            os.fsync(fd)
     finally:
         os.close(fd)
-    if fresh:
+    if fresh and durable:
         file.sync_directory(directory)
 
 
@@ -33,7 +35,6 @@ def _append(fd: int, record: bytes) -> None:
     line = (b"\n" if size and os.pread(fd, 1, size - 1) != b"\n" else b"") + record + b"\n"
     if os.write(fd, line) != len(line):
         raise OSError(errno.ENOSPC, "a line could not be written whole: is the disk full?")
-    os.fsync(fd)
 
 
 def files(directory: str, name: str) -> list[str]:
