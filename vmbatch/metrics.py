@@ -136,7 +136,8 @@ def _now(config: Config) -> Iterator[str]:
     yield from _room(config)
     yield from _family("vmbatch_drained", "gauge", "Whether an admin has drained this node.",
                        [("", {}, int(drain.look() is not None))])
-    yield from _family("vmbatch_kept_jobs", "gauge", "Failed jobs whose disks are kept.", [("", {}, len(journal.kept()))])
+    yield from _family("vmbatch_kept_jobs", "gauge", "Failed jobs whose disks are kept.",
+                       [("", {}, sum(path.endswith(".kept") for path in journal.paths()))])
 
 
 def _room(config: Config) -> Iterator[str]:

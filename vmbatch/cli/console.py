@@ -46,13 +46,13 @@ def console(job: str, follow: bool, write: bool, raw: bool) -> None:
         return
     if not os.path.exists(path):
         raise NodeError(f"the guest of job {name} has said nothing: there is no {path}")
+    file = Tail(path, 0)  # before the rest is read: better twice than never
     said = read_tail(path)
     click.echo(show(said), nl=False)
     if not follow or domain is None:
         if said and not said.endswith(b"\n"):
             click.echo()
         return
-    file = Tail(path, 0)
     while True:
         over = not os.path.isdir(os.path.dirname(path))
         for piece in file.more():
