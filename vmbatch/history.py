@@ -102,9 +102,9 @@ def write(directory: str, record: Record) -> None:
 
 
 def records(places: Iterable[str]) -> Iterator[Record]:
-    """All that can be read in files, or in directories with what logrotate(8) has put aside; each start once. NodeError."""
+    """All in files, or in directories with what logrotate(8) has put aside, that are there; each start once. NodeError."""
     seen: set[str] = set()
-    for place in places:
+    for place in filter(os.path.exists, places):
         for line in jsonlines.all_lines(place, NAME) if os.path.isdir(place) else jsonlines.lines(place):
             record = parse(line)
             if record is not None and record.token not in seen:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import time
+from collections.abc import Callable
 
 from . import history, journal, trace
 from . import status as statuses
@@ -111,20 +112,24 @@ def conclude(book: Journal, why: str, status: int | None, config: Config, log: L
     if book.kept is not None:
         return
     start = book.start
+    known = statuses.read(start.user, start.job, start.token)
+    why = known.why if known is not None and known.why else why
+    if has_guest(book):
+        event = trace.End(time.time(), start.token, start.job, start.user, why, status)
+        _write(lambda: trace.write(config.log_trace, event), log)
+    if known is not None:
+        _write(lambda: history.write(config.log_history, history.of(known, why, status)), log)
+    elif has_guest(book):
+        _write(lambda: history.write(config.log_history, _unwatched(book, why, status)), log)
+    with contextlib.suppress(OSError):
+        statuses.remove(start.user, start.job, start.token)
+
+
+def _write(line: Callable[[], None], log: Log) -> None:
     try:
-        known = statuses.read(start.user, start.job, start.token)
-        why = known.why if known is not None and known.why else why
-        if has_guest(book):
-            trace.write(config.log_trace, trace.End(time.time(), start.token, start.job, start.user, why, status))
-        if known is not None:
-            history.write(config.log_history, history.of(known, why, status))
-        elif has_guest(book):
-            history.write(config.log_history, _unwatched(book, why, status))
-    except VmBatchError as error:
+        line()
+    except NodeError as error:
         log.line(str(error), priority=LOG_ERR)
-    finally:
-        with contextlib.suppress(VmBatchError, OSError):
-            statuses.remove(start.user, start.job, start.token)
 
 
 def _unwatched(book: Journal, why: str, status: int | None) -> history.Record:

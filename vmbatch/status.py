@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from .errors import NodeError, SiteError, VmBatchError
+from .errors import JobError, NodeError, SiteError, VmBatchError
 from .host import acl, clock, file
 from .job import check_name, check_token, slug
 from .phase import BEGIN, RUN, phase_of
@@ -174,8 +174,11 @@ def _append(path: str, change: Step | dict[str, object]) -> None:
 
 
 def read(user: str, job_id: str, token: str) -> Status | None:
-    """What is known of a start, if anything. VmBatchError."""
-    return _read(path_of(user, job_id, token))
+    """What is known of a start, if anything."""
+    try:
+        return _read(path_of(user, job_id, token))
+    except JobError:
+        return None
 
 
 def _read(path: str) -> Status | None:
@@ -197,8 +200,8 @@ def _read(path: str) -> Status | None:
 
 
 def remove(user: str, job_id: str, token: str) -> None:
-    """It is over. OSError, VmBatchError."""
-    with contextlib.suppress(FileNotFoundError):
+    """It is over. OSError."""
+    with contextlib.suppress(FileNotFoundError, JobError):
         os.unlink(path_of(user, job_id, token))
 
 

@@ -80,6 +80,8 @@ def test_a_damaged_file_is_passed_over(place: Path) -> None:
 def test_no_path_out_of_names(user: str, job: str, token: str) -> None:
     with pytest.raises(JobError):
         status.path_of(user, job, token)
+    assert status.read(user, job, token) is None
+    status.remove(user, job, token)
 
 
 def shown() -> status.Status:
