@@ -80,7 +80,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def abandoned(self) -> bool:
         """Whether the prologue that makes the guest is gone before its work was done."""
-        return not self.running and clock.started(self.owner.pid) != self.owner.started
+        return not self.running and not clock.runs(self.owner)
 
     def age(self) -> float:
         """Seconds since the start began."""

@@ -151,6 +151,17 @@ def test_a_start_whose_prologue_is_gone() -> None:
     assert not STATUS.abandoned, "it has handed over, and may end"
 
 
+def test_where_proc_hides_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To others than root: kill(2) still says whether there is such a process."""
+    monkeypatch.setattr(clock, "started", lambda _: None)
+    for answer, there in ((ProcessLookupError, False), (PermissionError, True)):
+        def kill(_pid: int, _signal: int, answer: type[OSError] = answer) -> None:
+            raise answer
+
+        monkeypatch.setattr(os, "kill", kill)
+        assert clock.runs(clock.ProcessIdentity(7, 1, "boot")) == there
+
+
 JOBS = ["42.vm", "420.vm", "421[1].vm", "421[2].vm", "7.other", "7.vm"]
 
 
