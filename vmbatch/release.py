@@ -119,7 +119,7 @@ def conclude(book: Journal, why: str, status: int | None, config: Config, log: L
         _write(lambda: trace.write(config.log_trace, event), log)
     if known is not None:
         _write(lambda: history.write(config.log_history, history.of(known, why, status)), log)
-    elif has_guest(book):
+    elif has_guest(book) and start.owner.boot != clock.boot_id():
         _write(lambda: history.write(config.log_history, _unwatched(book, why, status)), log)
     with contextlib.suppress(OSError):
         statuses.remove(start.user, start.job, start.token)

@@ -10,6 +10,7 @@ from vmbatch import config, drain, history, journal, lifecycle, status, verdict
 from vmbatch.batch.system import Call
 from vmbatch.batch.torque import Torque
 from vmbatch.errors import BusyError, EndedError, NodeError
+from vmbatch.host import clock
 from vmbatch.host.log import Log
 from vmbatch.hypervisor.domain import Domain
 from vmbatch.journal import HandedOver, Journal, Kept, Start
@@ -83,6 +84,15 @@ def test_after_a_boot_of_the_node(place: Path) -> None:
     [record], events = ended(place, book(DOMAIN), None)
     assert (record.job, record.user, record.started, record.outcome, record.seconds) == ("42.vm", "alice", MOMENT, "lost", {})
     assert events == ["end"]
+
+
+def test_its_line_is_written_once(place: Path) -> None:
+    """Also where the release goes on after it, and is called again."""
+    Board.new(STATUS)
+    made = book(DOMAIN)
+    made.start = msgspec.structs.replace(START, owner=clock.this_process())
+    assert len(ended(place, made)[0]) == len(ended(place, made)[0]) == 1
+    assert len((place / "history/jobs.jsonl").read_text().splitlines()) == 1
 
 
 def test_a_journal_that_only_says_why_not(place: Path) -> None:
