@@ -47,7 +47,7 @@ from .registry import ASK
 from .release import conclude, has_guest, keep, release
 from .resource import Piece, Resource, Work
 from .spool import directory
-from .status import Board, Status, failure_of
+from .status import Board, Status, failure_of, utf8
 from .units import Deadline
 
 T = TypeVar("T")
@@ -134,13 +134,15 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
                 with log.phase("sisters"):
                     meeting.wait_ready(work)
                     meeting.ready()
+            board.learn(address=address)
+            if not job.rank:
+                board.step(RUN)
             _hand_over(chosen, book, address, terminal, call.environ, x11=config.guest_display)
             if meeting is not None and job.rank:
                 meeting.ready()
                 with log.phase("first node"):
                     meeting.wait_ready(work)
-            board.learn(address=address)
-            board.step(RUN)
+                board.step(RUN)
     except BaseException as error:
         if meeting is not None and job.rank:
             excuse(job.id, job.token, error, config)
@@ -181,9 +183,9 @@ def _refusals(system: System, call: Call, config: Config, log: Log) -> Iterator[
     except VmBatchError as error:
         job_id = system.job_id(call)
         record = history.Record(
-            job=job_id, token=clock.new_token(), user="", queue=system.queue(call, "prologue"), batch=system.name,
+            job=job_id, token=clock.new_token(), user="", queue=utf8(system.queue(call, "prologue")), batch=system.name,
             node=os.uname().nodename, started=began, ended=time.time(), outcome=history.FAILED,
-            provisioning=round(max(0.0, time.time() - began), 3), why=f"it could not start: {error}", failure=failure_of(error))
+            provisioning=round(max(0.0, time.time() - began), 3), why=utf8(f"it could not start: {error}"), failure=failure_of(error))
         try:
             history.write(config.log_history, record)
         except NodeError as trouble:

@@ -15,6 +15,7 @@ from .hypervisor.domain import Domain
 from .job import slug
 from .journal import Journal
 from .spool.directory import Directory
+from .status import utf8
 from .units import Deadline
 
 _OTHERS_SECONDS = 10.0
@@ -113,12 +114,13 @@ def conclude(book: Journal, why: str, status: int | None, config: Config, log: L
         return
     start = book.start
     known = statuses.read(start.user, start.job, start.token)
-    why = known.why if known is not None and known.why else why
+    why = utf8(known.why if known is not None and known.why else why)
     if has_guest(book):
         event = trace.End(time.time(), start.token, start.job, start.user, why, status)
         _write(lambda: trace.write(config.log_trace, event), log)
     if known is not None:
-        _write(lambda: history.write(config.log_history, history.of(known, why, status)), log)
+        record = history.of(known if book.handed_over else known.never_ran(), why, status)
+        _write(lambda: history.write(config.log_history, record), log)
     elif has_guest(book) and start.owner.boot != clock.boot_id():
         _write(lambda: history.write(config.log_history, _unwatched(book, why, status)), log)
     with contextlib.suppress(OSError):

@@ -82,6 +82,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         """Whether the prologue that makes the guest is gone before its work was done."""
         return not self.running and not clock.runs(self.owner)
 
+    def never_ran(self) -> Status:
+        """The same of a start that died just before it handed over its guest."""
+        return msgspec.structs.replace(self, steps=tuple(step for step in self.steps if step.name != RUN))
+
     def age(self) -> float:
         """Seconds since the start began."""
         return max(0.0, clock.uptime() - self.steps[0].at)
@@ -98,7 +102,12 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 def failure_of(error: VmBatchError) -> Failure:
     """What is written down of an error."""
-    return Failure(getattr(error, "code", ""), error.fault.value, error.what[:_TEXT_LIMIT])
+    return Failure(getattr(error, "code", ""), error.fault.value, utf8(error.what[:_TEXT_LIMIT]))
+
+
+def utf8(text: str) -> str:
+    """Text that can be written down, also of bytes that are none, as a batch system may have passed them on."""
+    return text.encode(errors="replace").decode()
 
 
 class Board:

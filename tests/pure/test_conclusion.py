@@ -79,6 +79,13 @@ def test_what_an_admin_says_counts(place: Path) -> None:
     assert json.loads(line)["why"] == "mines coins"
 
 
+def test_a_prologue_that_died_as_it_handed_over(place: Path) -> None:
+    """The journal alone says whether the job had its guest."""
+    Board.new(STATUS)
+    [record], _ = ended(place, book(DOMAIN, handed_over=False), None)
+    assert (record.outcome, record.running, "run" in record.seconds) == ("lost", None, False)
+
+
 def test_after_a_boot_of_the_node(place: Path) -> None:
     """What was in /run is gone: the line says what the journal knows."""
     [record], events = ended(place, book(DOMAIN), None)
@@ -127,6 +134,19 @@ def test_a_start_without_a_journal(place: Path, error: NodeError) -> None:
     assert (record.job, record.queue, record.outcome, record.user) == ("42.vm", "vm", "failed", "")
     assert record.failure is not None
     assert (record.failure.fault, record.failure.what) == ("node", error.what)
+
+
+def test_what_is_no_utf8(place: Path) -> None:
+    """As a job's name may be, in an error, and a queue's in an argument."""
+    call = Call([*CALL.argv[:6], "vm\udcff", ""], {}, "/")
+    with pytest.raises(NodeError), lifecycle._refusals(Torque(), call, settings(place), Log(None, "42.vm", "prologue")):
+        raise NodeError("not \udcff a name")
+    [record] = history.records([str(place / "history")])
+    assert record.failure is not None
+    assert (record.queue, record.failure.what, record.why) == ("vm?", "not ? a name", "it could not start: not ? a name")
+    Board.new(STATUS).failed(NodeError("not \udcff a name"), cancelled=False)
+    conclude(book(), "it could not start: \udcff", None, settings(place), Log(None, "42.vm", "prologue"))
+    assert [each.why for each in history.records([str(place / "history")])][1:] == ["it could not start: ?"]
 
 
 def test_a_start_that_another_one_has_ended(place: Path) -> None:
