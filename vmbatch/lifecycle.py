@@ -185,7 +185,8 @@ def _refusals(system: System, call: Call, config: Config, log: Log) -> Iterator[
         record = history.Record(
             job=job_id, token=clock.new_token(), user="", queue=utf8(system.queue(call, "prologue")), batch=system.name,
             node=os.uname().nodename, started=began, ended=time.time(), outcome=history.FAILED,
-            provisioning=round(max(0.0, time.time() - began), 3), why=utf8(f"it could not start: {error}"), failure=failure_of(error))
+            provisioning=round(max(0.0, time.time() - began), 3), why=utf8(f"it could not start: {error}"),
+            failure=failure_of(error))
         try:
             history.write(config.log_history, record)
         except NodeError as trouble:
