@@ -5,6 +5,7 @@
 
 import ast
 import importlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -83,12 +84,17 @@ def _text(node: ast.expr | None) -> str:
 def page(entry: Entry, places: list[Raised]) -> str:
     """The page of one error, in Markdown."""
     parts = [f"# {entry.code}: {entry.title}\n"]
-    parts += [f"## {heading}\n\n{text}\n" for heading, text in described(entry)]
+    parts += [f"## {heading}\n\n{_markdown(text)}\n" for heading, text in described(entry)]
     texts = sorted({found.text for found in places if found.text.strip("… ")})
     if texts:
         parts.append("## Messages\n\n" + "".join(f"- `{text.replace('`', chr(39))}`\n" for text in texts))
     parts.append("[All errors](index.md)\n")
     return "\n".join(parts)
+
+
+def _markdown(text: str) -> str:
+    """With tags as code: in Markdown they would be HTML's."""
+    return re.sub(r"(`[^`]*`)|(<[a-z/][^<>]*>)", lambda match: match[1] or f"`{match[2]}`", text)
 
 
 def index() -> str:

@@ -21,6 +21,7 @@ def found(uri: str = "qemu:///system") -> list[str]:
     """A line for every file, domain and process of a job; and for each that the sweep would remove."""
     lines = [str(path) for directory in PLACES if Path(directory).is_dir() for path in sorted(Path(directory).iterdir())
              if str(path) not in (RESERVATIONS, MEETINGS)]
+    lines += [str(path) for path in sorted(Path("/run/vmbatch/status").glob("*/*"))]
     connection = libvirt.open(uri)
     try:
         lines += [f"domain {domain.name()}" for domain in connection.listAllDomains()] + hosts(connection)

@@ -78,6 +78,7 @@ class Node:
         found += [str(path) for parent in PLACES if parent.exists() for path in parent.iterdir()
                   if path not in (RESERVATIONS, MEETING)]
         found += [str(path) for path in FILLING.glob("*.making")]
+        found += [str(path) for path in Path("/run/vmbatch/status").glob("*/*")]
         found += [f"mounted: {path}" for path in _volumes()] + [f"exported: {line}" for line in _exports()]
         return found + [f"sweep --dry-run: {line}" for line in in_child(self._sweep)]
 

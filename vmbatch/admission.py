@@ -64,12 +64,18 @@ def room(config: Config) -> Room:
     return Room(*(value if isinstance(value, int) else None for value in (slots, cores, memory)))
 
 
+def size(form: Template, granted: Grant) -> tuple[int, int]:
+    """(cores, bytes of memory) that a guest sees."""
+    cores, memory = own_size(form.root)
+    return granted.cores or cores, granted.memory or memory
+
+
 def claim(job: Job, form: Template, granted: Grant, config: Config, owner: clock.ProcessIdentity) -> Claim:
     """What a job's guest takes of the node."""
-    cores, memory = own_size(form.root)
+    cores, memory = size(form, granted)
     overhead = form.resources.overhead or config.admission_overhead
-    return Claim(directory=claims.DIRECTORY, token=job.token, job=job.id, cores=granted.cores or cores,
-                 memory=(granted.memory or memory) + overhead, asked=time.monotonic(), owner=owner)
+    return Claim(directory=claims.DIRECTORY, token=job.token, job=job.id, cores=cores, memory=memory + overhead,
+                 asked=time.monotonic(), owner=owner)
 
 
 def check(wanted: Claim, granted: Grant, here: Room) -> None:

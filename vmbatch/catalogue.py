@@ -277,7 +277,7 @@ _ENTRIES = (
     Entry("VB907", "A record of VmBatch's own cannot be used", (NODE,),
           "A journal or lock is still in use by another process, or was damaged.",
           "Try again; if it stays, see what the file lists, remove that by hand, then the file. `vmbatch sweep` names it, too."),
-    Entry("VB908", "The node does not know the user or group", (NODE,),
+    Entry("VB908", "The node does not know the user or group", (NODE, SITE),
           "The node's own directory of users (passwd, LDAP, SSSD) does not know who submitted the job, or does not answer.",
           "`getent passwd USER` and `getent group GROUP` must answer on each node."),
     Entry("VB909", "The node is too small for the template", (SITE,),
@@ -307,6 +307,19 @@ _ENTRIES = (
     Entry("VB917", "The job's script is not what it was", (JOB, NODE),
           "The script's file is missing, belongs to somebody else, or was replaced while the job was being started.",
           "Submit the job again; if it comes again, see who else writes into the batch system's spool."),
+    Entry("VB918", "An installation, or its removal, is refused", (NODE, SITE),
+          "Something is in the way that is the site's own, that others can change, or that is not as `vmbatch install` left it; "
+          "or the batch system's daemon is at work, and jobs would run on the node itself.",
+          "The message names it. Nothing was changed where it says no more; mend that, and give the same command again."),
+    Entry("VB919", "This node takes no new jobs with guests", (NODE,),
+          "An admin has drained it, with the reason in the message. Jobs that run go on.",
+          "`vmbatch undrain` ends that. The batch system starts the job elsewhere, or later."),
+    Entry("VB920", "There is nothing to show", (NODE, SITE),
+          "This node has no such job, or none of yours; its guest is not there, or not ready; or the site keeps no history.",
+          "`vmbatch ps` shows the jobs that you may see, and in which phase they are. Jobs of other nodes are known there."),
+    Entry("VB921", "That is for root", (JOB, SITE),
+          "The command changes the node, or shows what is not the caller's own.",
+          "Call it as root. To end a job of yours, use qdel or scancel."),
 )
 CATALOGUE = {entry.code: entry for entry in _ENTRIES}
 _WHOSE = {

@@ -120,6 +120,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     torque_patience: float
     log_directory: str
     log_trace: str
+    log_history: str
     submit_shell: str
     submit_default_queue: str
 
@@ -449,6 +450,8 @@ OPTIONS: dict[str, Option] = {
     "log.directory": Option(_path, "/var/log/vmbatch", "one log for each job"),
     "log.trace": Option(_optional_path, "/var/log/vmbatch/trace",
                         "the directory of the record of which guest was whose, when and at which address; empty for none"),
+    "log.history": Option(_optional_path, "/var/log/vmbatch/history",
+                          "the directory of the record of how long each phase of each job took; empty for none"),
     "submit.shell": Option(_path, "/opt/vmbatch/hooks/remoteshell", "remoteshell on the nodes, for qsub's filter"),
     "submit.default_queue": Option(_text, "", "the queue of jobs that name none, for qsub's filter"),
 }

@@ -52,7 +52,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     `rank` is this node's place among them; a sister, whose rank is not 0, may know the first alone. `cores` and `memory` (bytes)
     are what the job may use on this node, as the batch system says itself; None where it does not. `type` is Torque's job type,
     `features` are Slurm's constraints. `leader` proves a job's shell to be this start's, where the batch system's own process
-    becomes that shell.
+    becomes that shell. `queued` is since when it could have run, in seconds since 1970, where the batch system says so.
     """
 
     id: str
@@ -74,6 +74,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     features: tuple[str, ...] = ()
     interactive: bool = False
     leader: Leader | None = None
+    queued: float | None = None
 
     @property
     def slug(self) -> str:

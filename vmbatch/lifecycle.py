@@ -11,7 +11,23 @@ from typing import TypeVar
 
 import msgspec
 
-from . import admission, boot, claim, digest, facts, journal, sshargs, sweep, template, trace, wanted
+from . import (
+    admission,
+    boot,
+    claim,
+    digest,
+    drain,
+    facts,
+    history,
+    journal,
+    sshargs,
+    status,
+    sweep,
+    template,
+    trace,
+    verdict,
+    wanted,
+)
 from .batch.system import Call, Refusal, System
 from .config import Config
 from .errors import DeadlineError, EndedError, NodeError, SiteError, TakenError, VmBatchError
@@ -19,7 +35,7 @@ from .exchange.address import HERE
 from .exchange.meeting import Meeting
 from .exchange.member import forget_note, leave_note
 from .format import FormatError
-from .grant import grant, template_name
+from .grant import Grant, grant, template_name
 from .guest import Way
 from .handover import Handover, Mark, ScriptMark
 from .host import clock, console, distant, file, process, virt
@@ -27,11 +43,13 @@ from .host.log import Log, tell_user
 from .hypervisor.domain import Domain
 from .job import Job, Leader, Script, slug
 from .journal import Journal, Start
+from .phase import EPILOGUE, RUN
 from .plan import Plan, check_user, member, plan
 from .registry import ASK
-from .release import has_guest, keep, release, trace_end
+from .release import conclude, has_guest, keep, release
 from .resource import Piece, Resource, Work
 from .spool import directory
+from .status import Board, Status, failure_of, utf8
 from .units import Deadline
 
 T = TypeVar("T")
@@ -50,29 +68,33 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
     begin = time.monotonic()
     alarm = system.alarm(call, config)
     deadline = _deadline(alarm, config)
-    job, form = read(system, call, clock.new_token(), config)
-    check_user(job, config)
-    granted = grant(job, form, config)
-    wishes = facts.choose(form, job.wishes, config)
-    make_places(config, form)
-    if any(interface.pools for interface in form.interfaces):
-        _make_distant(config.reservations)
-    if any(interface.network and not interface.pools for interface in form.interfaces):
-        file.make_state_directory(HERE, 0o700)
-    entry = member(job, config, os.uname().nodename, alarm)
-    if entry is not None:
-        _make_distant(config.meeting)
-        if job.rank:  # nobody kills it, and the first node, which gives up in time, begins later
-            deadline = Deadline(2 * alarm)
-    file.make_state_directory(claim.DIRECTORY, 0o700)
-    start = Start(job.id, job.token, job.user.name, job.queue, job.script, clock.this_process(), time.time(), system.name,
-                  granted.keep, job.leader)
-    process.watch(lambda: journal.check_not_ended(start))
-    here = admission.room(config)
-    claimed = admission.claim(job, form, granted, config, start.owner)
-    admission.check(claimed, granted, here)
-    sweep.journals(config, log, dry_run=False, patience=deadline.earlier(_SWEEP_SECONDS))
-    book = _take(start, deadline, config, log)
+    with _refusals(system, call, config, log):
+        job, form = read(system, call, clock.new_token(), config)
+        check_user(job, config)
+        drain.check()
+        granted = grant(job, form, config)
+        wishes = facts.choose(form, job.wishes, config)
+        make_places(config, form)
+        if any(interface.pools for interface in form.interfaces):
+            _make_distant(config.reservations)
+        if any(interface.network and not interface.pools for interface in form.interfaces):
+            file.make_state_directory(HERE, 0o700)
+        entry = member(job, config, os.uname().nodename, alarm)
+        if entry is not None:
+            _make_distant(config.meeting)
+            if job.rank:  # nobody kills it, and the first node, which gives up in time, begins later
+                deadline = Deadline(2 * alarm)
+        file.make_state_directory(claim.DIRECTORY, 0o700)
+        start = Start(job.id, job.token, job.user.name, job.queue, job.script, clock.this_process(), time.time(), system.name,
+                      granted.keep, job.leader)
+        process.watch(lambda: journal.check_not_ended(start))
+        here = admission.room(config)
+        claimed = admission.claim(job, form, granted, config, start.owner)
+        admission.check(claimed, granted, here)
+        sweep.journals(config, log, dry_run=False, patience=deadline.earlier(_SWEEP_SECONDS))
+        book = _take(start, deadline, config, log)
+    board = Board.new(_status(job, form, granted, start), log.detail)
+    log.tell(board.step)
     over = wanted.ask(system, call, start, config, log)
     gathered = facts.Gathered()
     meeting = None if entry is None else Meeting(entry)
@@ -98,6 +120,7 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
             chosen = plan(job, form, config, known, entry)
         for note in chosen.notes:
             log.line(note)
+        board.learn(guest=chosen.domain.name)
         with log.phase("turn"):
             if entry is None:
                 admission.begin(claimed, config, work)
@@ -117,16 +140,21 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
                 with log.phase("sisters"):
                     meeting.wait_ready(work)
                     meeting.ready()
+            board.learn(address=way.address)
+            if not job.rank:
+                board.step(RUN)
             _hand_over(chosen, book, way, call.environ, x11=config.guest_display)
             if meeting is not None and job.rank:
                 meeting.ready()
                 with log.phase("first node"):
                     meeting.wait_ready(work)
+                board.step(RUN)
     except BaseException as error:
         if meeting is not None and job.rank:
             excuse(job.id, job.token, error, config)
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         process.watch(None)
+        board.failed(error, cancelled=isinstance(error, EndedError))
         why = f"it could not start: {error}"
         if not (has_guest(book) and isinstance(error, VmBatchError) and not isinstance(error, EndedError)
                 and keep(book, why, config, log, orphaned=False)):
@@ -138,6 +166,38 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
         book.close()
     seconds = time.monotonic() - begin
     log.line(f"guest {chosen.domain.name} of {job.user.name} is ready at {way} after {seconds:.3f} s")
+
+
+def _status(job: Job, form: template.Template, granted: Grant, start: Start) -> Status:
+    """What is known of a start when it has its journal."""
+    cores, memory = admission.size(form, granted)
+    queued = None if job.queued is None else round(max(0.0, start.time - job.queued), 3)
+    return Status(
+        job=job.id, token=job.token, user=job.user.name, uid=job.user.uid, queue=job.queue, batch=job.batch,
+        node=os.uname().nodename, template=form.path, cores=cores, memory=memory, started=start.time, queued=queued,
+        owner=start.owner, steps=status.begin())
+
+
+@contextmanager
+def _refusals(system: System, call: Call, config: Config, log: Log) -> Iterator[None]:
+    """A start that fails before it has a journal is in the history, too."""
+    began = time.time()
+    try:
+        yield
+    except EndedError:
+        raise
+    except VmBatchError as error:
+        job_id = system.job_id(call)
+        record = history.Record(
+            job=job_id, token=clock.new_token(), user="", queue=utf8(system.queue(call, "prologue")), batch=system.name,
+            node=os.uname().nodename, started=began, ended=time.time(), outcome=history.FAILED,
+            provisioning=round(max(0.0, time.time() - began), 3), why=utf8(f"it could not start: {error}"),
+            failure=failure_of(error))
+        try:
+            history.write(config.log_history, record)
+        except NodeError as trouble:
+            log.line(str(trouble))
+        raise
 
 
 def _check(start: Start, meeting: Meeting | None) -> None:
@@ -221,7 +281,7 @@ def _take(start: Start, deadline: Deadline, config: Config, log: Log) -> Journal
             try:
                 _check_earlier(earlier.start, start)
                 earlier.release(config.timeouts_release * config.timeouts_scale, released=functools.partial(
-                    trace_end, earlier, "another start of the job took its place", None, config, log))
+                    conclude, earlier, "another start of the job took its place", None, config, log))
             finally:
                 earlier.close()
     return book
@@ -347,12 +407,12 @@ def stop(job_id: str) -> None:
     journal.mark_end(job_id, clock.this_process())
 
 
-def epilogue(job_id: str, config: Config, log: Log, status: int | None = None, *, sister: bool = False,
+def epilogue(job_id: str, config: Config, log: Log, exit_status: int | None = None, *, sister: bool = False,
              alarm: Callable[[], float] | None = None) -> None:
     """Ends every start of the job that began before now, and releases what they own. VmBatchError.
 
-    `status`: how the job ended, if the batch system says it; of one that failed something may be kept. `alarm`: how many seconds
-    the batch system lets an epilogue take; without it no guest is waited for.
+    `exit_status`: how the job ended, if the batch system says it; of one that failed something may be kept. `alarm`: how many
+    seconds the batch system lets an epilogue take; without it no guest is waited for.
     """
     if sister:
         forget_note(config.meeting, job_id, os.uname().nodename)
@@ -374,13 +434,18 @@ def epilogue(job_id: str, config: Config, log: Log, status: int | None = None, *
         if owner.boot == me.boot and owner.started > me.started:
             log.line("a later start of this job is left alone")
             return
+        known = status.read(book.start.user, book.start.job, book.start.token)
+        if known is not None:
+            board = Board(known, log.detail)
+            board.step(EPILOGUE)
+            log.tell(board.step)
         if book.handed_over:
             _look_at(book, log)
             if alarm is not None:
                 _shut_down(book, alarm, config, log)
-        failed = bool(status) and book.handed_over
-        if not ((failed and keep(book, f"it ended with status {status}", config, log, orphaned=True, status=status))
-                or release(book, "its epilogue has run", config, log, orphaned=True, status=status)):
+        failed = bool(exit_status) and book.handed_over
+        if not ((failed and keep(book, f"it ended with status {exit_status}", config, log, orphaned=True, status=exit_status))
+                or release(book, "its epilogue has run", config, log, orphaned=True, status=exit_status)):
             raise NodeError(f"not everything of job {job_id} could be removed", f"see {log.path}; vmbatch sweep tries again",
                             code="VB911")
     finally:
@@ -428,6 +493,29 @@ def _open_by_force(path: str, patience: float, log: Log) -> Journal | None:
         if owner.boot == clock.boot_id():
             process.kill(owner.pid, owner.started)
     return Journal.open(path, Deadline(patience))
+
+
+def kill(job_id: str, why: str, config: Config, log: Log) -> str:
+    """Ends a job's guest; what that means for the job, in words. VmBatchError.
+
+    A job that has its guest ends as if the guest had died, with `why` in its stderr, and its epilogue releases the rest; a start
+    that goes on is ended as by its epilogue.
+    """
+    known = journal.peek(journal.path_of(job_id))
+    if known is None:
+        raise NodeError(f"job {job_id} has no guest on this node", "vmbatch ps shows which have", code="VB920")
+    start, resources, handed_over = known
+    domains = [owned for owned in resources if isinstance(owned, Domain)]
+    shown = status.read(start.user, start.job, start.token)
+    if shown is not None:
+        Board(shown).learn(why=why)
+    log.line(why)
+    if not (handed_over and domains):
+        epilogue(job_id, config, log)
+        return f"the start of job {job_id} has been ended; what becomes of the job is for the batch system"
+    for domain in domains:
+        verdict.end(domain, os.path.join(sshargs.HANDOVER, slug(job_id)), start.token, why)
+    return f"the guest of job {job_id} has been ended; the job ends now, and its epilogue removes the rest"
 
 
 def refuse(system: System, call: Call, to: Refusal, lines: list[str], config: Config, log: Log) -> None:

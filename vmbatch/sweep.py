@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
-from . import claim, journal, sshargs
+from . import claim, journal, sshargs, status
 from .batch.local import Local
 from .config import Config
 from .errors import DeadlineError, VmBatchError
@@ -55,6 +55,7 @@ def sweep(config: Config, log: Log, *, dry_run: bool) -> list[str]:
         things[:0] = _seen(lambda: list[Resource](export.left(share, Deadline(seconds))), "the exports", said)
     things[:0] = _seen(lambda: list[Resource](filters_left(config.libvirt_uri)), "the network filters", said)
     things[:0] = _seen(lambda: _dhcp_hosts(config.libvirt_uri, here), "the networks' DHCP", said)
+    shown = status.files()
     domains = _seen(lambda: virt.ours(config.libvirt_uri), "the domains", said)
     things[:0] = [Domain(config.libvirt_uri, name, uuid, token, "") for name, uuid, token in domains]
     things[:0] = _seen(lambda: list[Resource](forgotten(config.libvirt_uri, Deadline(seconds))), "Xen's domains", said)
@@ -72,6 +73,8 @@ def sweep(config: Config, log: Log, *, dry_run: bool) -> list[str]:
             said.append(f"left alone {thing}: it may be of {known.unread[0]}, which cannot be read")
         else:
             said.append(_remove(thing, config, dry_run=dry_run))
+    said += [_forget(path, dry_run=dry_run) for path in shown
+             if not known.unread and path.rpartition(".")[2] not in tokens and os.path.exists(path)]
     if not dry_run:
         journal.forget_old_ends(_OLD_END_SECONDS)
         for part in store.parts(config.images_directory):
@@ -90,6 +93,13 @@ def _seen(look: Callable[[], list[T]], what: str, said: list[str]) -> list[T]:
     except (VmBatchError, OSError) as error:
         said.append(f"cannot see {what}: {error}")
         return []
+
+
+def _forget(path: str, *, dry_run: bool) -> str:
+    if not dry_run:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+    return f"{'would remove' if dry_run else 'removed'} {path}: no journal lists it"
 
 
 def _remove(thing: Resource, config: Config, *, dry_run: bool) -> str:

@@ -9,15 +9,14 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import msgspec
 
 from .errors import NodeError
-from .host import file
+from .host import jsonlines
 
 NAME = "trace.jsonl"
-_LINE_LIMIT = 64 << 10
 
 
 class Image(msgspec.Struct, frozen=True):
@@ -112,29 +111,11 @@ def write(directory: str, event: Event) -> None:
     """Adds a line, for good; without a directory there is no trace. NodeError."""
     if not directory:
         return
-    path = os.path.join(directory, NAME)
     try:
-        file.make_state_directory(directory, 0o750)
-        fresh = not os.path.exists(path)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
-        try:
-            _append(fd, msgspec.json.encode(event))
-        finally:
-            os.close(fd)
-        if fresh:
-            file.sync_directory(directory)
+        jsonlines.append(directory, NAME, msgspec.json.encode(event), durable=True)
     except OSError as error:
-        raise NodeError(f"the trace {path} cannot be written: {error.strerror}", "see [log] trace in vmbatch.conf",
-                        code="VB906") from None
-
-
-def _append(fd: int, record: bytes) -> None:
-    """One write, so that lines of several hooks do not mix; what a full disk or a power cut left of a line gets its end."""
-    size = os.fstat(fd).st_size
-    line = (b"\n" if size and os.pread(fd, 1, size - 1) != b"\n" else b"") + record + b"\n"
-    if os.write(fd, line) != len(line):
-        raise NodeError("a line of the trace could not be written whole: is the disk full?", code="VB906")
-    os.fsync(fd)
+        raise NodeError(f"the trace {os.path.join(directory, NAME)} cannot be written: {error.strerror}",
+                        "see [log] trace in vmbatch.conf", code="VB906") from None
 
 
 def guests(directory: str) -> Iterator[Guest]:
@@ -156,33 +137,8 @@ def guests(directory: str) -> Iterator[Guest]:
 
 def _events(directory: str) -> Iterator[Event]:
     """What can be read of the lines, the oldest first; a torn line is passed over."""
-    for path in _files(directory):
-        for line in _lines(path):
-            try:
-                yield _decoder.decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                continue
-
-
-def _files(directory: str) -> list[str]:
-    """The trace and what it was before, the oldest first."""
-    try:
-        names = [name for name in os.listdir(directory) if re.fullmatch(rf"{re.escape(NAME)}([.-][0-9.-]+)?(\.gz|\.xz)?", name)]
-    except FileNotFoundError:
-        return []
-    paths = [os.path.join(directory, name) for name in names]
-    return sorted(paths, key=lambda path: (os.path.basename(path) == NAME, os.stat(path).st_mtime))
-
-
-def _lines(path: str) -> Iterable[bytes]:
-    """Of a file that may be compressed; NodeError."""
-    import gzip
-    import lzma
-
-    end = os.path.splitext(path)[1]
-    try:
-        with gzip.open(path) if end == ".gz" else lzma.open(path) if end == ".xz" else open(path, "rb") as opened:
-            while line := opened.readline(_LINE_LIMIT):
-                yield line
-    except (OSError, EOFError, lzma.LZMAError) as error:
-        raise NodeError(f"{path} cannot be read: {error}", code="VB906") from None
+    for line in jsonlines.all_lines(directory, NAME):
+        try:
+            yield _decoder.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            continue

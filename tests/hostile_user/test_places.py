@@ -89,8 +89,9 @@ def what_the_user_can_do(stage: Stage) -> None:
         handover = f"/run/vmbatch/handover/{job.file_id}"
         paths = [path for path in everything() if not path.startswith(f"{handover}/control")]
         found = {line for line in as_user(HOMES["alice"], lambda: attempts(paths)) if line.partition(" ")[2] not in PUBLIC}
+        status = next(Path("/run/vmbatch/status/alice").iterdir())
         assert found == {f"read {handover}/{name}" for name in ("id_ed25519", "known_hosts", "record")} | {
-            f"change {handover}/id_ed25519", f"own {handover}/id_ed25519"}
+            f"change {handover}/id_ed25519", f"own {handover}/id_ed25519", f"read {status}", f"list {status.parent}"}
 
 
 def test_what_the_user_can_do(nest: Worker) -> None:

@@ -64,6 +64,7 @@ def test_what_the_site_wrote_behind_the_lines_stays() -> None:
 
 @pytest.mark.parametrize("text", [block.BEGIN, block.END, block.END + block.BEGIN, 2 * (block.BEGIN + block.END),
                                   block.BEGIN + block.JOINED + block.END])
+@pytest.mark.error("VB918")
 def test_damaged_marks(text: bytes) -> None:
     with pytest.raises(SiteError, match="marks around VmBatch's lines are damaged"):
         block.split(text, "config")

@@ -18,7 +18,7 @@ from vmbatch.host import clock, virt
 from vmbatch.hypervisor.domain import Domain
 from vmbatch.hypervisor.watcher import Watcher
 from vmbatch.plan import plan
-from vmbatch.shell.guest import ENDED, HUNG, Guest
+from vmbatch.shell.guest import ENDED, ENDED_HERE, Guest
 from vmbatch.template.lifetime import Lifetime
 from vmbatch.watcher import Patience, ShareEar
 
@@ -161,7 +161,7 @@ def test_what_the_user_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]
                                       "inside, or was ended on the node [VB802]\n")
     verdict = tmp_path / "verdict"
     verdict.write_text("the node has ended the job's guest\n")
-    assert guest.judge() == HUNG == 252
+    assert guest.judge() == ENDED_HERE == 252
     assert capfd.readouterr().err == "vmbatch: the node has ended the job's guest [VB802]\n"
     verdict.chmod(0o666)
     assert guest.judge() == ENDED, "only root's word counts"

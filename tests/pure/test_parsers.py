@@ -122,7 +122,7 @@ def test_squeues_answer(lines: list[str], job_id: str) -> None:
     slurm._ask = lambda _environ, *_argv: answer
     try:
         state = slurm._state({}, job_id)
-        slurm._memory({}, job_id)
+        slurm._allocation({}, job_id)
     finally:
         slurm._ask = before
     rows = [line.split() for line in answer.splitlines()]

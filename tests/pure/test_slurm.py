@@ -3,6 +3,7 @@
 import grp
 import os
 import pwd
+import time
 from pathlib import Path
 
 import pytest
@@ -61,13 +62,21 @@ def call(**changed: str | None) -> Call:
 
 
 def test_job(commands: Commands) -> None:
-    commands.says = ["42                  cpu=2,mem=300M,node=1,billing=2   \n"]
+    commands.says = ["42                  2024-02-29T13:00:00      cpu=2,mem=300M,node=1,billing=2   \n"]
     job = Slurm().parse(call(SLURM_JOB_CONSTRAINTS="el9&(fast|slow)"), TOKEN, None)
     assert (job.batch, job.id, job.queue, job.nodes, job.cores, job.memory) == ("slurm", "42", "vm", ("n1",), 2, 300 << 20)
     assert job.user == User("alice", 1500, Group("g1500", 1500), (Group("g1600", 1600),), "/home/alice", "/bin/bash")
     assert job.features == ("el9", "fast", "slow")
     assert (job.script, job.node_file, job.wishes) == (None, None, {})
-    assert commands.asked == [[*SQUEUE, "--jobs=42", "--Format=JobID:20,tres-alloc:400"]]
+    assert commands.asked == [[*SQUEUE, "--jobs=42", "--Format=JobID:20,EligibleTime:25,tres-alloc:400"]]
+    assert job.queued == time.mktime((2024, 2, 29, 13, 0, 0, 0, 0, -1))
+
+
+@pytest.mark.parametrize("moment", ["Unknown", "N/A", "NONE", "2024-02-29"])
+def test_a_job_of_which_slurm_does_not_say_how_long_it_waited(commands: Commands, moment: str) -> None:
+    commands.says = [f"42 {moment} cpu=2,mem=300M,node=1\n"]
+    job = Slurm().parse(call(), TOKEN, None)
+    assert (job.memory, job.queued) == (300 << 20, None)
 
 
 def test_wishes_are_those_of_the_plugins_option(commands: Commands) -> None:

@@ -75,7 +75,7 @@ def test_a_full_disk_is_said(written: Callable[..., Path], monkeypatch: pytest.M
     place = written(BEGIN)
     real = os.write
     monkeypatch.setattr(os, "write", lambda fd, data: real(fd, data[:20]))
-    with pytest.raises(NodeError, match="could not be written whole: is the disk full"):
+    with pytest.raises(NodeError, match="a line could not be written whole: is the disk full"):
         written(OTHER)
     monkeypatch.undo()
     written(OTHER)

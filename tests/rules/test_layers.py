@@ -56,6 +56,13 @@ LAYERS: dict[str, int] = {
     "wanted": 9,
     "watcher": 9,
     "turn": 0,
+    "phase": 0,
+    "status": 4,
+    "drain": 4,
+    "verdict": 5,
+    "history": 5,
+    "report": 6,
+    "metrics": 10,
     "slurmtask": 3,
     "release": 9,
     "sweep": 10,
@@ -94,6 +101,7 @@ AT_HOME: dict[str, set[str]] = {
 }
 STARTERS = {
     "hooks": {"execv"},
+    "cli.ssh": {"execve"},
     "host.distant": {"fork"},
     "host.process": {"fork"},
     "host.terminal": {"fork"},

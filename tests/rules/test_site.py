@@ -119,7 +119,7 @@ def _command_lines() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("page", "call"), sorted(set(_command_lines())))
 def test_a_command_of_the_guides_is_one(page: str, call: str) -> None:
     known = dict(commands.walk())
-    words = call.split()
+    words = call.partition(" -- ")[0].split()
     name = next(name for name in (" ".join(["vmbatch", *words[:count]]) for count in (2, 1, 0)) if name in known)
     assert name != "vmbatch", f"no command: vmbatch {call}"
     options = {option for param in known[name].params for option in (*param.opts, *param.secondary_opts)} | {"--help"}
@@ -155,7 +155,7 @@ def test_the_manual_has_the_exit_statuses_of_the_code() -> None:
     kit, starter = ((ROOT / "vmbatch" / name).read_text() for name in ("kit/job.sh", "shell/starter.c"))
     refused = {int(number) for number in re.findall(r"^ +end (\d+)$", kit, re.MULTILINE)}
     ended = {int(number) for number in re.findall(r"_exit\((\d+)\)", starter)}
-    assert named == {guest.ENDED, guest.HUNG, connection.FAILURE, remoteshell._FAILURE, slurmtask._FAILURE, staging._FAILED,
+    assert named == {guest.ENDED, guest.ENDED_HERE, connection.FAILURE, remoteshell._FAILURE, slurmtask._FAILURE, staging._FAILED,
                      staging._REFUSED, *refused, *ended}
     assert f"**{submitfilter.REJECTED}**" in statuses.section("submitfilter.1.md")
 

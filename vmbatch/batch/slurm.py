@@ -66,13 +66,14 @@ class Slurm:
             raise JobError(f"heterogeneous jobs do not run in partition {queue}", "submit its parts as jobs of their own",
                            code="VB208")
         host = call.environ.get("SLURMD_NODENAME", "")
+        user = user_of(_number(call.environ, "SLURM_JOB_UID"), _number(call.environ, "SLURM_JOB_GID"))
+        cores = _number(call.environ, "SLURM_JOB_CPUS_PER_NODE")
+        size, queued = _allocation(call.environ, identifier)
         return Job(
             batch=self.name, id=identifier, token=token, name="", queue=queue, account="", script=None,
             resources=self._wishes(call),
-            node_file=None,
-            user=user_of(_number(call.environ, "SLURM_JOB_UID"), _number(call.environ, "SLURM_JOB_GID")),
-            nodes=(host,) if host else (), cores=_number(call.environ, "SLURM_JOB_CPUS_PER_NODE"),
-            memory=_memory(call.environ, identifier), features=features(call.environ.get("SLURM_JOB_CONSTRAINTS", "")),
+            node_file=None, user=user, nodes=(host,) if host else (), cores=cores, memory=size, queued=queued,
+            features=features(call.environ.get("SLURM_JOB_CONSTRAINTS", "")),
             wishes=parse_other(self._wishes(call)),
         )
 
@@ -222,11 +223,22 @@ def _reader(environ: Mapping[str, str]) -> tuple[int, int] | None:
         return None
 
 
-def _memory(environ: Mapping[str, str], job_id: str) -> int | None:
-    """Bytes of the job's allocation, all of which is on this node; None where Slurm does not count memory. NodeError."""
-    said = _ask(environ, "squeue", "--noheader", f"--jobs={job_id}", "--Format=JobID:20,tres-alloc:400")
-    rows = (line.split() for line in said.splitlines())
-    return next((memory(row[1]) for row in rows if len(row) == 2 and row[0] == job_id), None)
+def _allocation(environ: Mapping[str, str], job_id: str) -> tuple[int | None, float | None]:
+    """Bytes of the job's allocation, all of which is on this node, and since when it could run, in seconds since 1970. NodeError.
+
+    None for what Slurm does not count, or say.
+    """
+    said = _ask(environ, "squeue", "--noheader", f"--jobs={job_id}", "--Format=JobID:20,EligibleTime:25,tres-alloc:400")
+    row = next((row for row in map(str.split, said.splitlines()) if len(row) == 3 and row[0] == job_id), None)
+    return (None, None) if row is None else (memory(row[2]), _moment(row[1]))
+
+
+def _moment(text: str) -> float | None:
+    """A time as Slurm's commands write it, in the node's time zone: `2024-02-29T13:00:00`, or `Unknown`, `N/A`."""
+    try:
+        return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
+    except (ValueError, OverflowError):
+        return None
 
 
 def _state(environ: Mapping[str, str], job_id: str) -> str | None:

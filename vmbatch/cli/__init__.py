@@ -9,11 +9,17 @@ import click
 
 from .. import __version__
 from ..errors import VmBatchError
+from .console import console
 from .doctor import doctor
+from .drain import drain, undrain
 from .explain import explain
 from .image import image
 from .install import completion, install, uninstall
+from .job import kill, log, ps, show
+from .metrics import metrics
+from .report import report
 from .run import run
+from .ssh import ssh
 from .trace import described, trace
 
 if TYPE_CHECKING:
@@ -171,13 +177,16 @@ def keep(job: str, duration: str, why: str) -> None:
 
 
 @main.command()
-def kept() -> None:
+@click.option("--json", "as_json", is_flag=True, help="one JSON object a line")
+def kept(as_json: bool) -> None:
     """Show what is kept of failed jobs on this node: job, user, until when, where, why, and which images are below the disks.
 
     \b
     Example: vmbatch kept
     """
     import os
+
+    import msgspec
 
     from .. import journal
     from .. import trace as traces
@@ -188,9 +197,15 @@ def kept() -> None:
     images = {guest.begin.token: guest.begin.images for guest in traces.guests(_config().log_trace)} if found else {}
     for _, start, resources, left in found:
         places = [owned.path for owned in resources if isinstance(owned, Directory) and os.path.isdir(owned.path)]
+        below = images.get(start.token, ())
+        if as_json:
+            said = {"job": start.job, "token": start.token, "user": start.user, "queue": start.queue, "until": left.until,
+                    "why": left.why, "places": places, "images": below}
+            click.echo(msgspec.json.encode(said).decode())
+            continue
         click.echo(f"{start.job} of {start.user} until {clock.for_people(left.until)} in {' '.join(places)}: {left.why}")
-        for below in images.get(start.token, ()):
-            click.echo(f"  {described(below)}")
+        for each in below:
+            click.echo(f"  {described(each)}")
 
 
 @main.command()
@@ -215,14 +230,9 @@ def hooks(directory: str, openpbs: bool, prefix: str | None) -> None:
         click.echo(f"vmbatch: remoteshell is a script, into which users' jobs can bring LD_PRELOAD and the like: {why}", err=True)
 
 
-main.add_command(completion)
-main.add_command(doctor)
-main.add_command(explain)
-main.add_command(image)
-main.add_command(install)
-main.add_command(run)
-main.add_command(trace)
-main.add_command(uninstall)
+for command in (completion, console, doctor, drain, explain, image, install, kill, log, metrics, ps, report, run, show, ssh,
+                trace, undrain, uninstall):
+    main.add_command(command)
 
 
 def _config() -> Config:

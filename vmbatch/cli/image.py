@@ -29,6 +29,8 @@ def list_(as_json: bool) -> None:
     """
     import msgspec
 
+    from . import table
+
     entries = sorted(_entries(_config()), key=lambda entry: entry.used)
     if as_json:
         for entry in entries:
@@ -37,14 +39,13 @@ def list_(as_json: bool) -> None:
     if not entries:
         click.echo("the store is empty")
         return
-    rows = [("CONTENT", "FORMAT", "SIZE", "ON DISK", "USED", "BY", "SOURCE")]
+    rows = []
     for entry in entries:
         used = "now" if entry.in_use else time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
         rows.append((entry.record.content[:12], entry.record.format, _mib(entry.record.size), _mib(entry.taken), used,
-                     entry.part.removeprefix("users/"), entry.record.origin))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        click.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+                     entry.part.removeprefix("users/"), table.plain(entry.record.origin)))
+    table.show(("CONTENT", "FORMAT", "SIZE", "ON DISK", "USED", "BY", "SOURCE"), rows, right=("SIZE", "ON DISK"),
+               spare=("FORMAT", "BY"), elastic="SOURCE", colours={"USED": {"now": "green"}})
 
 
 @image.command()

@@ -39,7 +39,7 @@ def install(torque: bool, openpbs: bool, slurm: bool, mom_privs: tuple[str, ...]
     chosen = _chosen(torque, openpbs, slurm, mom_privs, slurm_conf, health, qmgr)
     with record.alone():
         if not (torque or openpbs or slurm) and record.load() is None:
-            raise SiteError("for which batch system?", "give --torque, --openpbs or --slurm")
+            raise SiteError("for which batch system?", "give --torque, --openpbs or --slurm", code="VB918")
         prepared = course.prepare(chosen, _completions())
         for note in prepared.plan.notes:
             click.echo(f"note: {note}")
@@ -138,7 +138,7 @@ def _root() -> None:
     from ..errors import SiteError
 
     if os.geteuid() != 0:
-        raise SiteError("only root can do that", "run it with sudo")
+        raise SiteError("only root can do that", "run it with sudo", code="VB921")
 
 
 def _show(lines: list[str]) -> None:
@@ -153,5 +153,5 @@ def _ask(yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise SiteError("nobody is there to be asked", "look at this with --dry-run, then give --yes")
+        raise SiteError("nobody is there to be asked", "look at this with --dry-run, then give --yes", code="VB918")
     click.confirm("Go on?", abort=True)

@@ -135,6 +135,18 @@ def replace(path: str, data: bytes, mode: int, group: int = GROUP, *, sync: bool
         sync_directory(os.path.dirname(path))
 
 
+def put(path: str, data: bytes, mode: int = 0o644) -> None:
+    """As `replace`, of the caller's own and into a directory that others may write: by a name that nobody can guess. OSError."""
+    temporary = os.path.join(os.path.dirname(os.path.abspath(path)), f".{secrets.token_hex(16)}")
+    try:
+        write_new(temporary, data, mode, (-1, -1))
+        os.rename(temporary, path)
+    except OSError:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
 def write_sparse(fd: int, data: bytes, offset: int) -> None:
     """Writes `data` at `offset` of a new file, but for blocks of zeros, which stay holes; the file may end up too short."""
     begin = None

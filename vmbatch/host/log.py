@@ -24,6 +24,7 @@ class Log:
         self.heard = heard
         self.path = "syslog"
         self._fd = -1
+        self._told: Callable[[str], None] = lambda _: None
         syslog.openlog("vmbatch", syslog.LOG_PID, syslog.LOG_DAEMON)
         if directory is not None:
             self._open(directory)
@@ -52,9 +53,14 @@ class Log:
             except OSError:
                 self._fd = -1
 
+    def tell(self, told: Callable[[str], None]) -> None:
+        """From now on `told` hears of each phase that begins."""
+        self._told = told
+
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Logs how long a phase took, and whether it failed."""
+        self._told(name)
         begin = time.monotonic()
         self.heard(name, None)
         try:

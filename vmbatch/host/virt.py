@@ -1,5 +1,6 @@
 """libvirt: connections, transient domains, their events. Nothing here waits longer for libvirtd than it may."""
 
+import contextlib
 import functools
 import os
 import re
@@ -379,3 +380,55 @@ def ours(uri: str) -> list[tuple[str, str, str]]:
         if token:
             found.append((str(domain.name()), str(domain.UUIDString()), token))
     return found
+
+
+class Console:
+    """The first console of a running guest, for reading and writing, until it is left; nobody else has it meanwhile.
+
+    `descriptor` is readable when there is something to `read`, and when the guest has ended, so that the console is `over`.
+    """
+
+    def __init__(self, uri: str, uuid: str) -> None:
+        """NodeError."""
+        domain = find(uri, uuid)
+        if domain is None:
+            raise NodeError("the guest has ended", code="VB703")
+        self.over = False
+        self.descriptor, self._sink = os.pipe2(os.O_CLOEXEC)
+        self._stream = connect(uri).newStream(0)
+        try:
+            ask(lambda: domain.openConsole(None, self._stream, libvirt.VIR_DOMAIN_CONSOLE_SAFE))
+        except libvirt.libvirtError as error:
+            os.close(self.descriptor)
+            os.close(self._sink)
+            raise NodeError(f"libvirt does not open the guest's console: {error}",
+                            "somebody else may have it open, such as virsh console", code="VB703") from None
+        threading.Thread(target=self._copy, name="console", daemon=True).start()
+
+    def __enter__(self) -> "Console":
+        return self
+
+    def _copy(self) -> None:
+        with contextlib.suppress(libvirt.libvirtError, OSError):
+            while data := self._stream.recv(_TAIL_BYTES):
+                os.write(self._sink, data)
+        self.over = True
+        with contextlib.suppress(OSError):
+            os.close(self._sink)
+
+    def read(self) -> bytes:
+        """What there is; waits if there is nothing."""
+        return os.read(self.descriptor, _TAIL_BYTES)
+
+    def write(self, data: bytes) -> None:
+        """Types into it. NodeError."""
+        try:
+            while data:
+                data = data[self._stream.send(data):]
+        except libvirt.libvirtError as error:
+            raise NodeError(f"the guest's console takes nothing more: {error}", code="VB703") from None
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(libvirt.libvirtError):
+            self._stream.abort()
+        os.close(self.descriptor)

@@ -32,7 +32,8 @@ def split(text: bytes, path: str) -> Parts:
     before, _, rest = text.partition(JOINED if joined else BEGIN)
     lines, end, behind = rest.partition(END)
     if begins != 1 or text.count(END) != 1 or not end:
-        raise SiteError(f"{path}: the marks around VmBatch's lines are damaged", "take these lines and their marks out by hand")
+        raise SiteError(f"{path}: the marks around VmBatch's lines are damaged", "take these lines and their marks out by hand",
+                        code="VB918")
     return Parts(before, lines, behind, joined)
 
 

@@ -36,7 +36,7 @@ def mom_privs(places: Sequence[str], product: str) -> tuple[str, ...]:
     """The first of the usual places that is there. SiteError."""
     found = next((place for place in places if os.path.isdir(place)), None)
     if found is None:
-        raise SiteError(f"there is no mom_priv of {product}'s in {' or '.join(places)}", "name it with --mom-priv")
+        raise SiteError(f"there is no mom_priv of {product}'s in {' or '.join(places)}", "name it with --mom-priv", code="VB918")
     return (found,)
 
 
@@ -64,12 +64,12 @@ def prepare(chosen: Chosen, completions: dict[str, bytes]) -> Prepared:
     if before is not None:
         if before.prefix != sys.prefix:
             raise SiteError(f"the VmBatch in {before.prefix} is installed on this node, and this one is in {sys.prefix}",
-                            "run `vmbatch uninstall` first")
+                            "run `vmbatch uninstall` first", code="VB918")
         if chosen == Chosen():
             chosen = before.chosen
         if not chosen.covers(before.chosen):
             raise SiteError("VmBatch is installed on this node for more than that: " + described(before.chosen),
-                            "name all of it, or none to repeat it; or run `vmbatch uninstall` first")
+                            "name all of it, or none to repeat it; or run `vmbatch uninstall` first", code="VB918")
     wanted = plan(chosen, sys.prefix, completions)
     own = msgspec.structs.replace(before or Record(sys.prefix, chosen), chosen=chosen)
     names = {name for step in wanted.steps for name in step.names()}
@@ -133,10 +133,11 @@ def install(prepared: Prepared) -> list[str]:
         try:
             act.work()
         except OSError as error:
-            raise NodeError(f"{act.text.strip()}: {error.strerror}", "install again when that is mended, or uninstall") from None
+            raise NodeError(f"{act.text.strip()}: {error.strerror}", "install again when that is mended, or uninstall",
+                            code="VB918") from None
     undone = [act.text for step in prepared.plan.steps for act in step.look(own)]
     if undone:
-        raise NodeError(f"not as it was just made: {'; '.join(undone)}", "something else changes these files")
+        raise NodeError(f"not as it was just made: {'; '.join(undone)}", "something else changes these files", code="VB918")
     return list(filter(None, left))
 
 
@@ -145,7 +146,7 @@ def foresee() -> tuple[Record, list[str]]:
     own = record.load()
     if own is None:
         raise SiteError("VmBatch is not installed on this node by `vmbatch install`",
-                        "take out by hand what was put in by hand")
+                        "take out by hand what was put in by hand", code="VB918")
     problems, lines = _in_use(own.chosen), []
     for entry in reversed(own.made):
         try:
@@ -159,15 +160,17 @@ def foresee() -> tuple[Record, list[str]]:
 def _in_use(chosen: Chosen) -> list[SiteError]:
     """Whoever would start jobs of a queue with guests on the bare node, and what jobs still have."""
     found = [SiteError(f"the pbs_mom of {place} is at work, and would run jobs of queues with guests on the node",
-                       "drain the node, and stop her") for place in (*chosen.torque, *chosen.openpbs) if mom.runs(place)]
+                       "drain the node, and stop her",
+                       code="VB918") for place in (*chosen.torque, *chosen.openpbs) if mom.runs(place)]
     if chosen.slurm and slurm.runs():
         found.append(SiteError("slurmd is at work, and would run jobs of partitions with guests on the node",
-                               "drain the node, take VmBatch's lines out of slurm.conf, and stop slurmd"))
+                               "drain the node, take VmBatch's lines out of slurm.conf, and stop slurmd", code="VB918"))
     names = os.listdir(native.JOBS) if os.path.isdir(native.JOBS) else ()
     if jobs := sorted(name for name in names if name.endswith((".journal", ".kept"))):
         found.append(SiteError(f"jobs still own something on this node: {', '.join(jobs[:5])}"
                                + (f" and {len(jobs) - 5} more" if len(jobs) > 5 else ""),
-                               "wait for their end, and run `vmbatch sweep`; `vmbatch kept` shows what is kept on purpose"))
+                               "wait for their end, and run `vmbatch sweep`; `vmbatch kept` shows what is kept on purpose",
+                               code="VB918"))
     return found
 
 
@@ -180,7 +183,7 @@ def uninstall(own: Record) -> list[str]:
         try:
             left.append(entry.undo())
         except OSError as error:
-            raise NodeError(f"{entry.about}: {error.strerror}", "uninstall again when that is mended") from None
+            raise NodeError(f"{entry.about}: {error.strerror}", "uninstall again when that is mended", code="VB918") from None
     record.forget()
     if booted() and any(isinstance(entry, Enabled) for entry in own.made):
         systemctl("daemon-reload")
@@ -189,4 +192,4 @@ def uninstall(own: Record) -> list[str]:
 
 def _raise(problems: Sequence[VmBatchError], what: str) -> None:
     if problems:
-        raise SiteError(what, detail=tuple(line for problem in problems for line in problem.lines()))
+        raise SiteError(what, detail=tuple(line for problem in problems for line in problem.lines()), code="VB918")

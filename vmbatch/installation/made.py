@@ -87,7 +87,8 @@ class MadeFile(Entry, frozen=True, tag="file"):
             return f"remove   {self.path}"
         if self.edited == "leave":
             return f"leave    {self.path}, which was edited"
-        raise SiteError(f"{self.path} is not as vmbatch install wrote it", "remove it yourself, or put back what was there")
+        raise SiteError(f"{self.path} is not as vmbatch install wrote it", "remove it yourself, or put back what was there",
+                        code="VB918")
 
     def undo(self) -> str:
         """Removes it, or leaves what was edited."""
@@ -125,7 +126,8 @@ class MadeHook(Entry, frozen=True, tag="hook"):
         """The site's own comes back."""
         state = self.state()
         if state == "edited":
-            raise SiteError(f"{self.path} is not as vmbatch install wrote it", "remove it yourself, or put back what was there")
+            raise SiteError(f"{self.path} is not as vmbatch install wrote it", "remove it yourself, or put back what was there",
+                            code="VB918")
         if os.path.lexists(self.aside):
             return f"put back {self.path}, the site's own, which is {os.path.basename(self.aside)}"
         return f"remove   {self.path}; the site's own is not in {self.aside} any more" if state == "ours" else ""
@@ -262,7 +264,8 @@ def content(path: str) -> bytes | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     if stat.S_ISLNK(status.st_mode):
-        raise SiteError(f"{path} is a symbolic link", "VmBatch is installed with regular files: put the file itself there")
+        raise SiteError(f"{path} is a symbolic link", "VmBatch is installed with regular files: put the file itself there",
+                        code="VB918")
     return file.read_trusted(path)
 
 

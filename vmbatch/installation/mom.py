@@ -13,11 +13,12 @@ def check_directory(mom_priv: str) -> None:
     try:
         status = os.lstat(mom_priv)
     except (FileNotFoundError, NotADirectoryError):
-        raise SiteError(f"there is no {mom_priv}", "name the mom_priv of your pbs_mom with --mom-priv") from None
+        raise SiteError(f"there is no {mom_priv}", "name the mom_priv of your pbs_mom with --mom-priv", code="VB918") from None
     if stat.S_ISLNK(status.st_mode):
-        raise SiteError(f"{mom_priv} is a symbolic link", f"name it as what it is: --mom-priv {os.path.realpath(mom_priv)}")
+        raise SiteError(f"{mom_priv} is a symbolic link", f"name it as what it is: --mom-priv {os.path.realpath(mom_priv)}",
+                        code="VB918")
     if not stat.S_ISDIR(status.st_mode):
-        raise SiteError(f"{mom_priv} is not a directory", "name the mom_priv of your pbs_mom with --mom-priv")
+        raise SiteError(f"{mom_priv} is not a directory", "name the mom_priv of your pbs_mom with --mom-priv", code="VB918")
     file.check_trusted(mom_priv)
 
 

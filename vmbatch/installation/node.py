@@ -56,7 +56,7 @@ def check_reachable(prefix: str) -> None:
         while (path := os.path.dirname(path)) != "/":
             if os.stat(path).st_mode & 0o005 != 0o005:
                 raise SiteError(f"users cannot reach {prefix}: {path} is closed to them, and jobs' shells would not start",
-                                "install VmBatch anew, after `umask 022`, into a directory such as /opt/vmbatch")
+                                "install VmBatch anew, after `umask 022`, into a directory such as /opt/vmbatch", code="VB918")
 
 
 def plan(prefix: str, completions: dict[str, bytes]) -> Plan:

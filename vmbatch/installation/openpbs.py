@@ -61,6 +61,6 @@ def _qmgr() -> str:
     own = os.path.join(home, "bin/qmgr") if home else ""
     found = own if own and os.access(own, os.X_OK) else process.find("qmgr")
     if not found:
-        raise SiteError("there is no qmgr on this node", "leave out --qmgr, and run what is printed on the server")
+        raise SiteError("there is no qmgr on this node", "leave out --qmgr, and run what is printed on the server", code="VB918")
     file.check_trusted(found)
     return found

@@ -70,7 +70,8 @@ def load() -> Record | None:
     try:
         return msgspec.json.decode(file.read_trusted(path()), type=Record)
     except msgspec.MsgspecError as error:
-        raise SiteError(f"{path()} cannot be read: {error}", "another version of VmBatch may have written it: use that") from None
+        raise SiteError(f"{path()} cannot be read: {error}", "another version of VmBatch may have written it: use that",
+                        code="VB918") from None
 
 
 def save(record: Record) -> None:
@@ -89,7 +90,7 @@ def forget() -> None:
         except FileNotFoundError:
             pass
         except OSError as error:
-            raise NodeError(f"{name} cannot be removed: {error.strerror}") from None
+            raise NodeError(f"{name} cannot be removed: {error.strerror}", code="VB918") from None
 
 
 @contextmanager
@@ -100,6 +101,6 @@ def alone() -> Iterator[None]:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError:
-        raise NodeError("another vmbatch install or uninstall is at work", "wait for its end") from None
+        raise NodeError("another vmbatch install or uninstall is at work", "wait for its end", code="VB918") from None
     finally:
         os.close(fd)

@@ -43,7 +43,7 @@ def missing(text: str, wanted: dict[str, str]) -> list[str]:
 def plan(etc: str, prefix: str) -> Plan:
     """For the node whose slurm.conf is in `etc`. SiteError."""
     if not os.path.isdir(etc):
-        raise SiteError(f"there is no {etc}", "name the directory of your slurm.conf with --slurm-conf")
+        raise SiteError(f"there is no {etc}", "name the directory of your slurm.conf with --slurm-conf", code="VB918")
     file.check_trusted(etc)
     hooks = hooks_directory(prefix)
     plugin = os.path.join(hooks, "vmbatch.so")
@@ -75,7 +75,7 @@ def compiled() -> bytes:
     compiler = process.find("cc") or process.find("gcc")
     hint = "install what it is built with (Debian: gcc libc6-dev libslurm-dev)"
     if compiler is None:
-        raise SiteError("there is no C compiler for Slurm's plugin", hint)
+        raise SiteError("there is no C compiler for Slurm's plugin", hint, code="VB918")
     with tempfile.TemporaryDirectory(prefix="vmbatch-slurm-") as place:
         source, made = os.path.join(place, "vmbatch.c"), os.path.join(place, "vmbatch.so")
         with open(source, "wb") as text:
@@ -83,7 +83,7 @@ def compiled() -> bytes:
         try:
             process.run([compiler, "-O2", "-Wall", "-shared", "-fPIC", "-s", "-o", made, source], Deadline(_COMPILER_SECONDS))
         except CommandError as error:
-            raise SiteError(f"Slurm's plugin cannot be built: {error}", hint) from None
+            raise SiteError(f"Slurm's plugin cannot be built: {error}", hint, code="VB918") from None
         with open(made, "rb") as program:
             return program.read()
 

@@ -71,7 +71,7 @@ class Directory(Step, frozen=True):
         except FileNotFoundError:
             return [Act(f"make     {self.path}/", MadeDirectory(self.path), self._make)]
         if not stat.S_ISDIR(status.st_mode):
-            raise SiteError(f"{self.path} is not a directory", "move it away")
+            raise SiteError(f"{self.path} is not a directory", "move it away", code="VB918")
         file.check_trusted(self.path)
         return []
 
@@ -105,10 +105,11 @@ class File(Step, frozen=True):
         if self.editable:
             return []
         if made is not None:
-            raise SiteError(f"{self.path} is not as vmbatch install wrote it", "move it away, and install again")
+            raise SiteError(f"{self.path} is not as vmbatch install wrote it", "move it away, and install again", code="VB918")
         if hookfile.is_ours(found):
             return [self._write("take on ", record)]
-        raise SiteError(f"there is a {self.path} already, which is not VmBatch's", "move it away, and install again")
+        raise SiteError(f"there is a {self.path} already, which is not VmBatch's", "move it away, and install again",
+                        code="VB918")
 
     def _has_mode(self) -> bool:
         return self.editable or stat.S_IMODE(os.lstat(self.path).st_mode) == self.mode
@@ -150,16 +151,17 @@ class Hook(Step, frozen=True):
             return [Act(text, MadeFile(self.path, (digest.of_bytes(self.data),)), self._write)]
         if os.path.lexists(self._aside):
             raise SiteError(f"{self.path} is the site's own, and so is {self._aside}, to which it would be moved",
-                            "make one script of the two, under the second name")
+                            "make one script of the two, under the second name", code="VB918")
         if not os.lstat(self.path).st_mode & 0o100:
-            raise SiteError(f"{self.path} is the site's own and cannot be executed", f"chmod 755 {self.path}, or move it away")
+            raise SiteError(f"{self.path} is the site's own and cannot be executed", f"chmod 755 {self.path}, or move it away",
+                            code="VB918")
         return [self._replace((digest.of_bytes(self.data),))]
 
     def _renew(self, made: MadeHook) -> list[Act]:
         """What was begun, or made by an older version."""
         state, now = made.state(), digest.of_bytes(self.data)
         if state == "edited":
-            raise SiteError(f"{self.path} is not as vmbatch install wrote it", "move it away, and install again")
+            raise SiteError(f"{self.path} is not as vmbatch install wrote it", "move it away, and install again", code="VB918")
         if state == "site":
             return [self._replace((now,))]
         if state == "ours" and content(self.path) == self.data and stat.S_IMODE(os.lstat(self.path).st_mode) == _HOOK_MODE:
@@ -218,7 +220,8 @@ class Block(Step, frozen=True):
             return [Act(self._shown(), entry, lambda: rewrite(self.path, data))]
         there = [" ".join(line.split()) + " " for line in parts.lines.decode(errors="replace").splitlines()]
         if missing := [needed for needed in self.needed if not any(line.startswith(f"{needed} ") for line in there)]:
-            raise SiteError(f"{self.path}: VmBatch's lines have been edited, and lack: {'; '.join(missing)}", "put that back")
+            raise SiteError(f"{self.path}: VmBatch's lines have been edited, and lack: {'; '.join(missing)}", "put that back",
+                            code="VB918")
         return []
 
     def _shown(self) -> str:

@@ -35,7 +35,8 @@ def settings(text: bytes, path: str, hooks: str, *, health: bool) -> Settings:
         line, name, value = (part.decode(errors="replace") for part in match.group(0, 1, 2))
         found.setdefault(name, []).append((line, value))
     if found.get("job_starter_run_privileged"):
-        raise SiteError(f"{path} has $job_starter_run_privileged, which gives users root's rights on the node", "take it out")
+        raise SiteError(f"{path} has $job_starter_run_privileged, which gives users root's rights on the node", "take it out",
+                        code="VB918")
     needed = _once(found, path, "job_starter", os.path.join(hooks, "remoteshell"))
     lines, aside = list(needed), []
     alarms = [(line, int(value)) for line, value in found.get("prologalarm", ()) if value.isdecimal()]
@@ -55,7 +56,7 @@ def _once(found: dict[str, list[tuple[str, str]]], path: str, name: str, value: 
     for line, other in found.get(name, ()):
         if other != value:
             raise SiteError(f"{path} has the site's own: {line.strip()}",
-                            f"VmBatch needs ${name} {value}: take that line out, or write ours in its place")
+                            f"VmBatch needs ${name} {value}: take that line out, or write ours in its place", code="VB918")
     return [] if name in found else [f"${name} {value}"]
 
 

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 ENDED = 253
 """Exit status: the guest has ended under its job."""
-HUNG = 252
-"""Exit status: the node has ended the guest, which had hung."""
+ENDED_HERE = 252
+"""Exit status: the node has ended the guest, and says why."""
 VERDICT = "verdict"
 """What the node has to say of the guest's end: a file of root's in the hand-over directory."""
 
@@ -56,4 +56,4 @@ class Guest:
                 LOST)
             return ENDED
         say(text, LOST)
-        return HUNG
+        return ENDED_HERE
