@@ -194,12 +194,12 @@ def test_the_file(tmp_path: Path) -> None:
     assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["history", "report.html"]
     status, text = ask("--html", str(tmp_path / "none/report.html"))
-    assert (status, text) == (1, f"vmbatch: {tmp_path}/none/report.html cannot be written: No such file or directory\n")
+    assert (status, text) == (1, f"vmbatch: {tmp_path}/none/report.html cannot be written: No such file or directory [VB906]\n")
 
 
 def test_mistakes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hooked, "load_config", lambda: config.parse(b"[log]\nhistory = ''", "test"))
-    assert ask() == (1, "vmbatch: this node keeps no history of its jobs (set [log] history in vmbatch.conf)\n")
+    assert ask() == (1, "vmbatch: this node keeps no history of its jobs (set [log] history in vmbatch.conf) [VB920]\n")
     assert ask("--since", "yesterday")[0] == 2
     assert ask("/none")[0] == 2
 

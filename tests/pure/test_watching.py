@@ -93,8 +93,8 @@ def test_show_to_a_user(golden: Callable[[str, str], None]) -> None:
     code, text = ask("show", "43")
     assert code == 0
     golden("show-user.txt", text)
-    assert ask("show", "42.vm") == (1, "vmbatch: this node knows no job '42.vm' (vmbatch ps shows those that you may see)\n")
-    assert ask("show", "4")[1] == "vmbatch: '4' may be several jobs: 43.vm, 440.vm (write more of the id)\n"
+    assert ask("show", "42.vm") == (1, "vmbatch: this node knows no job '42.vm' (vmbatch ps shows those that you may see) [VB920]\n")
+    assert ask("show", "4")[1] == "vmbatch: '4' may be several jobs: 43.vm, 440.vm (write more of the id) [VB920]\n"
 
 
 def test_show_to_root(place: Path, golden: Callable[[str, str], None]) -> None:
@@ -122,8 +122,8 @@ def test_log(place: Path) -> None:
     assert ask("log", "43.vm", "-n", "1") == (0, "two\n")
     assert ask("log", "7[1].vm") == (0, "of long ago\n")
     assert ask("log", "7[1].vm", "-f") == (0, "of long ago\n"), "it is over: there is nothing to wait for"
-    assert ask("log", "42.vm") == (1, f"vmbatch: there is no {place}/log/42.vm.log yet\n")
-    assert ask("log", "../43") == (1, "vmbatch: this node knows no job '../43' (vmbatch ps shows those that you may see)\n")
+    assert ask("log", "42.vm") == (1, f"vmbatch: there is no {place}/log/42.vm.log yet [VB920]\n")
+    assert ask("log", "../43") == (1, "vmbatch: this node knows no job '../43' (vmbatch ps shows those that you may see) [VB920]\n")
 
 
 def test_console(place: Path) -> None:
@@ -131,20 +131,20 @@ def test_console(place: Path) -> None:
     (place / "state/jobs").mkdir(parents=True)
     (place / "state/jobs/42.vm.journal").write_bytes(msgspec.json.encode(start) + b"\n")
     assert ask("console", "42") == (1, f"vmbatch: the guest of job 42.vm has said nothing: there is no "
-                                       f"{place}/spool/42.vm.{RUNNING.token}/console.log\n")
+                                       f"{place}/spool/42.vm.{RUNNING.token}/console.log [VB920]\n")
     spool = place / f"spool/42.vm.{RUNNING.token}"
     spool.mkdir(parents=True)
     (spool / "console.log").write_bytes(b"login: \x1b[2Jowned\r\n$ ")
     assert ask("console", "42") == (0, "login: owned\n$ \n")
     assert ask("console", "42", "--raw") == (0, "login: \x1b[2Jowned\n$ \n")
     assert ask("console", "42", "--write") == (
-        1, "vmbatch: job 42.vm has no guest now (leave out --write for what it has said)\n")
+        1, "vmbatch: job 42.vm has no guest now (leave out --write for what it has said) [VB920]\n")
     assert ask("console", "43")[0] == 1
 
 
 def test_ssh_to_what_is_not_ready() -> None:
     assert ask("ssh", "43") == (
-        1, "vmbatch: the guest of job 43.vm is not ready: phase image (try again when vmbatch ps shows run)\n")
+        1, "vmbatch: the guest of job 43.vm is not ready: phase image (try again when vmbatch ps shows run) [VB920]\n")
     code, text = ask("ssh", "42", "--", "ls", "--color")
     assert (code, text[:30]) == (1, "vmbatch: job 42.vm is over: [E")
 
