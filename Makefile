@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: demo test test-xen fuzz lint bench man guests lab-up lab-down lab-xen packages clean
+.PHONY: demo test test-xen fuzz lint bench man errors guests lab-up lab-down lab-xen packages clean
 
 demo: .venv/.stamp-product
 	@$(python) -m lab demo
@@ -62,6 +62,10 @@ dist/man/%: docs/man/%.md
 	@mkdir -p $(@D)
 	@sed 1d $< | lowdown -s -Tman --out-no-smarty -m shiftheadinglevelby=-1 -m source=VmBatch -m volume=VmBatch \
 		-m title=$(basename $*) -m section=$(subst .,,$(suffix $*)) -o $@
+
+# The pages of all errors, from the catalogue and from where they are raised.
+errors: .venv/.stamp-product
+	@$(python) -m lab.errorpages
 
 packages:
 	@lab/install-packages
