@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: demo test test-xen fuzz lint bench man docs deb guests lab-up lab-down lab-xen packages clean
+.PHONY: demo test test-xen fuzz lint bench man docs deb errors guests lab-up lab-down lab-xen packages clean
 
 demo: .venv/.stamp-product
 	@$(python) -m lab demo
@@ -84,6 +84,9 @@ docs: .venv/.stamp-product
 	@NO_MKDOCS_2_WARNING=1 $(python) -m mkdocs build --strict --quiet
 	@$(python) -m website.check dist/site
 	@echo "  dist/site/index.html"
+# The pages of all errors, from the catalogue and from where they are raised.
+errors: .venv/.stamp-product
+	@$(python) -m lab.errorpages
 
 packages:
 	@lab/install-packages

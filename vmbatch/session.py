@@ -15,6 +15,7 @@ from .config import Config, parse
 from .errors import JobError
 from .host import file
 from .template import adapted, brought
+from .template import parse as parse_template
 
 _KVM = "/dev/kvm"
 _PATIENCE = 4.0
@@ -79,10 +80,14 @@ def template(name: str, image: str, config: Config, where: Places) -> Iterator[s
     `name` is a path, a template's name in the user's own directory of templates, or '' for the one that VmBatch brings, which
     wants an `image`: that takes the place of the template's first. Where KVM cannot be used, the guest is emulated.
     """
-    text = file.read_trusted(_path(name, config)) if name else brought()
     if not image and not name:
         raise JobError("there is no image for the guest", "name one with --image, or a template with --template", code="VB205")
     origin = _path(name, config) if name else "session.xml"
+    if name and not os.path.exists(origin):
+        raise JobError(f"there is no template {origin}", f"write one, or put it into {config.templates_directory}", code="VB205")
+    text = file.read_trusted(origin) if name else brought()
+    if name:
+        parse_template(text, origin)  # its mistakes are the user's, and named by this path
     fitted = adapted(text, origin, image if "://" in image else image and os.path.abspath(image), emulated=not has_kvm())
     file.make_state_directory(where.state, 0o711)
     beside = os.path.dirname(os.path.abspath(origin)) if name else where.state

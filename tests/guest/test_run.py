@@ -194,6 +194,7 @@ def test_who_is_killed_is_cleaned_up_after() -> None:
     (["-t", "busybox", "-u", "nobody-such", "true"], 125, "this node knows no user nobody-such"),
     (["-t", "busybox", "-u", "root", "true"], 125, "jobs of root do not run in queue local"),
     (["-t", "busybox", "-u", "alice", "-i", "/x.qcow2", "true"], 125, "lets nobody choose the image"),
+    (["-t", "busybox", "-u", "alice", "-m", "8G", "true"], 125, "guests of this template have the memory that it states"),
     (["-t", "busybox", "true"], 2, "say whose it is with --user"),
 ])
 def test_what_cannot_be(words: list[str], status: int, said: str) -> None:
@@ -316,7 +317,9 @@ def test_without_root_and_killed(alone: list[str]) -> None:
     assert process.stdout.readline() == b"armed\n"
     process.kill()
     process.wait()
+    assert b"would release" in done([*ALICE, VMBATCH, "sweep", "--dry-run"], environ=OWN).stdout
     assert done([*alone, "true"], environ=OWN).returncode == 0
+    assert done([*ALICE, VMBATCH, "sweep"], environ=OWN).stdout == b""
 
 
 def test_without_root_and_without_an_image(alone: list[str]) -> None:

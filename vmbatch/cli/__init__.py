@@ -140,7 +140,7 @@ def sweep(dry_run: bool, release: str | None) -> None:
     from ..release import release_kept
     from ..sweep import sweep as run
 
-    config = _config()
+    config = _config_of_caller()
     if release is not None:
         if dry_run:
             raise click.UsageError("--release does what it says; leave out --dry-run")
@@ -193,8 +193,9 @@ def kept(as_json: bool) -> None:
     from ..host import clock
     from ..spool.directory import Directory
 
+    config = _config_of_caller()
     found = journal.kept()
-    images = {guest.begin.token: guest.begin.images for guest in traces.guests(_config().log_trace)} if found else {}
+    images = {guest.begin.token: guest.begin.images for guest in traces.guests(config.log_trace)} if found else {}
     for _, start, resources, left in found:
         places = [owned.path for owned in resources if isinstance(owned, Directory) and os.path.isdir(owned.path)]
         below = images.get(start.token, ())
@@ -239,4 +240,15 @@ def _config() -> Config:
     from ..hooked import load_config
 
     return load_config()
+
+
+def _config_of_caller() -> Config:
+    """The node's for root; for others their own, of the guests that they run themselves."""
+    import os
+
+    if os.geteuid() == 0:
+        return _config()
+    from .. import session
+
+    return session.settle(session.places())
 

@@ -186,6 +186,7 @@ def _in_guest(path: str, wishes: dict[str, str], name: str, cores: int | None, m
     from ..job import slug
     from ..release import end_and_keep
 
+    _check_size(path, cores, memory)
     person = _person(name)
     order = local.Order(kind="run", user=name, group=person.group.name, name=os.path.basename(errand.words[0])[:60], cores=cores,
                         memory=memory, wishes=wishes)
@@ -205,6 +206,19 @@ def _in_guest(path: str, wishes: dict[str, str], name: str, cores: int | None, m
         click.echo(f"vmbatch: {error.coded(error.lines()[0])}", err=True)
     progress.end()
     return status
+
+
+def _check_size(path: str, cores: int | None, memory: int | None) -> None:
+    """JobError if the template does not follow what is asked for."""
+    from .. import template as templates
+    from ..errors import JobError
+    from ..host import file
+
+    follows = templates.parse(file.read_trusted(path), path).resources.of_job
+    for name, asked in (("cores", cores), ("memory", memory)):
+        if asked is not None and name not in follows:
+            raise JobError(f"guests of this template have the {name} that it states", f"leave out --{name}; or its admin writes "
+                           f"<vbresources {name}='job'/>", code="VB204")
 
 
 def _person(name: str) -> User:
