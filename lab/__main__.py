@@ -37,7 +37,9 @@ def _up(_: argparse.Namespace) -> int:
 
 
 def _down(_: argparse.Namespace) -> int:
-    node.down()
+    for name in suite.nodes():
+        os.environ["VMBATCH_LAB"] = name
+        node.down()
     return 0
 
 
@@ -85,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, act, text in (
         ("up", _up, "build what is missing, and start the node"),
-        ("down", _down, "end the node and all that runs in it; its logs stay"),
+        ("down", _down, "end the node, and those of the suite beside it, with all that runs in them; their logs stay"),
         ("status", _status, "whether the node is up, and its guests; status 3: down"),
         ("guests", _guests, "build the guests, and print their directories"),
         ("demo", _demo, "run one job in a guest, and show it"),

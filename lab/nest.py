@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import socket as sockets
 import subprocess
 import sys
 import tarfile
@@ -235,11 +236,17 @@ def start_libvirtd() -> int:
         daemon = subprocess.Popen(["libvirtd", "--timeout", "0", "--pid-file", _PID],
                                   stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
     over = time.monotonic() + 30
-    while not SOCKET.is_socket():
+    while not answers_at(SOCKET):
         if time.monotonic() > over:
             raise TimeoutError("libvirtd does not answer")
         time.sleep(0.01)
     return daemon.pid
+
+
+def answers_at(path: Path) -> bool:
+    """Whether somebody listens: between bind() and listen() the socket is there, and refuses."""
+    with sockets.socket(sockets.AF_UNIX) as caller:
+        return caller.connect_ex(str(path)) == 0
 
 
 def libvirtd() -> int:

@@ -36,7 +36,7 @@ class Node:
         self.config = parse(nest.CONFIG.encode(), "crash")
 
     def reconnect(self) -> None:
-        """To a new libvirtd."""
+        """To the libvirtd of now."""
         self.connection = libvirt.open(nest.URI)
 
     @contextmanager
@@ -89,10 +89,11 @@ class Node:
         return sweep.sweep(self.config, Log(self.config.log_directory, "0", "sweep"), dry_run=True)
 
     def clear(self) -> None:
-        """Removes everything, for the next case: as if no job had ever run."""
+        """Removes everything, for the next case: as if no job had ever run, and no libvirtd had been killed by a case."""
         for pid in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        self.reconnect()
         for domain in self.domains():
             domain.destroy()
         for net, host in self._hosts():
@@ -130,7 +131,6 @@ class QuietNode(Node):
     @connection.setter
     def connection(self, _: object) -> None:
         """None is kept."""
-
 
 def in_child(act: object) -> list[str]:
     """What `act` returns or raises, called in a child: vmbatch's own connection to libvirt does not outlive it."""

@@ -15,18 +15,24 @@ from . import guest, place
 LONG = ("xen", "slurm", "crash", "kit", "guest", "torque", "hostile_user", "image", "guestdisk", "nodes", "signature", "transfer",
         "shell", "rootssh", "load", "pure")
 """Folders that take long are begun first, so that no node has one left when the other is done."""
+_ENDING_SECONDS = 10.0
 _TESTS = place.CLONE / "tests"
 _COUNT = re.compile(r"(\d+) ([a-z]+)")
 _show = threading.Lock()
 
 
 class Done(NamedTuple):
-    """pytest's exit status for a part, its last line, seconds."""
+    """pytest's exit status for a part, or 1 if only something was left; its last line, seconds."""
 
     part: str
     status: int
     verdict: str
     seconds: float
+
+
+def nodes() -> tuple[str, str]:
+    """Their labs' names; the first is the clone's own."""
+    return place.name(), f"{place.name()}-2"
 
 
 def parts() -> list[str]:
@@ -38,13 +44,12 @@ def parts() -> list[str]:
 
 
 def run() -> int:
-    """0, or pytest's exit status for the first part that failed; all parts run. What a part says is shown when it is done."""
+    """0, or the exit status of the first part that failed; all parts run. What a part says is shown when it is done."""
     guest.directories()
     began, waiting = time.monotonic(), collections.deque(parts())
-    with ThreadPoolExecutor(2) as nodes:
-        names = (place.name(), f"{place.name()}-2")
+    with ThreadPoolExecutor(2) as workers:
         try:
-            done = [one for of_node in nodes.map(lambda name: _work(name, waiting), names) for one in of_node]
+            done = [one for of_node in workers.map(lambda name: _work(name, waiting), nodes()) for one in of_node]
         finally:
             waiting.clear()
     print("\n== the whole suite")
@@ -59,22 +64,44 @@ def run() -> int:
 
 
 def _work(node: str, waiting: "collections.deque[str]") -> list[Done]:
-    done = []
+    done: list[Done] = []
+    left: set[str] = set()
     while waiting:
         try:
             part = waiting.popleft()
         except IndexError:
             break
-        done.append(_run(node, part))
+        one, left = _run(node, part, left)
+        done.append(one)
     return done
 
 
-def _run(node: str, part: str) -> Done:
+def _run(node: str, part: str, before: set[str]) -> tuple[Done, set[str]]:
+    """How the part went, and what is left of jobs on the node; what was left before is held against an earlier part."""
     began = time.monotonic()
-    pytest = [sys.executable, "-m", "pytest", "--no-header", f"tests/{part}"]
-    ended = subprocess.run([sys.executable, "-m", "lab", "exec", "--", *pytest], env={**os.environ, "VMBATCH_LAB": node},
-                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
-    text = ended.stdout.decode(errors="replace").rstrip()
+    pytest = _in_node(node, "pytest", "--no-header", f"tests/{part}")
+    left = _left(node, before)
+    text = pytest.stdout.decode(errors="replace").rstrip()
+    verdict, status = text.rpartition("\n")[2].strip("= "), pytest.returncode
+    if new := sorted(left - before):
+        text = "\n".join((text, "left on the node by these tests:", *(f"  {line}" for line in new)))
+        verdict, status = f"{verdict}; {len(new)} things left on the node", status or 1
     with _show:
         print(f"\n== tests/{part}\n{text}", flush=True)
-    return Done(part, ended.returncode, text.rpartition("\n")[2].strip("= "), time.monotonic() - began)
+    return Done(part, status, verdict, time.monotonic() - began), left
+
+
+def _left(node: str, before: set[str]) -> set[str]:
+    """What jobs have left on the node; what is just ending may end."""
+    over = time.monotonic() + _ENDING_SECONDS
+    while True:
+        left = set(filter(None, _in_node(node, "lab.leftover").stdout.decode(errors="replace").splitlines()))
+        if left <= before or time.monotonic() > over:
+            return left
+        time.sleep(0.5)
+
+
+def _in_node(node: str, module: str, *words: str) -> "subprocess.CompletedProcess[bytes]":
+    command = [sys.executable, "-m", "lab", "exec", "--", sys.executable, "-m", module, *words]
+    return subprocess.run(command, env={**os.environ, "VMBATCH_LAB": node}, stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)

@@ -183,7 +183,7 @@ def an_overdue_epilogue(stage: Stage) -> None:
     torque = stage.torque()
     job = stage.submit(torque, seconds=0.5, exits=4)
     assert torque.run(20, lambda: bool(begins(stage)))
-    (place.MOM / "mom_priv/config").write_text(MOM_CONFIG.replace("300", "1"))
+    (place.MOM / "mom_priv/config").write_text(MOM_CONFIG.replace("300", "6"))
     assert torque.run(20), stage.hanging(torque)
     assert torque.ended[job].status == 4
     assert torque.epilogues.pop()[2] == 255
