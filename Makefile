@@ -79,11 +79,13 @@ dist/deb/.stamp: $(shell find $(packaged) -type f -not -name '*.pyc')
 	@cd dist/deb/vmbatch && dpkg-buildpackage --build=binary --no-sign >../build.log 2>&1 || { cat ../build.log; exit 1; }
 	@rm -r dist/deb/vmbatch
 	@touch $@
+
 # The documentation as a site in dist/site: docs/, and what is made from the code. To search in it: python3 -m http.server -d dist/site
 docs: .venv/.stamp-product
 	@NO_MKDOCS_2_WARNING=1 $(python) -m mkdocs build --strict --quiet
 	@$(python) -m website.check dist/site
 	@echo "  dist/site/index.html"
+
 # The pages of all errors, from the catalogue and from where they are raised.
 errors: .venv/.stamp-product
 	@$(python) -m lab.errorpages
