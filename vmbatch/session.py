@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import msgspec
 
-from . import claim, journal, sshargs
+from . import claim, drain, journal, sshargs, status
 from .config import Config, parse
 from .errors import JobError
 from .host import file
@@ -54,12 +54,13 @@ def settle(where: Places) -> Config:
     """Makes this process keep all that it owns at these places; its settings. VmBatchError."""
     journal.STATE, journal.RUN = where.state, where.run
     sshargs.HANDOVER, claim.DIRECTORY = os.path.join(where.run, "handover"), os.path.join(where.run, "claims")
+    status.DIRECTORY, drain.PATH = os.path.join(where.run, "status"), os.path.join(where.state, "drained")
     path = os.path.join(where.settings, "vmbatch.conf")
     chosen = parse(file.read_trusted(path), path) if os.path.exists(path) else parse(b"", "defaults")
     own = {
         "templates_directory": os.path.join(where.settings, "domains"), "guest_scripts": os.path.join(where.settings, "guest.d"),
         "spool_directory": os.path.join(where.state, "spool"), "log_directory": os.path.join(where.state, "log"),
-        "log_trace": "", "images_directory": os.path.join(where.cache, "store"),
+        "log_trace": "", "log_history": "", "images_directory": os.path.join(where.cache, "store"),
         "share_directory": os.path.join(where.state, "share"), "users_minimum_uid": os.getuid(),
         "admission_reserve_memory": 0, "timeouts_scale": 1.0 if has_kvm() else _PATIENCE,
     }

@@ -44,7 +44,7 @@ def ssh(job: str, command: tuple[str, ...]) -> None:
                         "root can see that by vmbatch console", code="VB920")
     terminal = ["-t"] if not command and sys.stdin.isatty() else []
     words = [*sshargs.client(place, record.alias, _own_key(known.job, known.token)), *terminal,
-             *sshargs.target(record.user, record.address), *command]
+             *sshargs.target(record.user, record.address, record.port), *command]
     os.execve(words[0], words, {name: value for name, value in os.environ.items() if name in ("PATH", "TERM", "LANG", "LC_ALL")})  # noqa: S606
 
 

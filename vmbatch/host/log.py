@@ -24,7 +24,6 @@ class Log:
         self.heard = heard
         self.path = "syslog"
         self._fd = -1
-        self._told: Callable[[str], None] = lambda _: None
         syslog.openlog("vmbatch", syslog.LOG_PID, syslog.LOG_DAEMON)
         if directory is not None:
             self._open(directory)
@@ -54,13 +53,19 @@ class Log:
                 self._fd = -1
 
     def tell(self, told: Callable[[str], None]) -> None:
-        """From now on `told` hears of each phase that begins."""
-        self._told = told
+        """From now on `told`, too, hears of each phase that begins."""
+        before = self.heard
+
+        def both(name: str, seconds: float | None) -> None:
+            before(name, seconds)
+            if seconds is None:
+                told(name)
+
+        self.heard = both
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Logs how long a phase took, and whether it failed."""
-        self._told(name)
         begin = time.monotonic()
         self.heard(name, None)
         try:
