@@ -26,6 +26,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from . import place
 
@@ -148,10 +149,10 @@ class Mom:
                 open(os.open(self.home / "spool" / f"{job.id}.OU", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "wb") as out,
                 open(os.open(self.home / "spool" / f"{job.id}.ER", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "wb") as err,
             ):
-                return subprocess.Popen(
+                return self.begin_hook(
                     self._there([str(path), *words], self.home / "mom_priv"), stdin=subprocess.DEVNULL, stdout=out, stderr=err,
-                    env=self.environment(job), cwd=self.home / "mom_priv", start_new_session=True, umask=umask, pass_fds=leaked,
-                    restore_signals=False, user=0, group=0, extra_groups=os.getgrouplist(job.user, job.person.pw_gid),
+                    env=self.environment(job), cwd=self.home / "mom_priv", umask=umask, pass_fds=leaked,
+                    extra_groups=os.getgrouplist(job.user, job.person.pw_gid),
                 )
         finally:
             for fd in leaked:
@@ -171,12 +172,16 @@ class Mom:
                 os.closerange(1, 3)
                 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD})
 
-        return subprocess.Popen(
+        return self.begin_hook(
             self._there([str(path), *words], self.home / "mom_priv"),
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            env=self.environment(job), cwd=self.home / "mom_priv", start_new_session=True, umask=0o022, restore_signals=False,
-            user=0, group=0, extra_groups=os.getgrouplist(job.user, job.person.pw_gid) if ends else [0], preexec_fn=in_child,
+            env=self.environment(job), cwd=self.home / "mom_priv", umask=0o022,
+            extra_groups=os.getgrouplist(job.user, job.person.pw_gid) if ends else [0], preexec_fn=in_child,
         )
+
+    def begin_hook(self, argv: list[str], **options: Any) -> "subprocess.Popen[bytes]":
+        """A hook's process, leader of its own session; options of subprocess.Popen."""
+        return subprocess.Popen(argv, start_new_session=True, restore_signals=False, user=0, group=0, **options)
 
     def start_prologue(self, job: Job, name: str = "prologue") -> "subprocess.Popen[bytes]":
         """Starts the prologue, leader of its own session."""

@@ -1,4 +1,4 @@
-"""The whole suite, folder by folder, in three nodes at the same time: two that boot guests, and one that does not."""
+"""The whole suite, folder by folder, in two nodes at the same time: a guest under emulation takes one processor."""
 
 import collections
 import os
@@ -12,10 +12,9 @@ from typing import NamedTuple
 
 from . import guest, place
 
-GUESTS = ("xen", "slurm", "crash", "guest", "nodes", "load")
-"""Folders that take a processor or more."""
-LONG = ("kit", "torque", "hostile_user", "image", "guestdisk", "signature", "transfer", "shell", "rootssh", "pure")
-"""Folders that take long are begun first, so that no node has one left when the others are done."""
+LONG = ("xen", "slurm", "crash", "kit", "guest", "torque", "hostile_user", "image", "guestdisk", "nodes", "signature", "transfer",
+        "shell", "rootssh", "load", "pure")
+"""Folders that take long are begun first, so that no node has one left when the other is done."""
 _ENDING_SECONDS = 10.0
 _TESTS = place.CLONE / "tests"
 _COUNT = re.compile(r"(\d+) ([a-z]+)")
@@ -31,35 +30,28 @@ class Done(NamedTuple):
     seconds: float
 
 
-def nodes() -> tuple[str, str, str]:
+def nodes() -> tuple[str, str]:
     """Their labs' names; the first is the clone's own."""
-    return place.name(), f"{place.name()}-2", f"{place.name()}-3"
+    return place.name(), f"{place.name()}-2"
 
 
-def parts() -> tuple[list[str], list[str]]:
-    """All folders with tests, below `tests`: those with guests, and the others; of `guest` itself each file is a part."""
-    order = GUESTS + LONG
+def parts() -> list[str]:
+    """All folders with tests, below `tests`; of the one that boots most guests each file is a part."""
     folders = sorted({path.parent.relative_to(_TESTS).parts[0] for path in _TESTS.glob("*/**/test_*.py")})
-    folders.sort(key=lambda folder: order.index(folder) if folder in order else len(order))
+    folders.sort(key=lambda folder: LONG.index(folder) if folder in LONG else len(LONG))
     files = [f"guest/{path.name}" for path in sorted((_TESTS / "guest").glob("test_*.py"))]
-    heavy = [part for folder in folders if folder in GUESTS for part in (files if folder == "guest" else [folder])]
-    return heavy, [folder for folder in folders if folder not in GUESTS]
+    return [part for folder in folders for part in (files if folder == "guest" else [folder])]
 
 
 def run() -> int:
     """0, or the exit status of the first part that failed; all parts run. What a part says is shown when it is done."""
     guest.directories()
-    began = time.monotonic()
-    heavy, light = map(collections.deque, parts())
-    first, second, third = nodes()
-    with ThreadPoolExecutor(3) as workers:
-        working = [workers.submit(_work, name, *queues) for name, *queues in
-                   ((first, heavy, light), (second, heavy, light), (third, light))]
+    began, waiting = time.monotonic(), collections.deque(parts())
+    with ThreadPoolExecutor(2) as workers:
         try:
-            done = [one for of_node in working for one in of_node.result()]
+            done = [one for of_node in workers.map(lambda name: _work(name, waiting), nodes()) for one in of_node]
         finally:
-            heavy.clear()
-            light.clear()
+            waiting.clear()
     print("\n== the whole suite")
     total: dict[str, int] = {}
     for one in sorted(done, key=lambda one: -one.seconds):
@@ -71,17 +63,16 @@ def run() -> int:
     return next((one.status for one in done if one.status), 0)
 
 
-def _work(node: str, *queues: "collections.deque[str]") -> list[Done]:
+def _work(node: str, waiting: "collections.deque[str]") -> list[Done]:
     done: list[Done] = []
     left: set[str] = set()
-    for waiting in queues:
-        while waiting:
-            try:
-                part = waiting.popleft()
-            except IndexError:
-                break
-            one, left = _run(node, part, left)
-            done.append(one)
+    while waiting:
+        try:
+            part = waiting.popleft()
+        except IndexError:
+            break
+        one, left = _run(node, part, left)
+        done.append(one)
     return done
 
 

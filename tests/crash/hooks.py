@@ -1,37 +1,35 @@
-"""Hooks that wait for the tracer, and hooks with a mistake in them, beside the installed ones."""
+"""Hooks that wait for the tracer, and hooks with a mistake in them."""
 
-from lab import place
+import time
 
-HELD = f"""#!{place.ENVIRONMENT}/bin/python3 -IS
-import sys
-sys.path.insert(0, {str(place.CLONE)!r})
-from tests.crash.held import main
-main()
-"""
-MUTANT = f"""#!{place.ENVIRONMENT}/bin/python3 -I
-import sys
-sys.path.append({str(place.CLONE)!r})
-from tests.crash.mutant import run
-run("%s")
-"""
+from . import syscalls
+from .mutant import MUTATIONS
+
+_HELD = "held."
 
 
 def hook(name: str, mutation: str = "") -> str:
-    """The name in mom_priv of a hook, or a mutated one, that waits for its tracer."""
-    mutated = f"{mutation}.{name}" if mutation else name
-    if mutation:
-        _script(mutated, MUTANT % mutation)
-    _script(f"held.{mutated}", HELD)
-    return f"held.{mutated}"
+    """The name of a hook, or a mutated one, that waits for its tracer."""
+    return _HELD + mutated(name, mutation)
 
 
 def mutated(name: str, mutation: str) -> str:
     """The name of a mutated hook that does not wait."""
-    return hook(name, mutation).removeprefix("held.")
+    return f"{mutation}.{name}" if mutation else name
 
 
-def _script(name: str, text: str) -> None:
-    path = place.MOM / "mom_priv" / name
-    if not path.exists():
-        path.write_text(text)
-        path.chmod(0o755)
+def prepare(name: str) -> str:
+    """The hook that this process is to be, as it is named above: waits for the tracer, makes the mistake."""
+    mutation, _, plain = name.removeprefix(_HELD).rpartition(".")
+    if mutation:
+        MUTATIONS[mutation]()
+    if name.startswith(_HELD):
+        while not _traced():
+            time.sleep(0.0005)
+        syscalls.install()
+    return plain
+
+
+def _traced() -> bool:
+    with open("/proc/self/status", encoding="ascii") as status:
+        return any(line.startswith("TracerPid:") and int(line.split()[1]) for line in status)

@@ -1,14 +1,13 @@
-"""Lifecycles with a mistake in them, to prove that the matrix finds such, and one with less patience. Only for hooks of tests."""
+"""Lifecycles with a mistake in them, to prove that the matrix finds such, and one with less patience. For processes of tests."""
 
 import contextlib
 import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from vmbatch import hooked, hooks, journal, lifecycle
+from vmbatch import hooked, journal, lifecycle
 from vmbatch.config import Config
 from vmbatch.errors import NodeError
 from vmbatch.host import distant, file, process, virt
@@ -117,11 +116,3 @@ MUTATIONS: dict[str, Callable[[], None]] = {
     "no-space-unseen": _no_space_unseen,
     "orphans-work": _orphans_work,
 }
-
-
-def run(mutation: str) -> None:
-    """The hook that this process was started as, with its mistake."""
-    MUTATIONS[mutation]()
-    if sys.argv[0].endswith("prologue"):
-        hooks.prologue()
-    hooks.epilogue()

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from lab import mom, nest, place
+from lab import loaded, mom, nest, place
 from lab.remains import Node, in_child
 from vmbatch import lifecycle
 from vmbatch.host.log import Log
@@ -30,7 +30,8 @@ class Player:
 
     def __init__(self, node: Node) -> None:
         self.node = node
-        self.mom = mom.Mom()
+        self.mom = loaded.LoadedMom(hooks.prepare)
+        loaded.preload()
         self.kept: dict[str, state.Kept] = {}
 
     def play(self, case: Case) -> Answer:

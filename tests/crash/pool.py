@@ -14,16 +14,17 @@ from .case import NOT_REACHED, Answer, Case
 
 _WORKERS = 4
 """For two processors: many cases mostly wait."""
+_START = f"import sys; sys.path.append({str(place.CLONE)!r}); from tests.crash.worker import main; main()"
 
 
 class Worker:
-    """One process in namespaces of its own; all in it die with it."""
+    """One process in namespaces of its own; all in it die with it. Isolated, as hooks must be, which are forked from it."""
 
     def __init__(self) -> None:
         self._disk = tempfile.TemporaryDirectory(prefix="vmbatch-crash-")
         self._process = subprocess.Popen(
             ["unshare", "--mount", "--net", "--pid", "--ipc", "--fork", "--kill-child",
-             sys.executable, "-m", "tests.crash.worker", self._disk.name],
+             sys.executable, "-I", "-c", _START, self._disk.name],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=place.CLONE,
         )
 

@@ -26,7 +26,3 @@ def main() -> None:
             answer = Answer(leaks=[f"the test itself failed: {traceback.format_exc()}"])
         answers.write(answer.encode() + "\n")
         answers.flush()
-
-
-if __name__ == "__main__":
-    main()

@@ -5,21 +5,17 @@ lab.fakeguest, without sshd; remoteshell's checks are its own.
 """
 
 import contextlib
-import faulthandler
-import importlib
 import json
 import os
-import pkgutil
 import signal
-import sys
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from lab import mom, nest, place
+from lab import loaded, mom, nest, place
 from lab.remains import QuietNode, in_child
 from lab.torque import Start, Torque
-from vmbatch import sweep, template
+from vmbatch import sweep
 from vmbatch.host.log import Log
 
 SOCKET = Path("/run/fakeguest/socket")
@@ -29,19 +25,6 @@ OUTSIDE = SOCKET.with_name("outside")
 SCRIPT = f"#!/bin/sh\necho outside >> {OUTSIDE}\n".encode()
 MOM_CONFIG = f"$prologalarm 300\n$job_starter {place.MOM}/mom_priv/remoteshell\n"
 CONFIG = nest.CONFIG.replace('pause = "0s"\n', "").replace(nest.TIMEOUTS, "")
-
-
-def preload() -> None:
-    """What hooks load when they need it, for those that are forked from here."""
-    import pycdlib  # noqa: F401
-
-    import vmbatch
-
-    for found in pkgutil.walk_packages(vmbatch.__path__, "vmbatch."):
-        if not found.name.startswith("vmbatch.cli"):
-            importlib.import_module(found.name)
-    path = "/etc/vmbatch/domains/crash.xml"
-    template.parse(Path(path).read_bytes(), path)
 
 
 class Stage:
@@ -55,7 +38,7 @@ class Stage:
         self.node = QuietNode()
         self.house = mom.Mom()
         self.hooks = place.MOM / "mom_priv"
-        preload()
+        loaded.preload()
         self._installed = {path.name for path in self.hooks.iterdir()}
 
     def clear(self) -> None:
@@ -160,26 +143,6 @@ class Stage:
         """VmBatch's log of a job."""
         path = Path("/var/log/vmbatch") / f"{job_id.replace('[', '-').replace(']', '')}.log"
         return path.read_text() if path.exists() else ""
-
-
-def called(path: str, argv: list[str], environ: dict[str, str]) -> NoReturn:
-    """Runs VmBatch's hooks in this process, which has loaded them, in place of executing them; all else is executed."""
-    name = os.path.basename(path)
-    if name not in ("prologue", "epilogue", "remoteshell"):
-        os.execve(path, argv, environ)  # noqa: S606
-    os.environ.clear()
-    os.environ.update(environ)
-    sys.argv = [path, *argv[1:]]
-    from vmbatch import hooks, remoteshell
-
-    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 (as a new process has them)
-    sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
-    faulthandler.register(signal.SIGQUIT, file=2)
-    if name == "remoteshell":
-        os.closerange(3, 1 << 10)
-        remoteshell.main()
-    getattr(hooks, name)()
-    os._exit(0)
 
 
 def until(true: Any, seconds: float = 10.0) -> bool:

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from lab import mom
+from lab import loaded, mom
 from lab.remains import in_child
 from lab.torque import Torque
 
 from .pool import Pool
-from .stage import Stage, called
+from .stage import Stage
 
 pytestmark = pytest.mark.torque
 _AT_ONCE = 4
@@ -41,7 +41,7 @@ def schedules(draw: st.DrawFn) -> dict[str, Any]:
 
 def schedule(stage: Stage, acts: list[tuple[str, int, int]], jobs: int, eager: bool, seconds: float, user: str) -> list[str]:
     """Plays it; a line for each promise that was broken. Bob's guests fail."""
-    torque = stage.torque(execute=called, eager=eager, kill_delay=0.1, patience=0.1, most=4)
+    torque = stage.torque(execute=loaded.called, eager=eager, kill_delay=0.1, patience=0.1, most=4)
     names = [stage.submit(torque, user=user, seconds=seconds) for _ in range(jobs)]
     for act, milliseconds, chosen in acts:
         over = time.monotonic() + milliseconds / 1000
