@@ -93,7 +93,7 @@ def test_show_to_a_user(golden: Callable[[str, str], None]) -> None:
     code, text = ask("show", "43")
     assert code == 0
     golden("show-user.txt", text)
-    assert ask("show", "42.vm") == (1, 
+    assert ask("show", "42.vm") == (1,
         "vmbatch: this node knows no job '42.vm' (vmbatch ps shows those that you may see) [VB920]\n")
     assert ask("show", "4")[1] == "vmbatch: '4' may be several jobs: 43.vm, 440.vm (write more of the id) [VB920]\n"
 
@@ -124,7 +124,7 @@ def test_log(place: Path) -> None:
     assert ask("log", "7[1].vm") == (0, "of long ago\n")
     assert ask("log", "7[1].vm", "-f") == (0, "of long ago\n"), "it is over: there is nothing to wait for"
     assert ask("log", "42.vm") == (1, f"vmbatch: there is no {place}/log/42.vm.log yet [VB920]\n")
-    assert ask("log", "../43") == (1, 
+    assert ask("log", "../43") == (1,
         "vmbatch: this node knows no job '../43' (vmbatch ps shows those that you may see) [VB920]\n")
 
 
