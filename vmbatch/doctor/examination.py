@@ -1,6 +1,7 @@
-"""All checks at once: each in a process of its own, so that none waits for another, or for what hangs."""
+"""Many checks at once: each in a process of its own, so that none hangs another."""
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
@@ -11,6 +12,9 @@ from ..units import Deadline
 from .checks import CHECKS
 from .finding import UNNEEDED, Check, Finding, Site, error, of_error, ok, warning, worst
 
+_AT_ONCE = 2 * (os.cpu_count() or 1) + 2
+"""Some only wait; more would only wait for each other."""
+
 
 def examine(site: Site, checks: Iterable[Check] = CHECKS, *, broken: bool = False,
             patience: float = 1.0) -> Iterator[tuple[Check, list[Finding]]]:
@@ -18,15 +22,13 @@ def examine(site: Site, checks: Iterable[Check] = CHECKS, *, broken: bool = Fals
 
     None are found by a check that is left out, as another one has found what is in its way.
     """
-    asked: list[tuple[Check, Question | None, Deadline]] = []
-    for check in checks:
-        if broken and check.settings:
-            continue
-        may = os.geteuid() == 0 or not check.root
-        seconds = max(check.seconds, check.reading if site.whole else 0.0) * patience
-        asked.append((check, Question(check.name, _task(check, site)) if may else None, Deadline(seconds)))
+    todo = deque(check for check in checks if not (broken and check.settings))
+    asked: deque[tuple[Check, Question | None, Deadline]] = deque()
     failed: set[str] = set()
-    for check, question, over in asked:
+    while todo or asked:
+        while todo and len(asked) < _AT_ONCE:
+            asked.append(_ask(todo.popleft(), site, patience))
+        check, question, over = asked.popleft()
         found = _heard(question, over)
         level = worst(found)
         if check.needs in failed and level != "ok":
@@ -34,6 +36,12 @@ def examine(site: Site, checks: Iterable[Check] = CHECKS, *, broken: bool = Fals
         elif level == "error":
             failed.add(check.name)
         yield check, [msgspec.structs.replace(each, check=check.name) for each in found]
+
+
+def _ask(check: Check, site: Site, patience: float) -> tuple[Check, Question | None, Deadline]:
+    may = os.geteuid() == 0 or not check.root
+    seconds = max(check.seconds, check.reading if site.whole else 0.0) * patience
+    return check, Question(check.name, _task(check, site)) if may else None, Deadline(seconds)
 
 
 def _task(check: Check, site: Site) -> Callable[[], list[Finding]]:

@@ -5,6 +5,7 @@ from typing import Literal
 
 import msgspec
 
+from ..catalogue import CATALOGUE
 from ..config import Config
 from ..errors import InputError, VmBatchError
 from ..template import Template
@@ -76,11 +77,12 @@ def error(found: str, advice: str = "") -> Finding:
 
 
 def of_error(wrong: VmBatchError) -> list[Finding]:
-    """A finding for each mistake that an error names."""
+    """A finding for each mistake that an error names; an error without a hint has the catalogue's."""
+    advice = wrong.hint or (CATALOGUE[wrong.code].remedy if wrong.code else "")
     if isinstance(wrong, InputError):
-        return [error(f"{wrong.path}:{line}: {text}" if line else f"{wrong.path}: {text}", wrong.hint)
+        return [error(f"{wrong.path}:{line}: {text}" if line else f"{wrong.path}: {text}", advice)
                 for line, text in wrong.problems]
-    return [error(wrong.what, wrong.hint)]
+    return [error(wrong.what, advice)]
 
 
 def worst(findings: list[Finding]) -> Level:
