@@ -17,7 +17,8 @@ from .context import archive
 from .context.access import access
 from .disk.blank import MAKERS
 from .errors import NodeError, SiteError
-from .exchange.address import HERE, taken
+from .exchange import address as reservation
+from .exchange.address import taken
 from .format import FormatError
 from .format.name import TOOLS, parse_form
 from .grant import unknown
@@ -338,7 +339,7 @@ def _leases(form: Template, networks: dict[str, VirtNet], token: str, config: Co
             yield None
             continue
         if reserved is None:
-            reserved = taken(HERE)
+            reserved = taken(reservation.HERE)
         chosen = network.lease(net, interface.mac, token, reserved, virtnet.leases(config.libvirt_uri, net.name),
                                functools.partial(virtnet.macs, config.libvirt_uri, net.name))
         if chosen is not None:

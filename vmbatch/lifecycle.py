@@ -31,7 +31,7 @@ from . import (
 from .batch.system import Call, Refusal, System
 from .config import Config
 from .errors import DeadlineError, EndedError, NodeError, SiteError, TakenError, VmBatchError
-from .exchange.address import HERE
+from .exchange import address as addresses
 from .exchange.meeting import Meeting
 from .exchange.member import forget_note, leave_note
 from .format import FormatError
@@ -78,7 +78,7 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
         if any(interface.pools for interface in form.interfaces):
             _make_distant(config.reservations)
         if any(interface.network and not interface.pools for interface in form.interfaces):
-            file.make_state_directory(HERE, 0o700)
+            file.make_state_directory(addresses.HERE, 0o700)
         entry = member(job, config, os.uname().nodename, alarm)
         if entry is not None:
             _make_distant(config.meeting)

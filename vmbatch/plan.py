@@ -15,7 +15,8 @@ from .context.parameters import hostname
 from .contextplan import Context, Delivery
 from .diskplan import Disks
 from .errors import JobError, NodeError, SiteError
-from .exchange.address import HERE, Address
+from .exchange import address as reserved
+from .exchange.address import Address
 from .exchange.export import Export
 from .exchange.meeting import Introduction
 from .exchange.member import Member, short
@@ -87,7 +88,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     `reservations` come first, and may fail with TakenError. `export` lacks the guest's address, and `address` is '' where only a
     DHCP server knows it.
-    `export` lacks the guest's address, and `address` is '' where only DHCP knows it.
     `forwarded` is the number of the interface in QEMU's user network, where that is the way to the guest.
     `recorded`: the log at `console` is not written by the hypervisor, but from the console's pty, as long as the guest boots.
     """
@@ -220,7 +220,7 @@ def _reservations(job: Job, config: Config, facts: Facts, nets: tuple[Net, ...],
             yield Address(os.path.join(config.reservations, address), job.token, job.id, facts.node)
     for net, lease in zip(nets, leases, strict=True):
         if lease is not None and not lease.known:
-            yield Address(os.path.join(HERE, lease.address), job.token, job.id, facts.node)
+            yield Address(os.path.join(reserved.HERE, lease.address), job.token, job.id, facts.node)
             yield DhcpHost(config.libvirt_uri, lease.network, lease.bridge, lease.server, net.mac, lease.address, job.token)
 
 

@@ -13,6 +13,7 @@ import msgspec
 from . import claim, drain, journal, sshargs, status
 from .config import Config, parse
 from .errors import JobError
+from .exchange import address
 from .host import file
 from .template import adapted, brought
 from .template import parse as parse_template
@@ -55,6 +56,7 @@ def settle(where: Places) -> Config:
     journal.STATE, journal.RUN = where.state, where.run
     sshargs.HANDOVER, claim.DIRECTORY = os.path.join(where.run, "handover"), os.path.join(where.run, "claims")
     status.DIRECTORY, drain.PATH = os.path.join(where.run, "status"), os.path.join(where.state, "drained")
+    address.HERE = os.path.join(where.run, "addresses")
     path = os.path.join(where.settings, "vmbatch.conf")
     chosen = parse(file.read_trusted(path), path) if os.path.exists(path) else parse(b"", "defaults")
     own = {

@@ -10,8 +10,9 @@ from . import claim, journal, sshargs, status
 from .batch.local import Local
 from .config import Config
 from .errors import DeadlineError, VmBatchError
+from .exchange import address as addresses
 from .exchange import export, volume
-from .exchange.address import HERE, Found, stale
+from .exchange.address import Found, stale
 from .exchange.address import look as reservations
 from .exchange.member import Member
 from .exchange.member import look as entries
@@ -47,7 +48,7 @@ def sweep(config: Config, log: Log, *, dry_run: bool) -> list[str]:
     marked += _seen(lambda: directory.ours(share, server=True), f"what is on the share {share}", said)
     things: list[Resource] = [found for found in marked if is_of_node(os.path.basename(found.path), node)]
     reserved, here = (_seen(functools.partial(reservations, place), f"the reserved addresses in {place}", said)
-                      for place in (config.reservations, HERE))
+                      for place in (config.reservations, addresses.HERE))
     met = _seen(lambda: entries(config.meeting, node), "the entries for other nodes", said)
     things += [claimed for claimed, _state in claim.look(claim.DIRECTORY)]
     things[:0] = volume.left(share)

@@ -99,7 +99,7 @@ def test_who_may_do_what(mom: Mom) -> None:
             code, said, errors = ask("ssh", number, "--", "id -un; echo to stderr >&2; exit 7", user=user)
             assert (code, said, errors) == (7, "alice\n", "to stderr\n"), errors
         assert ask("ssh", number, "--", "cat", user="alice", stdin="through\n")[:2] == (0, "through\n")
-        unknown = f"vmbatch: this node knows no job '{number}' (vmbatch ps shows those that you may see)\n"
+        unknown = f"vmbatch: this node knows no job '{number}' (vmbatch ps shows those that you may see) [VB920]\n"
         for command in ("show", "ssh"):
             assert ask(command, number, user="bob") == (1, "", unknown)
         for command in ("log", "console", "kill"):
@@ -113,7 +113,7 @@ def test_who_may_do_what(mom: Mom) -> None:
                 done = subprocess.run([*comrade, look, path], check=False, capture_output=True, text=True)
                 assert done.stdout == "", "not even to members of the same group"
                 assert "Permission denied" in done.stderr or path == place
-        assert ask("kill", "0")[2] == "vmbatch: this node knows no job '0' (vmbatch ps shows those that you may see)\n"
+        assert ask("kill", "0")[2] == "vmbatch: this node knows no job '0' (vmbatch ps shows those that you may see) [VB920]\n"
 
 
 def test_the_log_and_the_console_go_on_until_the_end(mom: Mom) -> None:
@@ -163,8 +163,8 @@ def test_a_guest_that_an_admin_ends(mom: Mom) -> None:
     code, said, _ = ask("kill", job.id, "--why", "mines coins")
     assert (code, said) == (0, f"the guest of job {job.id} has been ended; the job ends now, and its epilogue removes the rest\n")
     assert shell.wait(30) == 252
-    assert ended(mom, job, 252) == ["vmbatch: an admin of the node has ended the job's guest: mines coins"]
-    why = "an admin of the node has ended the job's guest: mines coins"
+    assert ended(mom, job, 252) == ["vmbatch: an admin of the node has ended the job's guest: mines coins [VB802]"]
+    why = "an admin of the node has ended the job's guest: mines coins [VB802]"
     assert (record_of(job).why, record_of(job).status, record_of(job).outcome) == (why, 252, "ran")
     assert trace("--job", job.id).splitlines()[-1].endswith(f": {why}, the job's status 252")
 

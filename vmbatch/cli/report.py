@@ -33,7 +33,10 @@ def report(files: tuple[str, ...], since_: str | None, template: str | None, htm
     from ..errors import SiteError
     from ..hooked import load_config
     from . import moment
+    from .job import require_root
 
+    if not files:
+        require_root("the node's history", "name files of your own")
     begin = None if since_ is None else moment.since(since_, "--since")
     places = files or tuple(filter(None, (load_config().log_history,)))
     if not places:
