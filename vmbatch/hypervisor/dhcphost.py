@@ -11,8 +11,8 @@ from ..units import Deadline
 
 _IN_FLIGHT_SECONDS = 2.0
 _FREED_SECONDS = 30.0
-"""The server has a helper that writes down what it gives and gets back, and at each change of its hosts all leases anew: one program
-for each, one after the other (dnsmasq(8), --dhcp-script)."""
+"""The server has a helper that writes down what it gives and gets back, and all leases anew when its hosts change: one
+program for each, one after the other (dnsmasq(8), --dhcp-script)."""
 _PAUSE_SECONDS = 0.05
 
 
