@@ -5,6 +5,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +22,8 @@ from .tokens import new_token
 SYSTEM, NETWORK, SERVER = "qemu:///system", "lab", "10.77.0.1"
 PLACE = "10.77.0.133"
 OTHER = "52:54:00:dd:00:01"
+FORWARDING = "3"
+"""A bridge's port, in the kernel's words (uapi/linux/if_bridge.h, BR_STATE_FORWARDING)."""
 
 pytestmark = pytest.mark.skipif(not node.inside(), reason="a real DHCP server is the lab's node's")
 
@@ -41,6 +44,10 @@ class Machine:
         subprocess.run(["ip", "link", "add", "asker0", "type", "veth", "peer", "name", "asker1"], check=True)
         for command in ("ip link set asker0 master labbr0 up", "ip link set asker1 up"):
             subprocess.run(command.split(), check=True)
+        over = Deadline(5)
+        while Path("/sys/class/net/asker0/brport/state").read_text().strip() != FORWARDING:
+            assert not over.passed()
+            time.sleep(0.02)
         self._link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
         self._link.bind(("asker1", 0))
 

@@ -10,9 +10,10 @@ from ..template import parse_network
 from ..units import Deadline
 
 _IN_FLIGHT_SECONDS = 2.0
-_FREED_SECONDS = 2.0
-"""The server has a helper that writes down what it gives and gets back."""
-_PAUSE_SECONDS = 0.02
+_FREED_SECONDS = 30.0
+"""The server has a helper that writes down what it gives and gets back, and all leases anew when its hosts change: one
+program for each, one after the other (dnsmasq(8), --dhcp-script)."""
+_PAUSE_SECONDS = 0.05
 
 
 class DhcpHost(Resource, frozen=True, tag="dhcp-host"):
@@ -34,22 +35,34 @@ class DhcpHost(Resource, frozen=True, tag="dhcp-host"):
         return f"address {self.address} for {self.mac} in libvirt's network {self.network}"
 
     def acquire(self) -> None:
-        """Makes it, and frees the address if a machine has it that has gone. TakenError, NodeError."""
+        """Makes it, and frees the address if a machine has it that has gone: before it, too, as the server then is quicker to say
+        so. TakenError, NodeError."""
+        self._free()
         try:
             virtnet.add_host(self.uri, self.network, self.mac, self.address)
         except NodeError:
             self._check_known()
             raise
         over = Deadline(_FREED_SECONDS)
-        while (holder := virtnet.leases(self.uri, self.network).get(self.address, self.mac)) != self.mac:
-            if holder in virtnet.macs(self.uri, self.network):
-                virtnet.remove_host(self.uri, self.network, self.mac, self.address)
-                raise TakenError(f"the address {self.address} was given to a guest with MAC {holder} meanwhile")
-            if over.passed():
-                raise NodeError(f"the DHCP server of libvirt's network {self.network} does not take back {self.address} from "
-                                f"{holder}, a machine that has gone", f"does dnsmasq serve {self.bridge}?", code="VB610")
-            dhcp.release(self.bridge, self.server, self.address, holder)
-            time.sleep(_PAUSE_SECONDS)
+        try:
+            while holder := self._free():
+                if over.passed():
+                    raise NodeError(f"the DHCP server of libvirt's network {self.network} does not take back {self.address} from "
+                                    f"{holder}, a machine that has gone", f"does dnsmasq serve {self.bridge}?", code="VB610")
+                time.sleep(_PAUSE_SECONDS)
+        except TakenError:
+            virtnet.remove_host(self.uri, self.network, self.mac, self.address)
+            raise
+
+    def _free(self) -> str:
+        """Gives the address back in the name of a machine that has gone: its MAC, '' if none has it. TakenError, NodeError."""
+        holder = virtnet.leases(self.uri, self.network).get(self.address, self.mac)
+        if holder == self.mac:
+            return ""
+        if holder in virtnet.macs(self.uri, self.network):
+            raise TakenError(f"the address {self.address} was given to a guest with MAC {holder} meanwhile")
+        dhcp.release(self.bridge, self.server, self.address, holder)
+        return holder
 
     def _check_known(self) -> None:
         """TakenError if somebody else has the address now, NodeError if there is another guest with the same MAC."""
