@@ -104,7 +104,7 @@ def test_a_network_that_is_not_there(mom: Mom) -> None:
 
 def test_a_guest_with_an_address_of_another_network(mom: Mom) -> None:
     with changed("mute", "<interface type='network'>", "<interface type='network'>"
-                 "<vbnetwork method='static' addresses='10.99.0.5'/>") as name:
+                 "<vbnetwork method='static' addresses='10.99.0.5' netmask='255.255.255.0'/>") as name:
         [first, second] = seen(mom, name)
         assert first.startswith("job ID could not start: ")
         assert re.fullmatch(rf"{BACK} \[VB(604|707|704)\]", second)

@@ -26,20 +26,17 @@ def examine(site: Site, checks: Iterable[Check] = CHECKS, *, broken: bool = Fals
     asked: deque[tuple[Check, Question | None, Deadline]] = deque()
     failed: set[str] = set()
     while todo or asked:
-        while todo and len(asked) < _AT_ONCE:
-            asked.append(_ask(todo.popleft(), site, patience))
+        while todo and len(asked) < _AT_ONCE and not any(todo[0].needs == check.name for check, _, _ in asked):
+            asked.append(_ask(todo.popleft(), site, patience, failed))
         check, question, over = asked.popleft()
-        found = _heard(question, over)
-        level = worst(found)
-        if check.needs in failed and level != "ok":
-            found = []
-        elif level == "error":
+        found = [] if check.needs in failed else _heard(question, over)
+        if worst(found) == "error":
             failed.add(check.name)
         yield check, [msgspec.structs.replace(each, check=check.name) for each in found]
 
 
-def _ask(check: Check, site: Site, patience: float) -> tuple[Check, Question | None, Deadline]:
-    may = os.geteuid() == 0 or not check.root
+def _ask(check: Check, site: Site, patience: float, failed: set[str]) -> tuple[Check, Question | None, Deadline]:
+    may = (os.geteuid() == 0 or not check.root) and check.needs not in failed
     seconds = max(check.seconds, check.reading if site.whole else 0.0) * patience
     return check, Question(check.name, _task(check, site)) if may else None, Deadline(seconds)
 
