@@ -47,15 +47,29 @@ def _removed(job_id: str, config: Config, log: Log) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        process.watch(None)
-        try:
-            epilogue(job_id, config, log)
-        except VmBatchError as error:
-            log.line(str(error))
+        with _undisturbed():
+            process.watch(None)
+            try:
+                epilogue(job_id, config, log)
+            except VmBatchError as error:
+                log.line(str(error))
         raise
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    epilogue(job_id, config, log)
+    with _undisturbed():
+        epilogue(job_id, config, log)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Signals that end this process do so at the end of the `with`: blocked here, a thread of libvirt's would take them."""
+    noted: list[int] = []
+    before = {number: signal.signal(number, lambda got, _frame: noted.append(got)) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if noted:
+        raise KeyboardInterrupt
 
 
 def _for(template: str, config: Config) -> Config:
