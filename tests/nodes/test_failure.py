@@ -104,7 +104,7 @@ def test_the_first_nodes_guest_dies(pair: Make, other: Second) -> None:
     assert "Attempted to kill init!" in job.errors
     wait_for_nothing(other)
     said = (other.directory / f"log/{job.first.id}.log").read_text()
-    assert f"prologue.parallel: job {job.first.id} has ended, or was never started, at its first node node\n" in said
+    assert f"prologue.parallel: job {job.first.id} has ended, or was never started, at its first node node [VB901]\n" in said
     job.mom.forget(job.first)
 
 

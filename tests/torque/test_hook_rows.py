@@ -241,7 +241,7 @@ def output(stage: Stage, keep: str, join: str) -> None:
     job = stage.submit(torque, keep=keep, join=join, name="kept")
     settle(stage, torque)
     number = job.partition(".")[0]
-    said = f"vmbatch: job {job} could not start: jobs of alice do not run in queue crash (ask the site's admins)\n"
+    said = f"vmbatch: job {job} could not start: jobs of alice do not run in queue crash (ask the site's admins) [VB206]\n"
     out, err = torque.ended[job].output, torque.ended[job].errors
     assert (err, out) == (said.encode(), said.encode() if join else b"")
     kept = sorted(path.name for path in home.glob("kept.*"))
@@ -275,7 +275,7 @@ def a_users_fault(stage: Stage, fault: str, starter: bool) -> None:
         assert errors(torque, job) == f"{said}vmbatch: {held}\n"
         assert clients.calls()[1] == ["qalter", "-W", "Comment=jobs of alice do not run in queue crash", job]
     elif fault == "tell" and starter:
-        assert (ended.state, ended.status, errors(torque, job)) == ("C", 255, said)
+        assert (ended.state, ended.status, errors(torque, job)) == ("C", 255, said.replace("\n", " [VB206]\n"))
     else:
         assert (ended.state, ended.status, ended.errors) == ("C", ABORTED, None)
         assert torque.starts[0].job.errors.decode() == f"{said}vmbatch: the job is aborted [VB206]\n"
