@@ -1,6 +1,5 @@
 """What jobs have left on the node, seen by looking, not by asking VmBatch."""
 
-import re
 import subprocess
 from pathlib import Path
 
@@ -24,7 +23,7 @@ def found(uri: str = "qemu:///system") -> list[str]:
     lines += [str(path) for path in sorted(Path("/run/vmbatch/status").glob("*/*"))]
     connection = libvirt.open(uri)
     try:
-        lines += [f"domain {domain.name()}" for domain in connection.listAllDomains()] + hosts(connection)
+        lines += [f"domain {domain.name()}" for domain in connection.listAllDomains()]
         if uri.startswith("qemu"):
             lines += filters(connection)
     finally:
@@ -32,12 +31,6 @@ def found(uri: str = "qemu:///system") -> list[str]:
     lines += processes()
     swept = subprocess.run(["/srv/vmbatch/venv/bin/vmbatch", "sweep", "--dry-run"], capture_output=True, text=True, check=False)
     return lines + [line for line in (swept.stdout + swept.stderr).splitlines() if line]
-
-
-def hosts(connection: libvirt.virConnect) -> list[str]:
-    """What the networks' DHCP still knows by name; the lab's networks know nobody by themselves."""
-    return [f"network {net.name()}: {host}" for net in connection.listAllNetworks()
-            for host in re.findall("<host [^>]*>", net.XMLDesc())]
 
 
 def filters(connection: libvirt.virConnect) -> list[str]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import shutil
 import signal
 from collections.abc import Iterator
@@ -74,17 +73,12 @@ class Node:
         """A line for each thing that jobs have left."""
         found = [f"process {pid}: {command}" for pid, command in self.processes().items()]
         found += [f"domain {domain.name()}" for domain in self.domains()]
-        found += [f"network {net.name()}: {host}" for net, host in self._hosts()]
         found += [str(path) for parent in PLACES if parent.exists() for path in parent.iterdir()
                   if path not in (RESERVATIONS, MEETING)]
         found += [str(path) for path in FILLING.glob("*.making")]
         found += [str(path) for path in Path("/run/vmbatch/status").glob("*/*")]
         found += [f"mounted: {path}" for path in _volumes()] + [f"exported: {line}" for line in _exports()]
         return found + [f"sweep --dry-run: {line}" for line in in_child(self._sweep)]
-
-    def _hosts(self) -> list[tuple["libvirt.virNetwork", str]]:
-        """What the test driver's network, which knows nobody by itself, has been told of guests."""
-        return [(net, host) for net in self.connection.listAllNetworks() for host in re.findall("<host [^>]*>", net.XMLDesc())]
 
     def _sweep(self) -> list[str]:
         return sweep.sweep(self.config, Log(self.config.log_directory, "0", "sweep"), dry_run=True)
@@ -97,9 +91,6 @@ class Node:
         self.reconnect()
         for domain in self.domains():
             domain.destroy()
-        for net, host in self._hosts():
-            net.update(libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE, libvirt.VIR_NETWORK_SECTION_IP_DHCP_HOST, -1, host,
-                       libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE)
         if _exports():
             run(["exportfs", "-u", "-a"])
         for volume in _volumes():
@@ -132,6 +123,7 @@ class QuietNode(Node):
     @connection.setter
     def connection(self, _: object) -> None:
         """None is kept."""
+
 
 def in_child(act: object) -> list[str]:
     """What `act` returns or raises, called in a child: vmbatch's own connection to libvirt does not outlive it."""

@@ -3,7 +3,7 @@
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import msgspec
@@ -13,8 +13,9 @@ from .config import Config
 from .context.keys import pin
 from .contextplan import Delivery
 from .errors import DeadlineError, NodeError, SiteError
+from .exchange import address as reservation
+from .exchange.address import Address
 from .exchange.channel import Channel
-from .exchange.export import Export
 from .exchange.inbox import Inbox
 from .exchange.meeting import Meeting
 from .guest import Message, Way, parse_message, spans
@@ -22,8 +23,9 @@ from .host import console, process, ssh, virt
 from .host.log import Log
 from .host.watch import Watch
 from .journal import Start
+from .pins import Pins
 from .plan import Plan
-from .resource import Work
+from .resource import Resource, Work
 from .template import channel_path, console_path
 from .units import Deadline
 
@@ -53,8 +55,10 @@ class Messages(Protocol):
 class Wait:
     """Waiting for a guest: woken by its messages, by libvirt, by the end of the job; never beyond the deadline."""
 
-    def __init__(self, chosen: Plan, start: Start, config: Config, deadline: Deadline, meeting: Meeting | None = None) -> None:
+    def __init__(self, chosen: Plan, start: Start, config: Config, deadline: Deadline, pins: Pins,
+                 meeting: Meeting | None = None) -> None:
         self.chosen = chosen
+        self.pins = pins
         self.meeting = meeting
         self.start = start
         self.seconds = min(config.timeouts_boot * config.timeouts_scale, deadline.left())
@@ -68,6 +72,7 @@ class Wait:
         if self.follower is not None:
             self.watch.descriptor(self.follower.descriptor)
         self.watch.directory(journal.ended_directory())
+        pins.watch(self.watch)
         if self.terminal is not None:
             self.watch.descriptor(self.terminal.login.descriptor)
             self.interval = _POLL_SECONDS
@@ -91,6 +96,7 @@ class Wait:
         """The first thing that `look` finds. VmBatchError if that cannot come any more."""
         while True:
             self._record()
+            self.pins.look()
             found = look()
             if found is not None:
                 return found
@@ -99,7 +105,7 @@ class Wait:
                 self.check(what)
                 self.next_check = time.monotonic() + _CHECK_SECONDS
                 pause = self.interval
-            self.watch.wait(min(pause, self.deadline.left()))
+            self.watch.wait(min(pause, self.pins.pause, self.deadline.left()))
 
     def _record(self) -> None:
         """What the guest has written to a console that nobody else records."""
@@ -116,8 +122,9 @@ class Wait:
             time.sleep(_LAST_LOOK_SECONDS)
 
     def check(self, what: str) -> None:
-        """Whether it is still worth waiting."""
+        """Whether it is still worth waiting; opens the guest's way to its network meanwhile."""
         journal.check_not_ended(self.start)
+        self.pins.look()
         if self.meeting is not None:
             self.meeting.check()
         failed = self.inbox.read("failed")
@@ -144,7 +151,7 @@ class Wait:
         over = Deadline(seconds)
         while not over.passed():
             self.check(what)
-            self.watch.wait(over.left())
+            self.watch.wait(min(self.pins.pause, over.left()))
 
     def close(self) -> None:
         """Gives all descriptors back."""
@@ -212,22 +219,28 @@ def _open_channel(chosen: Plan) -> Channel:
 
 
 def bring_up(chosen: Plan, start: Start, config: Config, log: Log, deadline: Deadline,
-             meeting: Meeting | None = None, let_in: Callable[[Export], None] = lambda _: None) -> Way:
+             meeting: Meeting | None = None, *, act: Callable[[Resource], None]) -> Way:
     """Waits until the guest is ready and its user has been seen to log in; the way to it.
 
-    `let_in` makes the export of the guest's part of the share, where it has one, as soon as the guest has an address.
+    `act` makes what can only be made now, as the guest's address is not known before: its reservation where DHCP gives it, and
+    the export of the guest's part of the share.
 
     With a `meeting`, the login waits for the other guests, and brings what the guest must know of them.
     """
-    wait = Wait(chosen, start, config, deadline, meeting)
+    def reserve(address: str) -> None:
+        act(Address(os.path.join(reservation.HERE, address), chosen.job.token, chosen.job.id, os.uname().nodename))
+
+    wait = Wait(chosen, start, config, deadline, Pins(chosen.waiting, reserve, log), meeting)
     try:
         if chosen.export is not None:
             with log.phase("export"):
-                let_in(msgspec.structs.replace(chosen.export, address=chosen.address or _leased(wait, log)))
+                act(msgspec.structs.replace(chosen.export, address=chosen.address or _address(
+                    wait, log, "phase boot: it has no address yet", ("lease", "arp"))))
         if chosen.delivery is not None:
             _deliver(wait, chosen.delivery, log)
         with log.phase("boot" if chosen.delivery is None else "mount"):
             announced = wait.message("announce", "phase boot: it has not announced its address on the share")
+            _check_own(wait, announced.address)
         _log_times(wait, log)
         party = b""
         if meeting is not None:
@@ -244,6 +257,8 @@ def bring_up(chosen: Plan, start: Start, config: Config, log: Log, deadline: Dea
                                 "give the guest a network, or write <vbshell>CONSOLE</vbshell>", code="VB604")
         with log.phase("ready"):
             ready = wait.message("ready", "phase ready: it has announced itself, but has not written its ready file")
+        for line in wait.pins.closed():
+            log.line(line)
     finally:
         wait.close()
     if ready.address != announced.address:
@@ -261,13 +276,23 @@ def _way(wait: Wait, address: str) -> Way:
     return Way("127.0.0.1", port=virt.forward(chosen.domain.uri, chosen.domain.uuid, chosen.forwarded))
 
 
-def _leased(wait: Wait, log: Log) -> str:
-    """The address that libvirt's DHCP has given the guest, or that the node has seen it use."""
+def _check_own(wait: Wait, address: str) -> None:
+    """Waits until a guest of which all addresses are known has been given the one that it announces. DeadlineError."""
+    known = ("", *wait.chosen.addresses)
+    if wait.chosen.sealed:
+        wait.until(lambda: address in (*known, *wait.pins.addresses) or None,
+                   f"phase boot: it announced {address}, which it has not been given")
+
+
+def _address(wait: Wait, log: Log, what: str, sources: Iterable[str]) -> str:
+    """The first address at which the guest can be reached: that it has been given, or that one of the sources knows."""
     from .host import address
 
     chosen = wait.chosen
-    work = Work(wait.deadline, lambda: wait.check("phase boot: it has no address yet"), log.detail)
-    return address.wait(chosen.domain.uri, chosen.domain.uuid, chosen.macs, work, ("lease", "arp"))
+    if chosen.sealed:
+        return wait.until(lambda: next(iter(wait.pins.addresses), None), what)
+    work = Work(wait.deadline, lambda: wait.check(what), log.detail)
+    return address.wait(chosen.domain.uri, chosen.domain.uuid, chosen.macs, work, sources)
 
 
 def _deliver(wait: Wait, delivery: Delivery, log: Log) -> None:
@@ -275,10 +300,10 @@ def _deliver(wait: Wait, delivery: Delivery, log: Log) -> None:
     from .context import rootssh
     from .host import address
 
-    chosen = wait.chosen
-    work = Work(wait.deadline, lambda: wait.check("phase boot: root's ssh has not been answered yet"), log.detail)
+    chosen, what = wait.chosen, "phase boot: root's ssh has not been answered yet"
+    work = Work(wait.deadline, lambda: wait.check(what), log.detail)
     with log.phase("boot"):
-        known = delivery.address or address.wait(chosen.domain.uri, chosen.domain.uuid, chosen.macs, work)
+        known = delivery.address or _address(wait, log, what, address.SOURCES)
     with log.phase("deliver"):
         pin(chosen.handover, chosen.alias, rootssh.deliver(delivery.content.entries(), known, delivery.access, work))
 

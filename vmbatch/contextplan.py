@@ -73,9 +73,8 @@ class Context:
         if template.method == "DISK":
             self._injection(config, disks)
         if template.rootssh is not None:
-            leases = facts.leases or (None,) * len(nets)
-            known = (*network.addresses_of(nets, leases, 4), *network.addresses_of(nets, leases, 6))
-            self.delivery = Delivery(self._content, access(template.rootssh), next(iter(known), ""))
+            own = next((address for net in nets for address in (net.address4, net.address6) if address), "")
+            self.delivery = Delivery(self._content, access(template.rootssh), own.partition("/")[0])
 
     def _media(self, disks: Disks) -> None:
         for tag in self._template.disks:

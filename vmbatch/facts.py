@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -17,7 +16,6 @@ from .context import archive
 from .context.access import access
 from .disk.blank import MAKERS
 from .errors import NodeError, SiteError
-from .exchange import address as reservation
 from .exchange.address import taken
 from .format import FormatError
 from .format.name import TOOLS, parse_form
@@ -26,7 +24,6 @@ from .host import distant, file, process, virt
 from .image.store import Held, Store, make_directories, make_room
 from .image.terms import Terms, terms
 from .job import Job, User
-from .network import Lease
 from .resource import Work
 from .template import BlankSource, DiskTag, ImageSource, Template, VirtNet, parse_network
 
@@ -74,10 +71,9 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """`images` by the disk's index; `first` has, by index, (ready, making) of disks that this job fills as the first.
 
     `wishes` are the images that the submitter asks for, by index. `spool_free` in bytes, `scripts` the site's (name, path),
-    `programs` the path of each tool that is on the node, `addresses` those of pools to reserve, a tuple for each interface,
-    `leases` those that libvirt's DHCP is to give, for each interface one or none, `node` the node's name,
-    `credentials` have their content, `user_data` is the site's by the name of the medium, `around` is for the interfaces that get
-    a filter.
+    `programs` the path of each tool that is on the node, `addresses` those to reserve, a tuple for each interface, `networks`
+    libvirt's by their names, as far as they are known, `node` the node's name, `credentials` have their content, `user_data` is
+    the site's by the name of the medium, `around` is for the interfaces that get a filter.
     """
 
     wishes: dict[int, ImageSource]
@@ -88,7 +84,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     programs: dict[str, str]
     terms: Terms
     addresses: tuple[tuple[str, ...], ...] = ()
-    leases: tuple[Lease | None, ...] = ()
+    networks: dict[str, VirtNet] = {}
     node: str = ""
     credentials: dict[str, bytes] = {}
     user_data: dict[str, SiteFile] = {}
@@ -137,8 +133,8 @@ def gather(form: Template, wishes: dict[int, ImageSource], job: Job, config: Con
 def addressed(known: Facts, form: Template, token: str, config: Config) -> Facts:
     """The facts, with addresses that are free now: whoever reserves them first has them. NodeError if none is."""
     networks = _networks(form, config)
-    return msgspec.structs.replace(known, addresses=_free_addresses(form, token, config), around=_around(form, config, networks),
-                                   leases=tuple(_leases(form, networks, token, config)))
+    return msgspec.structs.replace(known, addresses=_free_addresses(form, token, config), networks=networks,
+                                   around=_around(form, config, networks))
 
 
 def _readers(form: Template, config: Config) -> int | None:
@@ -326,25 +322,6 @@ def _networks(form: Template, config: Config) -> dict[str, VirtNet]:
     named = {interface.network for interface in form.interfaces
              if interface.network and (interface.method == "dhcp" or (filtered and interface.guarded))}
     return {name: parse_network(virtnet.network_xml(config.libvirt_uri, name)) for name in sorted(named)}
-
-
-def _leases(form: Template, networks: dict[str, VirtNet], token: str, config: Config) -> Iterator[Lease | None]:
-    """For each interface that asks DHCP of libvirt's, what it is to get. NodeError."""
-    from .host import virtnet
-
-    reserved: dict[str, str] | None = None
-    for interface in form.interfaces:
-        net = networks.get(interface.network)
-        if net is None or not net.server or interface.method != "dhcp":
-            yield None
-            continue
-        if reserved is None:
-            reserved = taken(reservation.HERE)
-        chosen = network.lease(net, interface.mac, token, reserved, virtnet.leases(config.libvirt_uri, net.name),
-                               functools.partial(virtnet.macs, config.libvirt_uri, net.name))
-        if chosen is not None:
-            reserved[chosen.address] = "another interface of this guest"
-        yield chosen
 
 
 def _is_filtered(form: Template, config: Config) -> bool:

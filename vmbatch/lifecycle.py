@@ -133,8 +133,7 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
                 _make(chosen, book, work, config, log)
             gathered.close()
             with _suspected(suspects):
-                way = boot.bring_up(chosen, start, config, log, deadline, meeting,
-                                    lambda export: _act(export, book, work))
+                way = boot.bring_up(chosen, start, config, log, deadline, meeting, act=lambda made: _act(made, book, work))
             trace.write(config.log_trace, trace.Ready(time.time(), job.token, job.id, way.address))
             if meeting is not None and not job.rank:
                 with log.phase("sisters"):

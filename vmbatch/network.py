@@ -25,12 +25,11 @@ a line are vbnet0 to vbnetM without a gap, and VMBATCH_NETS is M + 1.
 
 import ipaddress
 import re
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from .errors import NodeError, SiteError
-from .template import VirtNet
 from .template.network import InterfaceTag, Pool
 
 _LIMIT = 16
@@ -58,19 +57,6 @@ class Net(msgspec.Struct, frozen=True):
         return "static" if self.address4 or self.address6 else "dhcp"
 
 
-class Lease(msgspec.Struct, frozen=True):
-    """The address that the DHCP of libvirt's `network` is to give an interface.
-
-    `bridge` and `server` are that network's. `known`: it has the address for this MAC by itself.
-    """
-
-    network: str
-    bridge: str
-    server: str
-    address: str
-    known: bool = False
-
-
 def candidates(pool: Pool, token: str) -> Iterable[str]:
     """Every address of a pool, from one on that the start's token decides, so that two starts seldom want the same."""
     begin = int(token, 16) % pool.size
@@ -82,8 +68,9 @@ def free(pool: Pool, token: str, taken: Mapping[str, str], template: str) -> str
     for address in candidates(pool, token):
         if address not in taken:
             return address
-    who = _some(taken[pool.address(number)] for number in range(pool.size))
-    raise NodeError(f"no free address in the pool {pool.name} of {template}:{pool.line}: all {pool.size} are taken by {who}",
+    who = sorted({taken[pool.address(number)] for number in range(pool.size)})
+    named = ", ".join(who[:_NAMED]) + (f" and {len(who) - _NAMED} more" if len(who) > _NAMED else "")
+    raise NodeError(f"no free address in the pool {pool.name} of {template}:{pool.line}: all {pool.size} are taken by {named}",
                     "give the template's <vbnetwork> more addresses, or the queue fewer jobs", code="VB601")
 
 
@@ -91,57 +78,6 @@ def choose(interfaces: Iterable[InterfaceTag], token: str, taken: Mapping[str, s
            template: str) -> tuple[tuple[str, ...], ...]:
     """For each interface the addresses to reserve, one a pool, in the order of `InterfaceTag.pools`. NodeError."""
     return tuple(tuple(free(pool, token, taken, template) for pool in interface.pools) for interface in interfaces)
-
-
-def _some(who: Iterable[str]) -> str:
-    """The first few of them, each once, and how many more there are."""
-    found = sorted(set(who))
-    return ", ".join(found[:_NAMED]) + (f" and {len(found) - _NAMED} more" if len(found) > _NAMED else "")
-
-
-def lease(net: VirtNet, mac: str, token: str, taken: Mapping[str, str], leased: Mapping[str, str],
-          living: Callable[[], Container[str]]) -> Lease | None:
-    """The address that an interface is to get from a network's DHCP; None where strangers get none. NodeError: none is free.
-
-    `mac` is the template's own or ''. `taken` maps addresses to the starts that have them, `leased` to the MACs to which they are
-    given now, and of those `living` are there: the others are of machines that have gone, or of a guest that asked in the name of
-    many, and their addresses are taken last.
-    """
-    own = next((address for known, address in net.hosts if mac and known == mac), "")
-    if own and mac in living():
-        raise NodeError(f"the template's MAC {mac}, which libvirt's network {net.name} knows as {own}, is another guest's now",
-                        "jobs of this template run one at a time; without <mac> in it each gets an address of its own",
-                        code="VB610")
-    if own:
-        return Lease(net.name, net.bridge, net.server, own, known=True)
-    if not net.ranges:
-        return None
-    holders = dict.fromkeys((net.server, *(address for _mac, address in net.hosts)), "the network itself")
-    holders |= taken
-    given = {address: holder for address, holder in leased.items() if holder != mac}
-    chosen = next((address for address in _offers(net, token) if address not in holders and address not in given), "")
-    if not chosen:
-        there = living()
-        holders |= {address: f"the machine with MAC {holder}" for address, holder in given.items() if holder in there}
-        chosen = next((address for address in _offers(net, token) if address not in holders), "")
-    if not chosen:
-        raise NodeError(f"no free address in libvirt's network {net.name}: all are taken by "
-                        f"{_some(holders[address] for address in _offers(net, token))}",
-                        "give the network a larger <range>, or the queue fewer jobs", code="VB601")
-    return Lease(net.name, net.bridge, net.server, chosen)
-
-
-def _offers(net: VirtNet, token: str) -> Iterator[str]:
-    """Every address that a network gives to strangers, from one on that the start's token decides."""
-    spans = [(int(ipaddress.IPv4Address(first)), int(ipaddress.IPv4Address(last))) for first, last in net.ranges]
-    size = sum(last - first + 1 for first, last in spans)
-    for step in range(size):
-        number = (int(token, 16) + step) % size
-        for first, last in spans:
-            if number <= last - first:
-                yield str(ipaddress.IPv4Address(first + number))
-                break
-            number -= last - first + 1
 
 
 def nets(interfaces: Iterable[InterfaceTag], macs: Iterable[str], chosen: Iterable[tuple[str, ...]]) -> tuple[Net, ...]:
@@ -164,14 +100,6 @@ def _net(interface: InterfaceTag, mac: str, addresses: tuple[str, ...]) -> Net:
         dns=tuple(dict.fromkeys(server for pool in interface.pools for server in pool.dns)),
         search=tuple(dict.fromkeys(domain for pool in interface.pools for domain in pool.search)),
     )
-
-
-def addresses_of(of: Iterable[Net], leases: Iterable[Lease | None], version: int) -> tuple[str, ...]:
-    """The addresses of a family that a guest's interfaces are known to have, in their order, without prefixes."""
-    if version == 6:
-        return tuple(net.address6.partition("/")[0] for net in of if net.address6)
-    return tuple(lease.address if lease else net.address4.partition("/")[0]
-                 for net, lease in zip(of, leases, strict=True) if lease or net.address4)
 
 
 def parameters(of: tuple[Net, ...]) -> dict[str, str]:

@@ -12,6 +12,7 @@ _OF = {
     "images": "image",
     "turn": "admission",
     "addresses": "context",
+    "leases": "context",
     "disks": "disks",
     "meeting": "context",
     "context": "context",

@@ -15,7 +15,6 @@ from .context.parameters import hostname
 from .contextplan import Context, Delivery
 from .diskplan import Disks
 from .errors import JobError, NodeError, SiteError
-from .exchange import address as reserved
 from .exchange.address import Address
 from .exchange.export import Export
 from .exchange.meeting import Introduction
@@ -25,18 +24,30 @@ from .exchange.volume import Volume
 from .facts import FILTERED, Facts
 from .grant import grant
 from .host import file
-from .hypervisor.dhcphost import DhcpHost
 from .hypervisor.domain import Domain
+from .hypervisor.lease import DhcpLease, Room
 from .hypervisor.netfilter import NetworkFilter
 from .hypervisor.profile import Profile
 from .hypervisor.watcher import Watcher
 from .job import Job
-from .network import Lease, Net, addresses_of
+from .network import Net
+from .pins import Waiting
 from .registry import HYPERVISORS
 from .resource import Piece, Resource
 from .spool.directory import Directory
 from .staging import RECORD, Stage
-from .template import LEARNED, DomainChange, Guard, ImageSource, InterfaceChange, Template, domain_xml, filter_xml, others
+from .template import (
+    LEARNED,
+    LEARNT,
+    DomainChange,
+    Guard,
+    ImageSource,
+    InterfaceChange,
+    Template,
+    domain_xml,
+    filter_xml,
+    others,
+)
 
 
 class DomainFile(Piece, frozen=True, tag="domain-file"):
@@ -87,7 +98,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What will be made, in order, what is said of it, and what must be known to wait for the guest and to hand it over.
 
     `reservations` come first, and may fail with TakenError. `export` lacks the guest's address, and `address` is '' where only a
-    DHCP server knows it.
+    DHCP server knows it. `waiting` are the interfaces that are closed until libvirt's DHCP has given them an address; `sealed`:
+    beside what it gives there, and `addresses`, the guest has none.
     `forwarded` is the number of the interface in QEMU's user network, where that is the way to the guest.
     `recorded`: the log at `console` is not written by the hypervisor, but from the console's pty, as long as the guest boots.
     """
@@ -108,6 +120,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...]
     macs: tuple[str, ...]
     addresses: tuple[str, ...]
+    waiting: tuple[Waiting, ...]
+    sealed: bool
     images: tuple[trace.Image, ...]
     delivery: Delivery | None
     console_shell: str
@@ -157,7 +171,8 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
     spool, share, handover = names(job, config, facts.node)
     disks = Disks(job, template, profile, spool, config, facts)
     macs = _macs(template, job.token, profile.oui)
-    leases = facts.leases or (None,) * len(macs)
+    reservations = tuple(Address(os.path.join(config.reservations, address), job.token, job.id, facts.node)
+                         for interface in facts.addresses for address in interface)
     nets = network.nets(template.interfaces, macs, facts.addresses or ((),) * len(macs))
     context = Context(job, template, profile, spool, config, facts, nets, disks, party=met is not None)
     alias = f"vmbatch-{job.token[:16]}"
@@ -166,7 +181,7 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
     console = os.path.join(spool, "console.log")
     keys = os.path.join(spool, "keys")
     place = os.path.join(share, "guest")
-    changes, guards = _guards(job, template, config, facts, nets, leases, spool, met)
+    changes, guards, waiting = _guards(job, template, config, facts, nets, spool, met)
     xml = domain_xml(template, DomainChange(
         name=domain.name, uuid=domain.uuid, job=job.id, token=job.token, user=job.user.name, console=console,
         drivers=tuple(disks.drivers), shell_console=template.console_shell,
@@ -186,6 +201,7 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
     own = Keys(keys, job.id)
     meeting = (Introduction(met, keys, job.nodes, job.node_file or ""),) if met is not None else ()
     phases = (
+        Phase("leases", tuple(_leases(template, config, facts, nets))),
         Phase("disks", (Directory(spool, job.token, 0o711), *disks.steps)),
         Phase("meeting", (own, *meeting) if meeting else ()),
         Phase("context", (
@@ -200,28 +216,35 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
         Phase("network filter", guards),
         Phase("start", (*watcher, domain)),
     )
-    return Plan(job=job, template=template.path, reservations=tuple(_reservations(job, config, facts, nets, leases)),
+    return Plan(job=job, template=template.path, reservations=reservations,
                 phases=tuple(phase for phase in phases if phase.steps), domain=domain, xml=xml,
-                inbox=place, export=export, address=next(iter(addresses_of(nets, leases, 4)), ""),
+                inbox=place, export=export, address=next((net.address4.partition("/")[0] for net in nets if net.address4), ""),
                 console=console, recorded=profile.xen, handover=handover, alias=alias,
                 notes=(*granted.notes, *disks.notes, *_unguarded(facts)), macs=macs, delivery=context.delivery,
-                addresses=(*addresses_of(nets, leases, 4), *addresses_of(nets, leases, 6)),
+                addresses=tuple(address for interface in facts.addresses for address in interface), waiting=waiting,
+                sealed=bool(waiting) and len(waiting) == sum(net.method == "dhcp" for net in nets),
                 images=tuple(_traced(template, facts)),
                 console_shell=template.console_shell, messages=template.messages,
                 forwarded=next((number for number, interface in enumerate(template.root.findall("devices/interface"))
                                 if interface.get("type") == "user"), None))
 
 
-def _reservations(job: Job, config: Config, facts: Facts, nets: tuple[Net, ...],
-                  leases: tuple[Lease | None, ...]) -> Iterator[Resource]:
-    """What keeps others from the guest's addresses: of pools between nodes, of libvirt's networks on this one."""
-    for interface in facts.addresses:
-        for address in interface:
-            yield Address(os.path.join(config.reservations, address), job.token, job.id, facts.node)
-    for net, lease in zip(nets, leases, strict=True):
-        if lease is not None and not lease.known:
-            yield Address(os.path.join(reserved.HERE, lease.address), job.token, job.id, facts.node)
-            yield DhcpHost(config.libvirt_uri, lease.network, lease.bridge, lease.server, net.mac, lease.address, job.token)
+def _leases(template: Template, config: Config, facts: Facts, nets: tuple[Net, ...]) -> Iterator[Resource | Piece]:
+    """What becomes of the addresses that libvirt's own DHCP gives the guest."""
+    asking: dict[str, tuple[str, ...]] = {}
+    for interface, net in zip(template.interfaces, nets, strict=True):
+        if net.method == "dhcp" and _served(interface.network, facts):
+            asking[interface.network] = (*asking.get(interface.network, ()), net.mac)
+    for name, macs in asking.items():
+        found = facts.networks[name]
+        yield Room(config.libvirt_uri, found, macs)
+        yield from (DhcpLease(config.libvirt_uri, name, found.bridge, found.server, mac) for mac in macs)
+
+
+def _served(name: str, facts: Facts) -> bool:
+    """Whether a network has a DHCP server of libvirt's own."""
+    found = facts.networks.get(name)
+    return found is not None and found.bridge != "" and found.server != ""
 
 
 def _shared(job: Job, template: Template, config: Config, share: str) -> tuple[tuple[Resource | Piece, ...], Export | None]:
@@ -250,29 +273,35 @@ def _shared(job: Job, template: Template, config: Config, share: str) -> tuple[t
             Export(place, job.token, "", identity, uid, gid))
 
 
-def _guards(job: Job, template: Template, config: Config, facts: Facts, nets: tuple[Net, ...], leases: tuple[Lease | None, ...],
-            spool: str, met: Member | None) -> tuple[list[InterfaceChange], tuple[Resource | Piece, ...]]:
-    """What each interface of the domain gets, and the steps that make the filters. The guests of one job reach each other."""
+def _guards(job: Job, template: Template, config: Config, facts: Facts, nets: tuple[Net, ...], spool: str,
+            met: Member | None) -> tuple[list[InterfaceChange], tuple[Resource | Piece, ...], tuple[Waiting, ...]]:
+    """What each interface of the domain gets, the steps that make the filters, and the interfaces whose filters wait for a lease.
+
+    The guests of one job reach each other.
+    """
     changes: list[InterfaceChange] = []
     steps: list[Resource | Piece] = []
-    for number, (interface, net, lease) in enumerate(zip(template.interfaces, nets, leases, strict=True)):
+    waiting: list[Waiting] = []
+    for number, (interface, net) in enumerate(zip(template.interfaces, nets, strict=True)):
         if (not (config.network_filter and interface.guarded and template.type in FILTERED)
                 or interface.network in facts.around.no_bridge):
             changes.append(InterfaceChange(net.mac))
             continue
-        four = net.address4.partition("/")[0] if lease is None else lease.address
+        dhcp, served = net.method == "dhcp", _served(interface.network, facts)
+        static = (net.address4.partition("/")[0],) if net.address4 else ()
         peers = interface.peers or met is not None
         guests = facts.around.guests[number] if facts.around.guests and not peers else ()
-        guard = Guard(net.mac, four, net.address6.partition("/")[0], net.method == "dhcp", facts.around.node,
-                      others((*config.network_closed, *guests), facts.around.node), config.network_services,
+        guard = Guard(net.mac, (LEARNT,) if dhcp and not served else static, net.address6.partition("/")[0], dhcp,
+                      facts.around.node, others((*config.network_closed, *guests), facts.around.node), config.network_services,
                       facts.around.replies)
         name = f"vmbatch-{job.slug}-{job.token[:8]}-{number}"
         identity = str(uuid.UUID(hex=hashlib.sha256(f"{job.token}/filter/{number}".encode()).hexdigest()[:32], version=4))
-        path = os.path.join(spool, f"filter-{number}.xml")
-        steps += [FilterFile(path, filter_xml(name, identity, guard)),
-                  NetworkFilter(config.libvirt_uri, name, identity, job.token, path)]
-        changes.append(InterfaceChange(net.mac, name, LEARNED if guard.learned else {}, isolated=not peers))
-    return changes, tuple(steps)
+        made = NetworkFilter(config.libvirt_uri, name, identity, job.token, os.path.join(spool, f"filter-{number}.xml"))
+        steps += [FilterFile(made.xml, filter_xml(name, identity, guard)), made]
+        if dhcp and served:
+            waiting.append(Waiting(facts.networks[interface.network], guard, made))
+        changes.append(InterfaceChange(net.mac, name, LEARNED if dhcp and not served else {}, isolated=not peers))
+    return changes, tuple(steps), tuple(waiting)
 
 
 def _unguarded(facts: Facts) -> list[str]:

@@ -18,8 +18,8 @@ from .exchange.export import Export
 from .exchange.member import Member
 from .exchange.volume import Volume
 from .hypervisor import profile
-from .hypervisor.dhcphost import DhcpHost
 from .hypervisor.domain import Domain
+from .hypervisor.lease import DhcpLease
 from .hypervisor.netfilter import NetworkFilter
 from .hypervisor.profile import Profile
 from .hypervisor.watcher import Watcher
@@ -43,9 +43,9 @@ EXIT_STATUS: dict[str, Callable[[Call], int | None]] = {
 """Of batch systems whose epilogue is told how the job ended."""
 
 KINDS: tuple[type[Resource], ...] = (
-    Directory, Domain, FirstFill, Address, DhcpHost, Member, NetworkFilter, Volume, Export, Watcher, Claim)
+    Directory, Domain, FirstFill, Address, DhcpLease, Member, NetworkFilter, Volume, Export, Watcher, Claim)
 
-_Kind = Directory | Domain | FirstFill | Address | DhcpHost | Member | NetworkFilter | Volume | Export | Watcher | Claim
+_Kind = Directory | Domain | FirstFill | Address | DhcpLease | Member | NetworkFilter | Volume | Export | Watcher | Claim
 _decoder: msgspec.json.Decoder[_Kind] = msgspec.json.Decoder(_Kind)
 
 

@@ -12,14 +12,13 @@ from .config import Config
 from .errors import DeadlineError, VmBatchError
 from .exchange import address as addresses
 from .exchange import export, volume
-from .exchange.address import Found, stale
 from .exchange.address import look as reservations
+from .exchange.address import stale
 from .exchange.member import Member
 from .exchange.member import look as entries
 from .exchange.member import stale as unread
 from .host import clock, process, virt
 from .host.log import Log
-from .hypervisor.dhcphost import left as dhcp_hosts
 from .hypervisor.domain import Domain, forgotten
 from .hypervisor.netfilter import left as filters_left
 from .image import store
@@ -55,7 +54,6 @@ def sweep(config: Config, log: Log, *, dry_run: bool) -> list[str]:
     if config.share_export == "exportfs":
         things[:0] = _seen(lambda: list[Resource](export.left(share, Deadline(seconds))), "the exports", said)
     things[:0] = _seen(lambda: list[Resource](filters_left(config.libvirt_uri)), "the network filters", said)
-    things[:0] = _seen(lambda: _dhcp_hosts(config.libvirt_uri, here), "the networks' DHCP", said)
     shown = status.files()
     domains = _seen(lambda: virt.ours(config.libvirt_uri), "the domains", said)
     things[:0] = [Domain(config.libvirt_uri, name, uuid, token, "") for name, uuid, token in domains]
@@ -81,10 +79,6 @@ def sweep(config: Config, log: Log, *, dry_run: bool) -> list[str]:
         for part in store.parts(config.images_directory):
             said += part.tidy()
     return said
-
-
-def _dhcp_hosts(uri: str, reserved: list[Found]) -> list[Resource]:
-    return list(dhcp_hosts(uri, [(each.address, each.token) for each in reserved if each.token and not each.half]))
 
 
 def _seen(look: Callable[[], list[T]], what: str, said: list[str]) -> list[T]:

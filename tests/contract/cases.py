@@ -18,14 +18,12 @@ from vmbatch.exchange.export import Export, exported
 from vmbatch.exchange.member import Member
 from vmbatch.exchange.volume import Volume
 from vmbatch.host import clock, virt, virtnet
-from vmbatch.hypervisor.dhcphost import DhcpHost
 from vmbatch.hypervisor.domain import Domain
 from vmbatch.hypervisor.netfilter import NetworkFilter
 from vmbatch.hypervisor.watcher import Watcher
 from vmbatch.resource import Resource
 from vmbatch.spool.directory import MARK, Directory
 from vmbatch.spool.first import FirstFill
-from vmbatch.template import parse_network
 from vmbatch.units import Deadline
 
 from .tokens import new_token
@@ -263,6 +261,8 @@ class MemberCase(Case):
 class NetworkFilterCase(Case):
     """A network filter of the node's libvirtd: the test driver has none."""
 
+    resource: NetworkFilter
+
     def __init__(self, parent: Path) -> None:
         self.token = new_token()
         self.uuid = str(uuid.UUID(hex=self.token, version=4))
@@ -292,51 +292,6 @@ class NetworkFilterCase(Case):
         for name, identifier in virtnet.filters(SYSTEM):
             if name == self.name:
                 virtnet.undefine_filter(SYSTEM, identifier)
-
-
-class DhcpHostCase(Case):
-    """A <host> in a network's DHCP: of the lab's libvirtd, whose dnsmasq is real, and of libvirt's test driver."""
-
-    def __init__(self, uri: str, network: str, prefix: str) -> None:
-        self.token = new_token()
-        self.mac = f"52:54:00:{self.token[:2]}:{self.token[2:4]}:{self.token[4:6]}"
-        self.prefix = prefix
-        self.uri, self.network = uri, network
-        self.resource = DhcpHost(uri, network, f"{network}br0", f"{prefix}.1", self.mac, f"{prefix}.131", self.token)
-
-    def prepare(self) -> None:
-        if self.uri == SYSTEM and not node.inside():
-            pytest.skip("a real DHCP server is the lab's node's")
-
-    def hosts(self) -> list[tuple[str, str]]:
-        known = parse_network(virtnet.network_xml(self.uri, self.network)).hosts
-        return [(mac, address) for mac, address in known if mac == self.mac or address == f"{self.prefix}.131"]
-
-    def exists(self) -> bool:
-        return bool(self.hosts())
-
-    def half_made(self) -> Iterator[tuple[str, Callable[[], None]]]:
-        yield "without its lease", lambda: self._add(self.mac, "131")
-
-    def foreign(self) -> Iterator[tuple[str, Callable[[], None]]]:
-        yield "another machine's", lambda: self._add("52:54:00:ff:ff:ff", "131")
-        yield "the machine's other address", lambda: self._add(self.mac, "132")
-        yield "a machine's without a MAC", lambda: self._update(libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST, "name='printer'")
-
-    def _add(self, mac: str, last: str) -> None:
-        virtnet.add_host(self.uri, self.network, mac, f"{self.prefix}.{last}")
-
-    def _update(self, command: int, who: str) -> None:
-        virt.connect(self.uri).networkLookupByName(self.network).update(
-            command, libvirt.VIR_NETWORK_SECTION_IP_DHCP_HOST, -1, f"<host {who} ip='{self.prefix}.131'/>",
-            libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE)
-
-    def clear(self) -> None:
-        for mac, address in self.hosts() if self.uri != SYSTEM or node.inside() else []:
-            if mac:
-                virtnet.remove_host(self.uri, self.network, mac, address)
-            else:
-                self._update(libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE, "name='printer'")
 
 
 class VolumeCase(Case):
@@ -487,11 +442,9 @@ FACTORIES: dict[str, tuple[type[Resource], Callable[[Path], Case]]] = {
     "address": (Address, AddressCase),
     "volume": (Volume, VolumeCase),
     "export": (Export, ExportCase),
-    "DHCP's host": (DhcpHost, lambda _parent: DhcpHostCase(SYSTEM, "lab", "10.77.0")),
-    "DHCP's host of the test driver": (DhcpHost, lambda _parent: DhcpHostCase(URI, "default", "192.168.122")),
     "network filter": (NetworkFilter, NetworkFilterCase),
     "entry for the job's other nodes": (Member, MemberCase),
     "watcher": (Watcher, WatcherCase),
     "claim": (Claim, ClaimCase),
 }
-"""Of every kind in the registry, at least one."""
+"""Of every kind in the registry, at least one; but a guest makes its leases by itself, see test_dhcp_lease.py."""

@@ -86,11 +86,15 @@ def advertisement(payload: bytes) -> bytes:
     return struct.pack("!IHBB", 6 << 28, len(body), 58, 255) + source + target + body
 
 
-def dhcp(kind: int, mac: bytes, own: str = "", asked: str = "") -> bytes:
-    """A message to a DHCP server (RFC 2131): `own` is the address that the sender says it has, `asked` the one it wants."""
+def dhcp(kind: int, mac: bytes, own: str = "", asked: str = "", client: bytes = b"") -> bytes:
+    """A message to a DHCP server (RFC 2131): `own` is the address that the sender says it has, `asked` the one it wants.
+
+    `client` is what it calls itself, if anything.
+    """
     body = struct.pack("!4B4sHH4s12s16s192s", 1, 1, 6, 0, mac[2:], 0, 0x8000, socket.inet_aton(own or NOBODY), b"", mac, b"")
     options = bytes((53, 1, kind, 54, 4)) + socket.inet_aton(NODE)
     options += bytes((50, 4)) + socket.inet_aton(asked) if asked else b""
+    options += bytes((61, len(client))) + client if client else b""
     return body + b"\x63\x82\x53\x63" + options + b"\xff"
 
 

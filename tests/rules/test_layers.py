@@ -43,6 +43,7 @@ LAYERS: dict[str, int] = {
     "installation": 4,
     "registry": 5,
     "facts": 5,
+    "pins": 5,
     "diskplan": 6,
     "contextplan": 7,
     "guestdisk": 5,

@@ -78,7 +78,7 @@ class Log:
         self.heard(name, seconds)
 
     def part(self, name: str, seconds: float) -> None:
-        """A part of the phase that goes on, which the guest has measured."""
+        """A part of the phase that goes on, of what the guest does."""
         self.detail(f"phase {name} {seconds:.3f} s")
         self.heard(name, seconds)
 

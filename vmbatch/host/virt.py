@@ -158,6 +158,12 @@ def domain_capabilities(uri: str, emulator: str | None, arch: str | None, machin
         raise NodeError(f"libvirt has no domains of type {kind}: {error}", code="VB702") from None
 
 
+def answers(uri: str) -> bool:
+    """Whether there is a connection of this process that works, as far as it has seen; asks nobody."""
+    known = _connections.get(uri)
+    return known is not None and _is_alive(known)
+
+
 def _is_alive(connection: "libvirt.virConnect") -> bool:
     """As far as this process has seen; asks nobody."""
     try:

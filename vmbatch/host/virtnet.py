@@ -12,7 +12,11 @@ _NO_FILTER = (libvirt.VIR_ERR_NO_NWFILTER, libvirt.VIR_ERR_NO_SUPPORT)
 
 
 def define_filter(uri: str, xml: str) -> None:
-    """Makes a network filter, which stays until it is removed. NodeError with libvirt's reason."""
+    """Makes a network filter, which stays until it is removed. NodeError with libvirt's reason.
+
+    One that is there gets other rules, also under a running guest: libvirt has the new ones stand before it takes the old away
+    (src/nwfilter/nwfilter_gentech_driver.c, virNWFilterBuildAll).
+    """
     try:
         connection = connect(uri)
         ask(lambda: connection.nwfilterDefineXML(xml))
@@ -85,17 +89,29 @@ def network_xml(uri: str, name: str) -> str:
         raise NodeError(f"libvirt at {uri} does not describe the network {name}: {error}", code="VB701") from None
 
 
-def leases(uri: str, name: str) -> dict[str, str]:
-    """The MAC, in lower case, to which libvirt's DHCP has given each address of a network, IPv4's alone. NodeError."""
+class Lease(msgspec.Struct, frozen=True):
+    """An address of IPv4 that libvirt's DHCP has given to a `mac`, in lower case, for a time.
+
+    `client` is what the guest has called itself (RFC 2132, 9.14), '' for nothing.
+    """
+
+    address: str
+    mac: str
+    client: str = ""
+
+
+def leases(uri: str, name: str, mac: str | None = None) -> list[Lease]:
+    """What libvirt's DHCP has given in a network, to this MAC or to all. NodeError."""
     try:
         connection = connect(uri)
-        found = ask(lambda: connection.networkLookupByName(name).DHCPLeases())
+        found = ask(lambda: connection.networkLookupByName(name).DHCPLeases(mac))
     except libvirt.libvirtError as error:
         if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:
-            return {}
+            return []
         raise NodeError(f"libvirt at {uri} does not say what the DHCP of network {name} has given: {error}",
                         code="VB701") from None
-    return {str(lease["ipaddr"]): str(lease["mac"]).lower() for lease in found if lease["type"] == libvirt.VIR_IP_ADDR_TYPE_IPV4}
+    return [Lease(str(each["ipaddr"]), str(each["mac"]).lower(), str(each["clientid"] or ""))
+            for each in found if each["type"] == libvirt.VIR_IP_ADDR_TYPE_IPV4]
 
 
 def macs(uri: str, name: str) -> set[str]:
@@ -108,44 +124,3 @@ def macs(uri: str, name: str) -> set[str]:
             return set()
         raise NodeError(f"libvirt at {uri} does not say who is in the network {name}: {error}", code="VB701") from None
     return {mac.lower() for xml in ports for mac in re.findall(r"<mac address=['\"]([0-9A-Fa-f:]+)['\"]", xml)}
-
-
-def add_host(uri: str, name: str, mac: str, address: str) -> None:
-    """Has a network's DHCP give an address to a MAC and to nobody else, as long as the network is up.
-
-    libvirt refuses a MAC or an address that it knows already. NodeError with its reason.
-    """
-    try:
-        _update(uri, name, libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST, mac, address)
-    except libvirt.libvirtError as error:
-        raise NodeError(f"libvirt's DHCP did not take the address {address} for {mac}: {error}",
-                        f"is the network {name} up?", code="VB610") from None
-
-
-def remove_host(uri: str, name: str, mac: str, address: str) -> None:
-    """Has a network's DHCP forget what `add_host` told it; gone is success, and so is a network that is not up. NodeError."""
-    try:
-        _update(uri, name, libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE, mac, address)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() not in (libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_NETWORK):
-            raise NodeError(f"libvirt's DHCP did not give up the address {address} of {mac}: {error}",
-                            code="VB610") from None
-
-
-def _update(uri: str, name: str, command: int, mac: str, address: str) -> None:
-    connection = connect(uri)
-    ask(lambda: connection.networkLookupByName(name).update(
-        command, libvirt.VIR_NETWORK_SECTION_IP_DHCP_HOST, -1, f"<host mac='{mac}' ip='{address}'/>",
-        libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE))
-
-
-def networks(uri: str) -> list[str]:
-    """The XML of every network that is up; none where the hypervisor's driver knows no networks. NodeError."""
-    try:
-        connection = connect(uri)
-        return [str(each) for each in ask(lambda: [
-            net.XMLDesc() for net in connection.listAllNetworks(libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE)])]
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:
-            return []
-        raise NodeError(f"libvirt at {uri} does not answer: {error}", code="VB701") from None

@@ -60,7 +60,7 @@ class InterfaceTag(msgspec.Struct, frozen=True):
     """An interface of the template, in the domain's order; `method` is dhcp or static, and then there is a pool.
 
     `guarded`: a filter of ours is to stand there; `peers`: guests may reach each other all the same. `network` is libvirt's name
-    of its network, '' for a bridge; `mac` the template's own, '' for one that each start makes.
+    of its network, '' for a bridge.
     """
 
     line: int
@@ -70,7 +70,6 @@ class InterfaceTag(msgspec.Struct, frozen=True):
     guarded: bool = False
     peers: bool = False
     network: str = ""
-    mac: str = ""
 
     @property
     def pools(self) -> tuple[Pool, ...]:
@@ -102,15 +101,14 @@ def _interface(element: etree._Element, found: list[schema.Problem]) -> Interfac
                                      "IPv4 and one for IPv6"))
         elif pool is not None:
             pools[pool.family] = pool
-    source, mac = element.find("source"), element.find("mac")
+    source = element.find("source")
     return InterfaceTag(
         element.sourceline or 0, "static" if pools else "dhcp", pools.get(4), pools.get(6),
         guarded=(element.get("type") in ("network", "bridge") and element.find("filterref") is None
                  and element.find("virtualport") is None
                  and not any(tag.get("filter") == "no" for tag in tags)),
         peers=any(tag.get("peers") == "yes" for tag in tags),
-        network="" if source is None or element.get("type") != "network" else source.get("network", ""),
-        mac="" if mac is None else mac.get("address", "").strip().lower())
+        network="" if source is None or element.get("type") != "network" else source.get("network", ""))
 
 
 class _Reader:
