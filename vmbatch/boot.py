@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import msgspec
 
-from . import journal
+from . import journal, trace
 from .config import Config
 from .context.keys import pin
 from .contextplan import Delivery
@@ -229,6 +229,7 @@ def bring_up(chosen: Plan, start: Start, config: Config, log: Log, deadline: Dea
     """
     def reserve(address: str) -> None:
         act(Address(os.path.join(reservation.HERE, address), chosen.job.token, chosen.job.id, os.uname().nodename))
+        trace.write(config.log_trace, trace.Lease(time.time(), chosen.job.token, chosen.job.id, address))
 
     wait = Wait(chosen, start, config, deadline, Pins(chosen.waiting, reserve, log), meeting)
     try:

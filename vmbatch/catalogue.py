@@ -166,7 +166,8 @@ _ENTRIES = (
           "The private key or the host key in <vbrootssh> is none, has a passphrase, or says two things at once.",
           "Make a key with ssh-keygen -t ed25519 -N '', and copy the host key from the guest's .pub file."),
     Entry("VB601", "No free address", (NODE,),
-          "All addresses of the template's pool, or of libvirt's network, are taken, or other jobs were faster all the time.",
+          "All addresses of the template's pool are taken, or other jobs were faster all the time; or running guests have all "
+          "that libvirt's network gives.",
           "Give <vbnetwork>, or the network's <range>, more addresses, or the queue fewer jobs. `vmbatch sweep` frees what dead "
           "jobs hold."),
     Entry("VB602", "Addresses cannot be reserved", (NODE,),
@@ -193,9 +194,11 @@ _ENTRIES = (
     Entry("VB609", "Another node of the job failed", (JOB, NODE, SITE),
           "The guest of another node did not get ready, so the job cannot start anywhere.",
           "The message names the node and its reason; its own log of the job has more."),
-    Entry("VB610", "libvirt's DHCP does not take the guest's address", (NODE,),
-          "The network is not up, its dnsmasq does not answer, or another guest has the MAC that the template names.",
-          "`virsh net-list` must show the network; leave <mac> out of templates of which several jobs run at once."),
+    Entry("VB610", "libvirt's DHCP has given the guest another guest's address", (NODE,),
+          "The guest cannot use it. Somebody has given the address away in the name of the guest that has it, as the root of "
+          "a guest can; or two guests of a template with a <mac> run at once.",
+          "The job gets another address when it starts again. If it comes often, `vmbatch trace` shows whose guests ran beside "
+          "it. Leave <mac> out of templates of which several jobs run at once."),
     Entry("VB701", "libvirt does not answer", (NODE,),
           "libvirtd does not run, hangs, or was restarted at that moment.",
           "systemctl status libvirtd; `virsh list` must answer. Jobs go back into their queue meanwhile."),

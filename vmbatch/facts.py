@@ -16,6 +16,7 @@ from .context import archive
 from .context.access import access
 from .disk.blank import MAKERS
 from .errors import NodeError, SiteError
+from .exchange import address as reservation
 from .exchange.address import taken
 from .format import FormatError
 from .format.name import TOOLS, parse_form
@@ -72,8 +73,9 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
     `wishes` are the images that the submitter asks for, by index. `spool_free` in bytes, `scripts` the site's (name, path),
     `programs` the path of each tool that is on the node, `addresses` those to reserve, a tuple for each interface, `networks`
-    libvirt's by their names, as far as they are known, `node` the node's name, `credentials` have their content, `user_data` is
-    the site's by the name of the medium, `around` is for the interfaces that get a filter.
+    libvirt's by their names, as far as they are known, `pinned` what their DHCP has given to other starts, `node` the node's
+    name, `credentials` have their content, `user_data` is the site's by the name of the medium, `around` is for the interfaces
+    that get a filter.
     """
 
     wishes: dict[int, ImageSource]
@@ -85,6 +87,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     terms: Terms
     addresses: tuple[tuple[str, ...], ...] = ()
     networks: dict[str, VirtNet] = {}
+    pinned: frozenset[str] = frozenset()
     node: str = ""
     credentials: dict[str, bytes] = {}
     user_data: dict[str, SiteFile] = {}
@@ -134,6 +137,7 @@ def addressed(known: Facts, form: Template, token: str, config: Config) -> Facts
     """The facts, with addresses that are free now: whoever reserves them first has them. NodeError if none is."""
     networks = _networks(form, config)
     return msgspec.structs.replace(known, addresses=_free_addresses(form, token, config), networks=networks,
+                                   pinned=frozenset(taken(reservation.HERE) if networks else ()),
                                    around=_around(form, config, networks))
 
 

@@ -9,7 +9,8 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import msgspec
 
@@ -33,6 +34,21 @@ class Waiting(msgspec.Struct, frozen=True):
     net: VirtNet
     guard: Guard
     filter: NetworkFilter
+
+
+class _AwayError(Exception):
+    """libvirtd is not there: killed, or just being restarted."""
+
+
+@contextmanager
+def _asking(uri: str) -> Iterator[None]:
+    """Tells a libvirtd that is not there from one that refuses."""
+    try:
+        yield
+    except NodeError as error:
+        if isinstance(error, EndedError) or virt.answers(uri):
+            raise
+        raise _AwayError from error
 
 
 class Pins:
@@ -67,15 +83,11 @@ class Pins:
         if state == self._seen and self.pause:
             return
         self._seen, self._next = state, time.monotonic() + _PAUSE_SECONDS
-        for number, each in enumerate(self._of):
-            try:
+        with contextlib.suppress(_AwayError):
+            for number, each in enumerate(self._of):
                 self._open(each, None if state is None else state[number][1] / 1e9)
-            except NodeError as error:
-                if isinstance(error, EndedError) or virt.answers(each.filter.uri):
-                    raise
-                return
-        if state is not None:
-            self._next = math.inf
+            if state is not None:
+                self._next = math.inf
 
     def _state(self) -> tuple[tuple[int, int], ...] | None:
         """What changes when a lease does; None where that is not known."""
@@ -87,7 +99,8 @@ class Pins:
     def _open(self, each: Waiting, changed: float | None) -> None:
         """Opens one interface, if it has been given more; the network's leases have `changed` at that time."""
         pinned, mac = self._of[each], each.guard.mac
-        given = [lease.address for lease in virtnet.leases(each.filter.uri, each.net.name, mac)]
+        with _asking(each.filter.uri):
+            given = [lease.address for lease in virtnet.leases(each.filter.uri, each.net.name, mac)]
         new = [address for address in given if address not in pinned and each.net.gives(address, mac)][:_MOST - len(pinned)]
         if not new:
             return
@@ -95,7 +108,8 @@ class Pins:
         for address in new:
             self._keep(address, each.net.name)
         every = (*pinned, *new)
-        each.filter.change(filter_xml(each.filter.name, each.filter.uuid, msgspec.structs.replace(each.guard, ipv4=every)))
+        with _asking(each.filter.uri):
+            each.filter.change(filter_xml(each.filter.name, each.filter.uuid, msgspec.structs.replace(each.guard, ipv4=every)))
         self._of[each] = every
         self._log.part("guest filter", time.monotonic() - begin)
         self._log.part("guest lease", 0.0 if changed is None else max(0.0, time.time() - changed))

@@ -237,7 +237,7 @@ def _leases(template: Template, config: Config, facts: Facts, nets: tuple[Net, .
             asking[interface.network] = (*asking.get(interface.network, ()), net.mac)
     for name, macs in asking.items():
         found = facts.networks[name]
-        yield Room(config.libvirt_uri, found, macs)
+        yield Room(config.libvirt_uri, found, macs, facts.pinned)
         yield from (DhcpLease(config.libvirt_uri, name, found.bridge, found.server, mac) for mac in macs)
 
 

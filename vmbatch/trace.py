@@ -1,7 +1,8 @@
 """Which guest was whose, when, and at which addresses: lines in a file that outlives guest, journal and log.
 
-A guest has a line `begin` before it is started, `ready` once its job may run, and `end` when it is gone and its journal still
-there. They are put together by the start's token. So a crash loses no guest: at worst an `end` stands twice.
+A guest has a line `begin` before it is started, `lease` before it can use an address that DHCP has given it, `ready` once its job
+may run, and `end` when it is gone and its journal still there. They are put together by the start's token. So a crash loses no
+guest: at worst an `end` stands twice.
 """
 
 from __future__ import annotations
@@ -48,6 +49,15 @@ class Begin(msgspec.Struct, frozen=True, kw_only=True, tag="begin", tag_field="e
     images: tuple[Image, ...]
 
 
+class Lease(msgspec.Struct, frozen=True, tag="lease", tag_field="event"):
+    """An address that the DHCP of libvirt's network has given a guest."""
+
+    time: float
+    token: str
+    job: str
+    address: str
+
+
 class Ready(msgspec.Struct, frozen=True, tag="ready", tag_field="event"):
     """A guest that its user could log in to at `address`, or through its console alone."""
 
@@ -68,7 +78,7 @@ class End(msgspec.Struct, frozen=True, tag="end", tag_field="event"):
     status: int | None = None
 
 
-Event = Begin | Ready | End
+Event = Begin | Lease | Ready | End
 _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
 
@@ -76,6 +86,7 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
     """All that is known of a guest; times are seconds since 1970, None where that is not known, or not yet so."""
 
     begin: Begin
+    leases: tuple[str, ...] = ()
     ready: float | None = None
     address: str = ""
     ended: float | None = None
@@ -85,7 +96,12 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
     def has_address(self, address: str) -> bool:
         """Whether it had this one of its interfaces' addresses, however that is spelled. ValueError."""
         wanted = ipaddress.ip_address(address)
-        return any(_parsed(known) == wanted for known in (self.address, *self.begin.addresses))
+        return any(_parsed(known) == wanted for known in self.addresses)
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """All that it is known to have had, that of its login first."""
+        return tuple(dict.fromkeys(filter(None, (self.address, *self.begin.addresses, *self.leases))))
 
     def has_mac(self, mac: str) -> bool:
         """Whether one of its interfaces had this address."""
@@ -127,6 +143,9 @@ def guests(directory: str) -> Iterator[Guest]:
             continue
         if isinstance(event, Begin):
             known.setdefault(event.token, Guest(begin=event))
+        elif event.token in known and isinstance(event, Lease):
+            guest = known[event.token]
+            known[event.token] = msgspec.structs.replace(guest, leases=(*guest.leases, event.address))
         elif event.token in known and isinstance(event, Ready):
             known[event.token] = msgspec.structs.replace(known[event.token], ready=event.time, address=event.address)
         elif event.token in known and isinstance(event, End):

@@ -1,16 +1,12 @@
 """What the DHCP of libvirt's networks gives, with a real server: given back behind a guest, taken back where none is left."""
 
-import socket
-import subprocess
-import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 import pytest
 
 from lab import node
-from tests.guest import attack
+from tests.guest.machine import BRIDGE, NETWORK, SERVER, SYSTEM, Machine, of, until
 from vmbatch import registry
 from vmbatch.errors import NodeError
 from vmbatch.host import virtnet
@@ -21,11 +17,8 @@ from vmbatch.units import Deadline
 
 from .tokens import new_token
 
-SYSTEM, NETWORK, BRIDGE, SERVER = "qemu:///system", "lab", "labbr0", "10.77.0.1"
 FOUR = VirtNet(NETWORK, BRIDGE, SERVER, (("10.77.0.131", "10.77.0.134"),))
 """As if there were no more."""
-FORWARDING = "3"
-"""A bridge's port, in the kernel's words (uapi/linux/if_bridge.h, BR_STATE_FORWARDING)."""
 
 pytestmark = pytest.mark.skipif(not node.inside(), reason="a real DHCP server is the lab's node's")
 
@@ -40,52 +33,6 @@ def release(mac: str) -> None:
     record = msgspec.json.encode(DhcpLease(SYSTEM, NETWORK, BRIDGE, SERVER, mac))
     assert b"\n" not in record
     registry.resource(record).release(Deadline(5), last=False)
-
-
-def of(mac: str) -> set[str]:
-    return {lease.address for lease in virtnet.leases(SYSTEM, NETWORK, mac)}
-
-
-def until(mac: str, addresses: set[str], seconds: float = 5.0) -> bool:
-    """Whether these are all that a MAC has, before the time is over."""
-    over = Deadline(seconds)
-    while of(mac) != addresses:
-        if over.passed():
-            return False
-        time.sleep(0.02)
-    return True
-
-
-class Machine:
-    """Asks for addresses on the network, in whatever name."""
-
-    def __init__(self) -> None:
-        self._asked: set[str] = set()
-        subprocess.run(["ip", "link", "add", "asker0", "type", "veth", "peer", "name", "asker1"], check=True)
-        for command in ("ip link set asker0 master labbr0 up", "ip link set asker1 up"):
-            subprocess.run(command.split(), check=True)
-        over = Deadline(5)
-        while Path("/sys/class/net/asker0/brport/state").read_text().strip() != FORWARDING:
-            assert not over.passed()
-            time.sleep(0.02)
-        self._link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
-        self._link.bind(("asker1", 0))
-
-    def ask(self, mac: str, address: str, client: bytes = b"") -> None:
-        """Sees that the server gives it."""
-        before = of(mac)
-        message = attack.dhcp(attack.REQUEST, attack.packed(mac), asked=address, client=client)
-        packet = attack.udp(attack.NOBODY, attack.EVERYBODY, (68, 67), message)
-        self._link.send(attack.BROADCAST + attack.packed(mac) + b"\x08\x00" + packet)
-        self._asked.add(mac)
-        assert until(mac, before | {address})
-
-    def close(self) -> None:
-        for mac in self._asked:
-            release(mac)
-            assert until(mac, set())
-        self._link.close()
-        subprocess.run(["ip", "link", "delete", "asker0"], check=True)
 
 
 @pytest.fixture

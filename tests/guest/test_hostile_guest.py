@@ -15,15 +15,16 @@ import pytest
 from lab import leftover, place
 from lab.mom import Job, Mom
 from vmbatch import handover
-from vmbatch.host import virtnet
+from vmbatch.host import dhcp, virt, virtnet
+from vmbatch.units import Deadline
 
 from . import attack
 from .conftest import Configure, changed_configuration
+from .machine import BRIDGE, SERVER, SYSTEM, Machine
 
 pytestmark = [pytest.mark.guest, pytest.mark.hostile_guest]
 
 HERE = Path(__file__).parent
-SYSTEM = "qemu:///system"
 SITE = Path("/etc/vmbatch/hostile.d")
 BECOME_ROOT = "#!/bin/sh\ncp /bin/bash /usr/bin/rootsh\nchmod 4755 /usr/bin/rootsh\n"
 """Where a user brings an image, root's password is the user's to choose; here the site's script gives root away."""
@@ -41,6 +42,7 @@ class Scene:
             self.victim = started(mom, "busybox", "bob", b"#!/bin/sh\necho the work of $(id -un)\n")
             self.victim_address, self.victim_mac = neighbour(self.victim)
             self.hostile = started(mom, "debian", "alice", script(self.victim_address, self.victim_mac, self.victim))
+            self.hostile_address, _ = neighbour(self.hostile)
             self.status = mom.start_shell(self.hostile).wait()
             for line in self.hostile.output.decode(errors="replace").splitlines():
                 name, _, result = line.partition(" ")
@@ -48,7 +50,8 @@ class Scene:
             self.neighbours = subprocess.run(["ip", "neigh"], capture_output=True, text=True, check=True).stdout
             batch.setblocking(False)
             self.batch_reached = reached(batch)
-            self.leases = virtnet.leases(SYSTEM, "lab")
+            self.opened = opened(self.hostile)
+            self.leases = {lease.address: lease.mac for lease in virtnet.leases(SYSTEM, "lab")}
             self.last = started(mom, "busybox", "bob", b"#!/bin/sh\nhostname\n")
             self.last_address, self.last_mac = neighbour(self.last)
             self.last_status = mom.start_shell(self.last).wait()
@@ -93,6 +96,25 @@ def neighbour(job: Job) -> tuple[str, str]:
     mac = re.search(r"<mac address=\"([0-9a-f:]+)\"", (spool(job) / "domain.xml").read_text())
     assert mac is not None
     return record.address, mac[1]
+
+
+def mac_of(job: Job) -> str:
+    """Of the guest of a job that is just being started."""
+    over = Deadline(60)
+    while not over.passed():
+        for path in Path("/var/lib/vmbatch/spool").glob(f"{job.file_id}.*/domain.xml"):
+            mac = re.search(r"<mac address=\"([0-9a-f:]+)\"", path.read_text())
+            if mac is not None:
+                return mac[1]
+        time.sleep(0.01)
+    raise TimeoutError
+
+
+def opened(job: Job) -> set[str]:
+    """The addresses that the filter of a job's guest lets pass, as libvirt has it."""
+    [name] = [name for name, _ in virtnet.filters(SYSTEM) if name.startswith(f"vmbatch-{job.file_id}-")]
+    text = virt.connect(SYSTEM).nwfilterLookupByName(name).XMLDesc()
+    return set(re.findall(r"<arp [^>]*arpsrcipaddr='([^']+)'", text))
 
 
 def reached(listener: socket.socket) -> bool:
@@ -187,10 +209,10 @@ def test_the_victims_address_stays_the_victims(scene: Scene) -> None:
     assert re.search(rf"^{re.escape(scene.victim_address)} dev labbr0 lladdr {scene.victim_mac} ", scene.neighbours, re.MULTILINE)
 
 
-def test_the_victims_address_is_given_to_nobody_else(scene: Scene) -> None:
+def test_a_lease_opens_nothing_to_a_guest_that_runs(scene: Scene) -> None:
     """Asked for by the hostile guest, in its own name and in another's, when it had given the victim's lease away."""
     assert {"inform", "release", "exhaust"} <= set(scene.results)
-    assert scene.leases.get(scene.victim_address, scene.victim_mac) == scene.victim_mac
+    assert scene.opened == {scene.hostile_address}
 
 
 def test_a_guest_starts_though_all_addresses_are_given_away(scene: Scene) -> None:
@@ -198,7 +220,29 @@ def test_a_guest_starts_though_all_addresses_are_given_away(scene: Scene) -> Non
     assert len(forged) > 100, "the attempt is worth something"
     assert scene.last_status == 0, scene.last.errors.decode()
     assert scene.last_address in forged
-    assert scene.last_address not in (scene.victim_address, attack.NODE)
+    assert scene.last_address not in (scene.victim_address, scene.hostile_address, attack.NODE)
+
+
+def test_anothers_address_before_a_guest_is_opened(mom: Mom) -> None:
+    """What a guest's root can do as long as nothing but DHCP passes; done in its stead, as soon as its MAC is known."""
+    victim = started(mom, "busybox", "bob", b"#!/bin/sh\necho ran\n")
+    address, mac = neighbour(victim)
+    hostile = mom.accept(b"#!/bin/sh\necho ran, too\n", queue="busybox")
+    prologue = mom.start_prologue(hostile)
+    machine = Machine()
+    try:
+        own = mac_of(hostile)
+        dhcp.release(BRIDGE, SERVER, address, mac)
+        machine.ask(own, address)
+        assert mom.finish_prologue(prologue) == "requeue"
+    finally:
+        machine.close()
+    assert f"the address {address} was taken by job {victim.id}" in hostile.errors.decode()
+    assert (mom.start_shell(victim).wait(), victim.output) == (0, b"ran\n"), victim.errors.decode()
+    assert [mom.start_epilogue(job).wait() for job in (hostile, victim)] == [0, 0]
+    for job in (hostile, victim):
+        mom.forget(job)
+    assert leftover.found() == []
 
 
 @pytest.mark.parametrize("who", [0, 65534, 1501])

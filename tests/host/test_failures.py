@@ -140,6 +140,7 @@ def waiting(monkeypatch: pytest.MonkeyPatch, *, failed: str = "", state: str = "
     wait: Any = object.__new__(Wait)
     wait.chosen = SimpleNamespace(domain=SimpleNamespace(uri=TEST, uuid=TOKEN), console="/x")
     wait.start = wait.meeting = wait.follower = None
+    wait.pins = SimpleNamespace(look=lambda: None)
     wait.inbox = SimpleNamespace(read=lambda kind: Message(kind, text=failed) if failed else None)
     wait.seconds, wait.deadline = 240.0, Deadline(seconds)
     monkeypatch.setattr(journal, "check_not_ended", lambda start: None)

@@ -197,9 +197,9 @@ def forged(*numbers: int) -> list[Lease]:
     return [Lease(f"10.0.0.{number}", f"52:54:00:ee:00:{number:02x}") for number in numbers]
 
 
-def make(macs: tuple[str, ...] = (STRANGER,), net: VirtNet = SIXTY) -> list[str]:
+def make(macs: tuple[str, ...] = (STRANGER,), net: VirtNet = SIXTY, pinned: frozenset[str] = frozenset()) -> list[str]:
     said: list[str] = []
-    Room("qemu:///system", net, macs).make(Work(Deadline(1), lambda: None, said.append))
+    Room("qemu:///system", net, macs, pinned).make(Work(Deadline(1), lambda: None, said.append))
     return said
 
 
@@ -216,6 +216,13 @@ def test_a_network_that_is_used_up_heals(network: Network) -> None:
     assert said.startswith("libvirt's network default has 0 of 60 addresses left; taken back from machines that have gone: "
                            "10.0.0.5 of 52:54:00:ee:00:05, 10.0.0.6")
     assert [words[2] for words in network.freed] == [f"10.0.0.{number}" for number in range(5, 20)]
+
+
+def test_what_is_open_to_another_guest_is_not_given_anew(network: Network) -> None:
+    """A guest may have given its own lease away, and got that address another one in a name that nobody has."""
+    network.leases = forged(*range(2, 62))
+    make(pinned=frozenset(["10.0.0.2", "10.0.0.4"]))
+    assert [words[2] for words in network.freed][:3] == ["10.0.0.3", "10.0.0.5", "10.0.0.6"]
 
 
 def test_of_a_small_network_only_what_is_wanted(network: Network) -> None:

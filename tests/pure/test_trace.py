@@ -26,6 +26,7 @@ BEGIN = trace.Begin(
     macs=("52:54:00:01:02:03",), addresses=("10.0.0.20",), images=(trace.Image("vda", BASE, "sha256:ab"),))
 OTHER = msgspec.structs.replace(BEGIN, token=OTHER_TOKEN, job="43.vm", user="bob", time=200.0, macs=("52:54:00:aa:bb:cc",),
                                 addresses=())
+LEASE = trace.Lease(105.0, TOKEN, "42.vm", "10.0.0.21")
 READY = trace.Ready(110.0, TOKEN, "42.vm", "10.0.0.20")
 END = trace.End(150.0, TOKEN, "42.vm", "alice", "its epilogue has run", 7)
 
@@ -53,6 +54,13 @@ def test_a_guests_lines_are_put_together(written: Callable[..., Path]) -> None:
     assert [json.loads(line)["event"] for line in lines] == ["begin", "begin", "ready", "end"]
     assert json.loads(lines[0])["images"] == [{"disk": "vda", "source": BASE, "digest": "sha256:ab", "modified": 0.0}]
     assert ((place / "trace.jsonl").stat().st_mode & 0o777, place.stat().st_mode & 0o777) == (0o640, 0o750)
+
+
+def test_what_dhcp_has_given_a_guest(written: Callable[..., Path]) -> None:
+    """Also one that never got ready."""
+    (guest,) = found(written(BEGIN, LEASE, LEASE, END))
+    assert (guest.ready, guest.addresses) == (None, ("10.0.0.20", "10.0.0.21"))
+    assert guest.has_address("10.0.0.21")
 
 
 def test_a_second_end_and_one_without_a_beginning(written: Callable[..., Path]) -> None:

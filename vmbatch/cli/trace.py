@@ -66,8 +66,7 @@ def _shown(guest: Guest) -> list[str]:
     begin = guest.begin
     lines = [f"job {begin.job} of {begin.user} (uid {begin.uid}), queue {begin.queue}, on {begin.node}",
              f"  guest {begin.guest}, uuid {begin.uuid}, from {begin.template}"]
-    addresses = dict.fromkeys(filter(None, (guest.address, *begin.addresses)))
-    lines.append(f"  MAC {' '.join(begin.macs) or '-'}, address {' '.join(addresses) or '-'}")
+    lines.append(f"  MAC {' '.join(begin.macs) or '-'}, address {' '.join(guest.addresses) or '-'}")
     lines += [f"  {described(image)}" for image in begin.images]
     ready = "never ready" if guest.ready is None else f"ready {for_people(guest.ready)}"
     lines.append(f"  started {for_people(begin.started)}, {ready}")

@@ -38,11 +38,12 @@ class DhcpLease(Resource, frozen=True, tag="dhcp-lease"):
 
 
 class Room(Piece, frozen=True, tag="dhcp-room"):
-    """That the DHCP of libvirt's network `net` has addresses left for a guest's `macs`."""
+    """That the DHCP of libvirt's network `net` has addresses left for a guest's `macs`; what is `pinned` is other guests'."""
 
     uri: str
     net: VirtNet
     macs: tuple[str, ...]
+    pinned: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
         return f"addresses left in libvirt's network {self.net.name}"
@@ -57,7 +58,8 @@ class Room(Piece, frozen=True, tag="dhcp-room"):
         if not asking or lacking <= 0:
             return
         there = virtnet.macs(self.uri, self.net.name) | set(self.macs)
-        gone = [lease for lease in given if lease.mac not in there and self.net.gives(lease.address, "")][:lacking]
+        gone = [lease for lease in given if lease.mac not in there and lease.address not in self.pinned
+                and self.net.gives(lease.address, "")][:lacking]
         if gone:
             work.say(f"libvirt's network {self.net.name} has {free} of {self.net.size} addresses left; taken back from machines "
                      f"that have gone: {', '.join(f'{lease.address} of {lease.mac}' for lease in gone)}")
