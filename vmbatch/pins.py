@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import msgspec
 
 from .errors import EndedError, NodeError, TakenError
-from .host import virt, virtnet
+from .host import arp, virt, virtnet
 from .host.log import Log
 from .host.watch import Watch
 from .hypervisor.netfilter import NetworkFilter
@@ -111,6 +111,8 @@ class Pins:
         with _asking(each.filter.uri):
             each.filter.change(filter_xml(each.filter.name, each.filter.uuid, msgspec.structs.replace(each.guard, ipv4=every)))
         self._of[each] = every
+        for address in new:
+            arp.tell(each.net.bridge, each.net.server, mac, address)
         self._log.part("guest filter", time.monotonic() - begin)
         self._log.part("guest lease", 0.0 if changed is None else max(0.0, time.time() - changed))
 

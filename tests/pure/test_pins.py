@@ -15,7 +15,7 @@ from lxml import etree
 from vmbatch import boot, pins
 from vmbatch.errors import DeadlineError, EndedError, NodeError, TakenError
 from vmbatch.facts import Around
-from vmbatch.host import dhcp, virt, virtnet
+from vmbatch.host import arp, dhcp, virt, virtnet
 from vmbatch.host.log import Log
 from vmbatch.host.virtnet import Lease
 from vmbatch.hypervisor.lease import DhcpLease, Room
@@ -144,6 +144,17 @@ def test_a_client_that_is_none(client: str) -> None:
 
 def test_no_bridge_no_server() -> None:
     dhcp.release("no-such-bridge", "192.0.2.1", "192.0.2.3", STRANGER)
+    arp.tell("no-such-bridge", "192.0.2.1", STRANGER, "192.0.2.3")
+
+
+def test_a_question_as_a_machine_reads_it() -> None:
+    """RFC 826."""
+    own = bytes.fromhex("525400ffff01")
+    frame = arp.request((own, "192.168.122.1"), STRANGER, "192.168.122.3")
+    assert frame[:14] == bytes.fromhex("525400000007") + own + b"\x08\x06"
+    assert frame[14:22] == bytes.fromhex("0001080006040001")
+    assert frame[22:32] == own + socket.inet_aton("192.168.122.1")
+    assert frame[32:] == bytes(6) + socket.inet_aton("192.168.122.3")
 
 
 class Network:
@@ -262,6 +273,8 @@ class Scene:
         monkeypatch.setattr(pins, "LEASES", str(place / "dnsmasq"))
         monkeypatch.setattr(virt, "answers", lambda uri: self.answers)
         monkeypatch.setattr(virtnet, "define_filter", self._define)
+        self.told: list[tuple[str, ...]] = []
+        monkeypatch.setattr(arp, "tell", lambda *words: self.told.append(words))
         (place / "dnsmasq").mkdir()
         self.file = place / "dnsmasq/virbr0.status"
         self.chosen = planned(TEMPLATE, VirtNet("default", "virbr0", "192.168.122.1", (("192.168.122.2", "192.168.122.99"),)),
@@ -306,6 +319,7 @@ def test_an_interface_is_opened_for_what_it_was_given(scene: Scene) -> None:
     assert scene.pins.closed() == [f"the interface {scene.chosen.macs[1]} has got no address from libvirt's network default, "
                                    "and stays closed"]
     assert "phase guest lease 0." in scene.log.read_text()
+    assert scene.told == [("virbr0", "192.168.122.1", scene.chosen.macs[0], "192.168.122.7")], "what it has asked was dropped"
 
 
 def test_nobody_asks_libvirt_while_nothing_changes(scene: Scene) -> None:
