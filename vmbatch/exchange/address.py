@@ -1,4 +1,4 @@
-"""An address of a pool, reserved for one start of a job in a directory that several nodes may share."""
+"""An address, reserved for one start of a job: of a pool in a directory that several nodes may share, or on this node alone."""
 
 import contextlib
 import errno
@@ -6,7 +6,8 @@ import ipaddress
 import os
 import re
 import stat
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -15,8 +16,9 @@ from ..host import distant
 from ..resource import Resource
 from ..units import Deadline
 
+T = TypeVar("T")
 HERE = "/run/vmbatch/addresses"
-"""Where the addresses are reserved that this node's own networks give by DHCP."""
+"""Where the addresses are reserved that this node's own networks have given by DHCP."""
 _LIMIT = 1024
 _NODE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _TEMPORARY = re.compile(rf"\.([0-9a-f]{{32}})\.([0-9a-f.:]{{2,45}})@({_NODE.pattern})")
@@ -56,7 +58,7 @@ class Address(Resource, frozen=True, tag="address"):
         if not _NODE.fullmatch(self.node):
             raise NodeError(f"the node's name {self.node[:80]!r} cannot stand in a file's name", "give the node a host name",
                             code="VB602")
-        distant.call(os.path.dirname(self.path), self._make)
+        _call(os.path.dirname(self.path), self._make)
 
     def _make(self) -> None:
         mark = msgspec.json.encode(_Mark(self.job, self.token, self.node))
@@ -85,7 +87,7 @@ class Address(Resource, frozen=True, tag="address"):
 
     def release(self, deadline: Deadline, *, last: bool) -> None:
         """Gives the address back if it is this start's."""
-        distant.call(os.path.dirname(self.path), self._give_back, deadline=deadline)
+        _call(os.path.dirname(self.path), self._give_back, deadline=deadline)
 
     def _give_back(self) -> None:
         try:
@@ -98,6 +100,11 @@ class Address(Resource, frozen=True, tag="address"):
 
     def __str__(self) -> str:
         return f"address {self.address} in {os.path.dirname(self.path)}"
+
+
+def _call(directory: str, act: Callable[[], T], kind: Any = None, deadline: Deadline | None = None) -> T:
+    """As `distant.call`, which needs another process; but what is this node's own always answers."""
+    return act() if directory == HERE else distant.call(directory, act, kind, deadline)
 
 
 def _remove(path: str) -> None:
@@ -147,7 +154,7 @@ class Found(msgspec.Struct, frozen=True):
 
 def look(directory: str) -> list[Found]:
     """Everything in the directory of reservations; nothing if there is none. NodeError if it cannot be read."""
-    return distant.call(directory, lambda: list(_look(directory)), list[Found])
+    return _call(directory, lambda: list(_look(directory)), list[Found])
 
 
 def _look(directory: str) -> Iterator[Found]:
