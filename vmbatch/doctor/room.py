@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 
 from .. import claim as claims
-from .. import health, journal
+from .. import drain, health, journal
 from ..admission import Room, room, throttle
 from ..claim import DIRECTORY, Claim
 from ..config import Config
@@ -51,6 +51,12 @@ def _claim(form: Template, config: Config) -> Claim:
                  asked=0.0, owner=_NOBODY)
 
 
+def drained(site: Site) -> Iterator[Finding]:
+    """Whether an admin wants no new jobs here."""
+    note = drain.look()
+    yield warning(f"this node takes no new jobs with guests: {note}", "vmbatch undrain ends that") if note else ok("nobody has")
+
+
 def starts(site: Site) -> Iterator[Finding]:
     """How the last starts went."""
     why = health.row(site.config)
@@ -82,6 +88,7 @@ def kept(site: Site) -> Iterator[Finding]:
 CHECKS = (
     Check("room", "whether a guest of each template fits this node by [admission], and whether one could start now", fits,
           root=True, needs="libvirt"),
+    Check("drained", "whether an admin has drained this node", drained, settings=False),
     Check("starts", "whether starts have been failing here", starts, root=True),
     Check("leftovers", "whether dead jobs have left something", leftovers, root=True, seconds=20.0,
           needs="libvirt"),
