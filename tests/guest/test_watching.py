@@ -84,7 +84,8 @@ def test_a_job_from_start_to_end(mom: Mom) -> None:
     assert re.search(r"^outcome +ran$", said, re.MULTILINE)
     assert ask("show", job.id, user="alice")[0] == 1, "what is over is root's"
     said = Path(f"/var/log/vmbatch/{job.id}.log").read_text()
-    assert ask("log", job.id)[1] == said
+    for user in ("root", "alice"):
+        assert ask("log", job.id, user=user)[1] == said
 
 
 def test_who_may_do_what(mom: Mom) -> None:
@@ -99,11 +100,17 @@ def test_who_may_do_what(mom: Mom) -> None:
             code, said, errors = ask("ssh", number, "--", "id -un; echo to stderr >&2; exit 7", user=user)
             assert (code, said, errors) == (7, "alice\n", "to stderr\n"), errors
         assert ask("ssh", number, "--", "cat", user="alice", stdin="through\n")[:2] == (0, "through\n")
+        for user in ("root", "alice"):
+            assert re.search(r" prologue: guest vmbatch-\S+ of alice is ready at ", ask("log", number, user=user)[1]), user
+            assert ask("console", number, user=user)[0] == 0
+        assert ask("console", number, user="alice")[1] == ask("console", number)[1]
         unknown = f"vmbatch: this node knows no job '{number}' (vmbatch ps shows those that you may see) [VB920]\n"
-        for command in ("show", "ssh"):
+        for command in ("show", "ssh", "log", "console"):
             assert ask(command, number, user="bob") == (1, "", unknown)
-        for command in ("log", "console", "kill"):
-            code, said, errors = ask(command, number, user="alice")
+        code, said, errors = ask("log", job.id, user="bob")
+        assert (code, said, errors.startswith(f"vmbatch: you cannot read the log of job {job.id} (")) == (1, "", True)
+        for words in (("kill", number), ("console", "--write", number)):
+            code, said, errors = ask(*words, user="alice")
             assert (code, said) == (1, "")
             assert " is for root alone" in errors
         place = Path("/run/vmbatch/status")

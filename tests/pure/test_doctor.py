@@ -15,7 +15,7 @@ from vmbatch.claim import Claim
 from vmbatch.doctor import batch, checks, hypervisor, images, networks, node, room, settings, share, storage, tools
 from vmbatch.doctor.finding import LEVELS, Finding, Site, error, of_error, ok, warning, worst
 from vmbatch.errors import InputError, NodeError
-from vmbatch.host import clock, file
+from vmbatch.host import acl, clock, file
 from vmbatch.host.virtnet import Network
 
 from .sample import TEMPLATE, form
@@ -299,6 +299,17 @@ def test_room_for_guests() -> None:
     small = list(room.judge(forms, Room(None, None, 600 << 20), [], CONFIG))
     assert (small[0].level, small[0].found) == (
         "error", "sample.xml: a guest needs 640 MiB of memory, and this node has 600 for guests")
+
+
+def test_what_users_can_be_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    without = ""
+    monkeypatch.setattr(acl, "possible", lambda path: path != without)
+    monkeypatch.setattr(file, "nearest", lambda path: path)
+    assert one(list(storage.lists(Site(CONFIG, ())))).level == "ok"
+    without = CONFIG.log_directory
+    found = one(list(storage.lists(Site(CONFIG, ()))))
+    assert (found.level, found.found) == (
+        "warning", f"the file system of {without} has no access control lists, so vmbatch log is for root alone")
 
 
 # batch systems

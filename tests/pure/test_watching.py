@@ -53,6 +53,22 @@ def bob(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hooked, "load_config", lambda: pytest.fail("a user need not be able to read the configuration"))
 
 
+@pytest.fixture
+def a_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bob, who can read the configuration, as a site has it, and cannot list the logs."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1501)
+    known = pwd.struct_passwd(("bob", "x", 1501, 1501, "", "/home/bob", "/bin/sh"))
+    monkeypatch.setattr(pwd, "getpwuid", {1501: known}.__getitem__)
+    names = os.listdir
+
+    def listed(path: str) -> list[str]:
+        if path.endswith("/log"):
+            raise PermissionError
+        return names(path)
+
+    monkeypatch.setattr(os, "listdir", listed)
+
+
 def ask(*words: str) -> tuple[int, str]:
     done = CliRunner().invoke(main, list(words))
     return done.exit_code, done.output
@@ -126,6 +142,40 @@ def test_log(place: Path) -> None:
     assert ask("log", "42.vm") == (1, f"vmbatch: there is no {place}/log/42.vm.log yet [VB920]\n")
     assert ask("log", "../43") == (1,
         "vmbatch: this node knows no job '../43' (vmbatch ps shows those that you may see) [VB920]\n")
+
+
+@pytest.mark.usefixtures("a_user")
+@pytest.mark.error("VB921")
+def test_log_of_a_user(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Own jobs by what is enough of their id, those that are over by all of it; whose a log is its file system says."""
+    (place / "log").mkdir()
+    for name in ("43.vm", "7-1.vm", "42.vm"):
+        (place / f"log/{name}.log").write_text(f"of {name}\n")
+    assert ask("log", "43") == (0, "of 43.vm\n")
+    assert ask("log", "7[1].vm") == (0, "of 7-1.vm\n")
+    assert ask("log", "7")[0] == 1
+    assert ask("log", "../log/43.vm")[1].startswith("vmbatch: this node knows no job '../log/43.vm'")
+    monkeypatch.setattr(os, "access", lambda path, _: "42.vm" not in path)
+    assert ask("log", "42.vm") == (
+        1, "vmbatch: you cannot read the log of job 42.vm (a log is for the job's user and root; where its file system has no "
+           "access control lists, for root alone) [VB921]\n")
+
+
+@pytest.mark.usefixtures("a_user")
+def test_console_of_a_user(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = place / f"spool/43.vm.{OTHER_TOKEN}"
+    spool.mkdir(parents=True)
+    assert ask("console", "43")[1].startswith("vmbatch: the guest of job 43.vm has said nothing")
+    (spool / "console.log").write_bytes(b"login: ")
+    assert ask("console", "43") == (0, "login: \n")
+    assert ask("console", "42")[1].startswith("vmbatch: this node knows no job '42'")
+    assert ask("console", "43", "--write") == (1, "vmbatch: to type into a guest's console is for root alone "
+                                                  "(vmbatch ssh leads into the guests of your own jobs) [VB921]\n")
+    (spool / "console.log.0").write_bytes(b"from before\n")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr("vmbatch.host.console.read_tail", lambda _: b"from before\n")
+    code, text = ask("console", "43")
+    assert (code, text.startswith("from before\nvmbatch: you cannot read more of the console of job 43.vm (")) == (1, True)
 
 
 def test_console(place: Path) -> None:

@@ -138,16 +138,17 @@ def sweep(dry_run: bool, release: str | None) -> None:
     """
     from ..host.log import Log
     from ..release import release_kept
+    from ..sweep import LOG
     from ..sweep import sweep as run
 
     config = _config_of_caller()
     if release is not None:
         if dry_run:
             raise click.UsageError("--release does what it says; leave out --dry-run")
-        found = release_kept(release, config, Log(config.log_directory, "0", "sweep"))
+        found = release_kept(release, config, Log(config.log_directory, LOG, "sweep"))
         click.echo("\n".join(found) or f"nothing is kept of job {release}; see vmbatch kept")
         return
-    log = Log(None if dry_run else config.log_directory, "0", "sweep")
+    log = Log(None if dry_run else config.log_directory, LOG, "sweep")
     for line in run(config, log, dry_run=dry_run):
         click.echo(line)
 

@@ -256,7 +256,7 @@ def _is_of(step: str, phase: str) -> bool:
 @click.option("-f", "--follow", is_flag=True, help="go on with what is written, until the job is over")
 @click.option("-n", "--lines", "count", type=click.IntRange(0), help="only so many lines at the end")
 def log(job: str, follow: bool, count: int | None) -> None:
-    """Print the log of a job, also of one that is over. For root.
+    """Print the log of a job: root's of every job, others' of their own. Also of one that is over; users give its whole id then.
 
     \b
     Example: vmbatch log 42 -f
@@ -264,17 +264,19 @@ def log(job: str, follow: bool, count: int | None) -> None:
     import os
 
     from .. import status
-    from ..errors import NodeError
+    from ..errors import JobError, NodeError
     from ..hooked import load_config
     from ..host import tail
     from ..job import slug
 
-    require_root("a job's log", "vmbatch show has the phases of your own jobs; why one could not start is in its stderr")
     directory = load_config().log_directory
     live = {slug(each.job): each.job for each in status.look()}
-    logged = [name.removesuffix(".log") for name in _names(directory) if name.endswith(".log")]
-    name = status.chosen(_slug(job), [*live, *logged])
+    name = status.chosen(_slug(job), [*live, *_logged(directory, _slug(job))])
     path = os.path.join(directory, f"{name}.log")
+    if os.path.exists(path) and not os.access(path, os.R_OK):
+        raise JobError(f"you cannot read the log of job {live.get(name, name)}",
+                       "a log is for the job's user and root; where its file system has no access control lists, for root alone",
+                       code="VB921")
     if not follow and not os.path.exists(path):
         raise NodeError(f"there is no {path} yet", code="VB920")
     file = tail.Tail(path, count)
@@ -292,11 +294,14 @@ def _slug(job: str) -> str:
     return job.replace("[", "-").replace("]", "")
 
 
-def _names(directory: str) -> list[str]:
+def _logged(directory: str, name: str) -> list[str]:
+    """The jobs that have a log, as file names; for those who cannot list the directory whether this one has."""
     import os
 
     try:
-        return sorted(os.listdir(directory))
+        return sorted(each.removesuffix(".log") for each in os.listdir(directory) if each.endswith(".log"))
+    except PermissionError:
+        return [name] if "/" not in name and os.path.exists(os.path.join(directory, f"{name}.log")) else []
     except OSError:
         return []
 

@@ -11,7 +11,7 @@ from ..claim import DIRECTORY, Claim
 from ..config import Config
 from ..host import clock
 from ..host.log import Log
-from ..sweep import sweep
+from ..sweep import LOG, sweep
 from ..template import Template, own_size
 from .finding import Check, Finding, Site, error, ok, warning
 
@@ -65,7 +65,7 @@ def starts(site: Site) -> Iterator[Finding]:
 
 def leftovers(site: Site) -> Iterator[Finding]:
     """What the sweep would remove, or cannot judge."""
-    found = sweep(site.config, Log(None, "0", "doctor"), dry_run=True)
+    found = sweep(site.config, Log(None, LOG, "doctor"), dry_run=True)
     for line in found[:_MANY]:
         yield warning(line, "vmbatch sweep removes what is dead; it runs by a timer, too" if line.startswith("would ") else
                       "vmbatch sweep cannot judge it")
