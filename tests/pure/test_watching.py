@@ -201,9 +201,26 @@ def test_ssh_to_what_is_not_ready() -> None:
     assert (code, text[:30]) == (1, "vmbatch: job 42.vm is over: [E")
 
 
-def test_shells_complete_jobs() -> None:
+def offered(*words: str) -> list[tuple[str, str]]:
+    """(word, type) of what shells offer behind these, of which the last is only begun."""
     from click.shell_completion import BashComplete
 
-    for command in ("show", "log", "console", "ssh", "kill"):
-        found = BashComplete(main, {}, "vmbatch", "_VMBATCH_COMPLETE").get_completions([command], "43")
-        assert [item.value for item in found] == ["43.vm"], command
+    found = BashComplete(main, {}, "vmbatch", "_VMBATCH_COMPLETE").get_completions(list(words[:-1]), words[-1])
+    return [(item.value, item.type) for item in found]
+
+
+def test_what_shells_offer(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for command in ("show", "log", "console", "ssh", "kill", "keep"):
+        assert offered(command, "43") == [("43.vm", "plain")], command
+    assert offered("explain", "vb92")[-2:] == [("VB920", "plain"), ("VB921", "plain")]
+    assert offered("doctor", "--only", "dra") == [("drained", "plain")]
+    assert offered("unin") == [("uninstall", "plain")]
+    text = f"[templates]\ndirectory = '{place}/domains'\n"
+    monkeypatch.setattr(hooked, "load_config", lambda: config.parse(text.encode(), "test"))
+    assert offered("run", "--template", "de") == [], "there is no such directory"
+    (place / "domains").mkdir()
+    for name in ("debian.xml", "devuan.xml", "el.xml", "degree.txt"):
+        (place / "domains" / name).touch()
+    for words in (("doctor", "--boot"), ("run", "--template")):
+        assert offered(*words, "de") == [("debian", "plain"), ("devuan", "plain")]
+        assert offered(*words, "/etc/d") == [("/etc/d", "file")]

@@ -9,6 +9,7 @@ import click
 
 from .. import __version__
 from ..errors import VmBatchError
+from . import complete
 from .console import console
 from .doctor import doctor
 from .drain import drain, undrain
@@ -201,7 +202,7 @@ def sweep(dry_run: bool, release: str | None) -> None:
 
 
 @main.command()
-@click.argument("job")
+@click.argument("job", shell_complete=complete.jobs)
 @click.option("--for", "duration", default="7d", show_default=True, metavar="DURATION", help="how long, such as 12h")
 @click.option("--why", default="an admin wished so", show_default=True, help="a note on why")
 def keep(job: str, duration: str, why: str) -> None:

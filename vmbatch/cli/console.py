@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .job import complete
+from . import complete
 
 if TYPE_CHECKING:
     from ..config import Config
@@ -17,7 +17,7 @@ _END = b"\x1d"
 
 
 @click.command()
-@click.argument("job", shell_complete=complete)
+@click.argument("job", shell_complete=complete.jobs)
 @click.option("-f", "--follow", is_flag=True, help="go on with what the guest says, until it is gone")
 @click.option("--write", is_flag=True, help="type into the console, by Ctrl-] out of it again")
 @click.option("--raw", is_flag=True, help="with the guest's escape sequences, which can do harm to a terminal")

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from . import complete
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -17,17 +19,6 @@ if TYPE_CHECKING:
 _LOOK_SECONDS = 1.0
 PHASE_COLOURS = {"run": "green", "epilogue": "magenta", "dead": "red", **dict.fromkeys(
     ("admission", "image", "disks", "context", "boot", "ready"), "cyan")}
-
-
-def complete(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
-    """For shells: the jobs whose id begins so."""
-    from .. import status
-    from ..errors import VmBatchError
-
-    try:
-        return [each.job for each in status.look() if each.job.startswith(begun)]
-    except VmBatchError:
-        return []
 
 
 def require_root(what: str, hint: str = "") -> None:
@@ -113,7 +104,7 @@ def _unseen(jobs: list[Status]) -> Iterator[Start]:
 
 
 @click.command()
-@click.argument("job", shell_complete=complete)
+@click.argument("job", shell_complete=complete.jobs)
 @click.option("--json", "as_json", is_flag=True, help="a JSON object")
 def show(job: str, as_json: bool) -> None:
     """Show all that is known of a job: its guest, its phases and their seconds. For root also of one that is over.
@@ -252,7 +243,7 @@ def _is_of(step: str, phase: str) -> bool:
 
 
 @click.command()
-@click.argument("job", shell_complete=complete)
+@click.argument("job", shell_complete=complete.jobs)
 @click.option("-f", "--follow", is_flag=True, help="go on with what is written, until the job is over")
 @click.option("-n", "--lines", "count", type=click.IntRange(0), help="only so many lines at the end")
 def log(job: str, follow: bool, count: int | None) -> None:
@@ -307,7 +298,7 @@ def _logged(directory: str, name: str) -> list[str]:
 
 
 @click.command()
-@click.argument("job", shell_complete=complete)
+@click.argument("job", shell_complete=complete.jobs)
 @click.option("--why", default="", help="a note for the user and the log")
 def kill(job: str, why: str) -> None:
     """End the guest of a job at once. The job ends as if its guest had died; its epilogue removes the rest. For root.
