@@ -3,13 +3,16 @@
 import errno
 import os
 import stat
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from vmbatch.host import acl, console
 from vmbatch.host.log import Log
+from vmbatch.host.tail import Tail
 
 ALICE, BOB = 1500, 1501
 
@@ -81,6 +84,35 @@ def test_a_log_with_lines_of_nobody_knows_whom(logs: str) -> None:
     Log(logs, "42.vm", "prologue").detail("refused")
     Log(logs, "42.vm", "prologue").show_to(ALICE)
     assert not can(ALICE, Path(logs, "42.vm.log").read_text)
+
+
+def test_a_log_is_followed_by_its_user(logs: str) -> None:
+    """Who cannot list the directory still hears of the next line at once."""
+    log = Log(logs, "42.vm", "prologue")
+    log.show_to(ALICE)
+    log.detail("one")
+    heard, told = os.pipe()
+
+    def follow() -> None:
+        tail = Tail(f"{logs}/42.vm.log")
+        said = b""
+        tail.wait(0)
+        while b"two" not in said:
+            said += b"".join(tail.more())
+            os.write(told, b".")
+            tail.wait(30)
+
+    with ThreadPoolExecutor(1) as pool:
+        follower = pool.submit(can, ALICE, follow)
+        assert os.read(heard, 1) == b"."
+        begin = time.monotonic()
+        log.detail("two")
+        assert os.read(heard, 1) == b"."
+        assert time.monotonic() - begin < 10
+        log.detail("the last")  # ends its wait
+        assert follower.result()
+    os.close(heard)
+    os.close(told)
 
 
 def test_where_there_are_no_lists(logs: str, monkeypatch: pytest.MonkeyPatch) -> None:

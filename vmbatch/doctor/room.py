@@ -60,7 +60,7 @@ def drained(site: Site) -> Iterator[Finding]:
 def starts(site: Site) -> Iterator[Finding]:
     """How the last starts went."""
     why = health.row(site.config)
-    yield error(why, "see the jobs' logs in [log] directory") if why else ok("no row of failed starts")
+    yield error(why, "vmbatch report has the reasons, vmbatch log JOB all of it") if why else ok("no row of failed starts")
 
 
 def leftovers(site: Site) -> Iterator[Finding]:
