@@ -69,7 +69,7 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
     alarm = system.alarm(call, config)
     deadline = _deadline(alarm, config)
     with _refusals(system, call, config, log):
-        job, form = read(system, call, clock.new_token(), config)
+        job, form = read(system, call, clock.new_token(), config, log)
         check_user(job, config)
         drain.check()
         granted = grant(job, form, config)
@@ -91,7 +91,8 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
         here = admission.room(config)
         claimed = admission.claim(job, form, granted, config, start.owner)
         admission.check(claimed, granted, here)
-        sweep.journals(config, log, dry_run=False, patience=deadline.earlier(_SWEEP_SECONDS))
+        others = Log(config.log_directory, sweep.LOG, "prologue")
+        sweep.journals(config, others, dry_run=False, patience=deadline.earlier(_SWEEP_SECONDS))
         book = _take(start, deadline, config, log)
     board = Board.new(_status(job, form, granted, start), log.detail)
     log.tell(board.step)
@@ -131,9 +132,12 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
                 chosen = _reserve(chosen, lambda: plan(
                     job, form, config, facts.addressed(known, form, job.token, config), entry), book, work, log)
                 _make(chosen, book, work, config, log)
+            _show_console(chosen, log)
             gathered.close()
             with _suspected(suspects):
                 way = boot.bring_up(chosen, start, config, log, deadline, meeting, act=lambda made: _act(made, book, work))
+            if chosen.recorded:
+                _show_console(chosen, log)
             trace.write(config.log_trace, trace.Ready(time.time(), job.token, job.id, way.address))
             if meeting is not None and not job.rank:
                 with log.phase("sisters"):
@@ -223,9 +227,11 @@ def _deadline(alarm: float, config: Config) -> Deadline:
     return Deadline(alarm - config.timeouts_margin)
 
 
-def read(system: System, call: Call, token: str, config: Config) -> tuple[Job, template.Template]:
-    """The job and its template. VmBatchError."""
-    job = _asked(system, call, system.parse(call, token, None), config)
+def read(system: System, call: Call, token: str, config: Config, log: Log) -> tuple[Job, template.Template]:
+    """The job, whose user can read its log from now on, and its template. VmBatchError."""
+    job = system.parse(call, token, None)
+    log.show_to(job.user.uid)
+    job = _asked(system, call, job, config)
     path = config.template_path(job.queue, template_name(job, config))
     if path is None:
         raise SiteError(f"queue {job.queue} has no template", "see [queues] in vmbatch.conf", code="VB102")
@@ -318,6 +324,14 @@ def _make(chosen: Plan, book: Journal, work: Work, config: Config, log: Log) -> 
             for step in phase.steps:
                 work.alive()
                 _act(step, book, work, lambda: trace.write(config.log_trace, _begin(chosen, book.start)))
+
+
+def _show_console(chosen: Plan, log: Log) -> None:
+    """To the job's user, whose guest it is."""
+    try:
+        console.show_to(chosen.console, chosen.job.user.uid)
+    except OSError as error:
+        log.detail(f"the job's user cannot read the guest's console: {error.strerror}")
 
 
 def _begin(chosen: Plan, start: Start) -> trace.Begin:

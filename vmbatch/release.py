@@ -70,7 +70,7 @@ def _put_aside(book: Journal, until: float, most: int, why: str, status: int | N
     file.seal(spool)
     if not book.keep(until, why, most):
         raise NodeError(f"{most} other jobs' disks are kept on this node, and no more may be", code="VB914")
-    log.line(f"kept until {clock.for_people(until)}: {spool}; {why}")
+    log.line(f"kept until {clock.for_people(until)}: {spool}")
     return spool
 
 

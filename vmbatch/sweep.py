@@ -31,6 +31,8 @@ from .spool import directory
 from .units import Deadline
 
 T = TypeVar("T")
+LOG = "0"
+"""In place of a job's id, the log of what is released of other jobs: no user is to read that."""
 _OLD_END_SECONDS = 3600.0
 _FORGOTTEN_SECONDS = 900.0
 """How long an epilogue may be late: mom restarted within seconds of a job's start has forgotten it, and never runs one."""

@@ -29,10 +29,13 @@ STARTING = ("admission", "image", "disks", "context", "boot", "ready")
 
 def ask(*words: str, user: str = "root", stdin: str = "") -> tuple[int, str, str]:
     """(exit status, stdout, stderr) of `vmbatch`, as somebody."""
-    drop = [] if user == "root" else ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--"]
-    done = subprocess.run([*drop, VMBATCH, *words], input=stdin, capture_output=True, text=True, check=False, timeout=120,
+    done = subprocess.run([*become(user), VMBATCH, *words], input=stdin, capture_output=True, text=True, check=False, timeout=120,
                           cwd="/")
     return done.returncode, done.stdout, done.stderr
+
+
+def become(user: str) -> list[str]:
+    return [] if user == "root" else ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--"]
 
 
 def jobs(user: str = "root") -> list[dict[str, object]]:
@@ -84,7 +87,8 @@ def test_a_job_from_start_to_end(mom: Mom) -> None:
     assert re.search(r"^outcome +ran$", said, re.MULTILINE)
     assert ask("show", job.id, user="alice")[0] == 1, "what is over is root's"
     said = Path(f"/var/log/vmbatch/{job.id}.log").read_text()
-    assert ask("log", job.id)[1] == said
+    for user in ("root", "alice"):
+        assert ask("log", job.id, user=user)[1] == said
 
 
 def test_who_may_do_what(mom: Mom) -> None:
@@ -99,11 +103,17 @@ def test_who_may_do_what(mom: Mom) -> None:
             code, said, errors = ask("ssh", number, "--", "id -un; echo to stderr >&2; exit 7", user=user)
             assert (code, said, errors) == (7, "alice\n", "to stderr\n"), errors
         assert ask("ssh", number, "--", "cat", user="alice", stdin="through\n")[:2] == (0, "through\n")
+        for user in ("root", "alice"):
+            assert re.search(r" prologue: guest vmbatch-\S+ of alice is ready at ", ask("log", number, user=user)[1]), user
+            assert ask("console", number, user=user)[0] == 0
+        assert ask("console", number, user="alice")[1] == ask("console", number)[1]
         unknown = f"vmbatch: this node knows no job '{number}' (vmbatch ps shows those that you may see) [VB920]\n"
-        for command in ("show", "ssh"):
+        for command in ("show", "ssh", "log", "console"):
             assert ask(command, number, user="bob") == (1, "", unknown)
-        for command in ("log", "console", "kill"):
-            code, said, errors = ask(command, number, user="alice")
+        code, said, errors = ask("log", job.id, user="bob")
+        assert (code, said, errors.startswith(f"vmbatch: you cannot read the log of job {job.id} (")) == (1, "", True)
+        for words in (("kill", number), ("console", "--write", number)):
+            code, said, errors = ask(*words, user="alice")
             assert (code, said) == (1, "")
             assert " is for root alone" in errors
         place = Path("/run/vmbatch/status")
@@ -118,17 +128,18 @@ def test_who_may_do_what(mom: Mom) -> None:
 
 def test_the_log_and_the_console_go_on_until_the_end(mom: Mom) -> None:
     with live_job(mom, "disk") as job:
-        following = [subprocess.Popen([VMBATCH, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-                     for words in (("log", job.id, "-f"), ("console", job.id, "-f"))]
+        following = [subprocess.Popen([*become(user), VMBATCH, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd="/")
+                     for user in ("root", "alice") for words in (("log", job.id, "-f"), ("console", job.id, "-f"))]
         [written] = Path("/var/lib/vmbatch/spool").glob(f"{job.id}.*/console.log")
         code, said, _ = ask("console", job.id)
         assert (code, said.rstrip("\n")) == (0, Plain().feed(written.read_bytes()[-65536:]).decode().rstrip("\n"))
         assert mom.start_epilogue(job).wait() == 0
-        log, console = (each.communicate(timeout=30)[0].decode() for each in following)
-        assert re.search(r" epilogue: phase release \d", log)
-        assert log == Path(f"/var/log/vmbatch/{job.id}.log").read_text()
-        assert said.rstrip("\n") in console
-        assert [each.returncode for each in following] == [0, 0]
+        heard = [each.communicate(timeout=30)[0].decode() for each in following]
+        logs, consoles = heard[::2], heard[1::2]
+        assert re.search(r" epilogue: phase release \d", logs[0])
+        assert logs == 2 * [Path(f"/var/log/vmbatch/{job.id}.log").read_text()]
+        assert all(said.rstrip("\n") in console for console in consoles)
+        assert [each.returncode for each in following] == 4 * [0]
         assert ask("console", job.id)[0] == 1, "it went with the guest's disks"
 
 

@@ -3,17 +3,19 @@
 import errno
 import ipaddress
 import os
+import re
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from vmbatch import drain
 from vmbatch.admission import Room
 from vmbatch.claim import Claim
 from vmbatch.doctor import batch, checks, hypervisor, images, networks, node, room, settings, share, storage, tools
 from vmbatch.doctor.finding import LEVELS, Finding, Site, error, of_error, ok, warning, worst
 from vmbatch.errors import InputError, NodeError
-from vmbatch.host import clock, file
+from vmbatch.host import acl, clock, file
 from vmbatch.host.virtnet import Network
 
 from .sample import TEMPLATE, form
@@ -299,6 +301,17 @@ def test_room_for_guests() -> None:
         "error", "sample.xml: a guest needs 640 MiB of memory, and this node has 600 for guests")
 
 
+def test_what_users_can_be_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    without = ""
+    monkeypatch.setattr(acl, "possible", lambda path: path != without)
+    monkeypatch.setattr(file, "nearest", lambda path: path)
+    assert one(list(storage.lists(Site(CONFIG, ())))).level == "ok"
+    without = CONFIG.log_directory
+    found = one(list(storage.lists(Site(CONFIG, ()))))
+    assert (found.level, found.found) == (
+        "warning", f"the file system of {without} has no access control lists, so vmbatch log is for root alone")
+
+
 # batch systems
 
 OURS = "#!/opt/vmbatch/bin/python3 -I\n\"\"\"A hook.\"\"\"\n\nfrom vmbatch.hooks import prologue\n\nprologue()\n"
@@ -307,6 +320,16 @@ OURS = "#!/opt/vmbatch/bin/python3 -I\n\"\"\"A hook.\"\"\"\n\nfrom vmbatch.hooks
 def hooks(place: str, *names: str, **changed: object) -> list[batch.Hook]:
     good = batch.Hook("", there=True, ours=True, mode=0o755, interpreter="/bin/sh")
     return [msgspec.structs.replace(good, path=f"{place}/{name}", **changed) for name in names]
+
+
+def test_a_drained_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drain, "PATH", f"{tmp_path}/drained")
+    site = Site(CONFIG, ())
+    assert list(room.drained(site)) == [ok("nobody has")]
+    drain.drain("carol", "new disks", 86400.0)
+    found = one(list(room.drained(site)))
+    assert (found.level, found.advice) == ("warning", "vmbatch undrain ends that")
+    assert re.fullmatch(r"this node takes no new jobs with guests: drained by carol at 1970-01-0\d.*: new disks", found.found)
 
 
 def test_whether_a_hook_is_ours(tmp_path: Path) -> None:
@@ -327,11 +350,11 @@ def test_whether_a_hook_is_ours(tmp_path: Path) -> None:
     ({"interpreter": "/nowhere/python3"}, "is for /nowhere/python3, which is not there any more"),
 ])
 def test_a_hook_that_does_not_run(changed: dict[str, object], said: str) -> None:
-    found = batch.judge_hook(hooks("/m", "prologue", **changed)[0])
+    found = batch.judge_hook(hooks("/m", "prologue", **changed)[0], "--torque")
     assert found is not None
     assert found.level == "error"
     assert said in found.found
-    assert batch.judge_hook(hooks("/m", "prologue")[0]) is None
+    assert batch.judge_hook(hooks("/m", "prologue")[0], "--torque") is None
 
 
 def test_the_time_that_a_batch_system_gives() -> None:
@@ -437,7 +460,9 @@ def test_the_clock() -> None:
 
 def test_the_timers() -> None:
     good = {"vmbatch-sweep-boot.service": "enabled", "vmbatch-sweep.timer": "active"}
-    assert one(list(node.judge_units(good))).level == "ok"
-    bad = one(list(node.judge_units({**good, "vmbatch-sweep.timer": "inactive"})))
-    assert bad == warning("vmbatch-sweep.timer is inactive",
-                          "cp etc/systemd/* /etc/systemd/system/; systemctl enable --now vmbatch-sweep.timer")
+    assert one(list(node.judge_units(good, set(good)))).level == "ok"
+    bad = {**good, "vmbatch-sweep.timer": "inactive"}
+    assert list(node.judge_units(bad, set(good))) == [warning("vmbatch-sweep.timer is inactive",
+                                                              "systemctl enable --now vmbatch-sweep.timer")]
+    assert list(node.judge_units(bad, set())) == [warning("vmbatch-sweep.timer is inactive",
+                                                          "vmbatch install brings systemd's units, and enables them")]

@@ -53,6 +53,22 @@ def bob(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hooked, "load_config", lambda: pytest.fail("a user need not be able to read the configuration"))
 
 
+@pytest.fixture
+def a_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bob, who can read the configuration, as a site has it, and cannot list the logs."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1501)
+    known = pwd.struct_passwd(("bob", "x", 1501, 1501, "", "/home/bob", "/bin/sh"))
+    monkeypatch.setattr(pwd, "getpwuid", {1501: known}.__getitem__)
+    names = os.listdir
+
+    def listed(path: str) -> list[str]:
+        if path.endswith("/log"):
+            raise PermissionError
+        return names(path)
+
+    monkeypatch.setattr(os, "listdir", listed)
+
+
 def ask(*words: str) -> tuple[int, str]:
     done = CliRunner().invoke(main, list(words))
     return done.exit_code, done.output
@@ -128,6 +144,40 @@ def test_log(place: Path) -> None:
         "vmbatch: this node knows no job '../43' (vmbatch ps shows those that you may see) [VB920]\n")
 
 
+@pytest.mark.usefixtures("a_user")
+@pytest.mark.error("VB921")
+def test_log_of_a_user(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Own jobs by what is enough of their id, those that are over by all of it; whose a log is its file system says."""
+    (place / "log").mkdir()
+    for name in ("43.vm", "7-1.vm", "42.vm"):
+        (place / f"log/{name}.log").write_text(f"of {name}\n")
+    assert ask("log", "43") == (0, "of 43.vm\n")
+    assert ask("log", "7[1].vm") == (0, "of 7-1.vm\n")
+    assert ask("log", "7")[0] == 1
+    assert ask("log", "../log/43.vm")[1].startswith("vmbatch: this node knows no job '../log/43.vm'")
+    monkeypatch.setattr(os, "access", lambda path, _: "42.vm" not in path)
+    assert ask("log", "42.vm") == (
+        1, "vmbatch: you cannot read the log of job 42.vm (a log is for the job's user and root; where its file system has no "
+           "access control lists, for root alone) [VB921]\n")
+
+
+@pytest.mark.usefixtures("a_user")
+def test_console_of_a_user(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = place / f"spool/43.vm.{OTHER_TOKEN}"
+    spool.mkdir(parents=True)
+    assert ask("console", "43")[1].startswith("vmbatch: the guest of job 43.vm has said nothing")
+    (spool / "console.log").write_bytes(b"login: ")
+    assert ask("console", "43") == (0, "login: \n")
+    assert ask("console", "42")[1].startswith("vmbatch: this node knows no job '42'")
+    assert ask("console", "43", "--write") == (1, "vmbatch: to type into a guest's console is for root alone "
+                                                  "(vmbatch ssh leads into the guests of your own jobs) [VB921]\n")
+    (spool / "console.log.0").write_bytes(b"from before\n")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr("vmbatch.host.console.read_tail", lambda _: b"from before\n")
+    code, text = ask("console", "43")
+    assert (code, text.startswith("from before\nvmbatch: you cannot read more of the console of job 43.vm (")) == (1, True)
+
+
 def test_console(place: Path) -> None:
     start = journal.Start("42.vm", RUNNING.token, "alice", "vm", None, HERE, MOMENT)
     (place / "state/jobs").mkdir(parents=True)
@@ -151,9 +201,26 @@ def test_ssh_to_what_is_not_ready() -> None:
     assert (code, text[:30]) == (1, "vmbatch: job 42.vm is over: [E")
 
 
-def test_shells_complete_jobs() -> None:
+def offered(*words: str) -> list[tuple[str, str]]:
+    """(word, type) of what shells offer behind these, of which the last is only begun."""
     from click.shell_completion import BashComplete
 
-    for command in ("show", "log", "console", "ssh", "kill"):
-        found = BashComplete(main, {}, "vmbatch", "_VMBATCH_COMPLETE").get_completions([command], "43")
-        assert [item.value for item in found] == ["43.vm"], command
+    found = BashComplete(main, {}, "vmbatch", "_VMBATCH_COMPLETE").get_completions(list(words[:-1]), words[-1])
+    return [(item.value, item.type) for item in found]
+
+
+def test_what_shells_offer(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for command in ("show", "log", "console", "ssh", "kill", "keep"):
+        assert offered(command, "43") == [("43.vm", "plain")], command
+    assert offered("explain", "vb92")[-2:] == [("VB920", "plain"), ("VB921", "plain")]
+    assert offered("doctor", "--only", "dra") == [("drained", "plain")]
+    assert offered("unin") == [("uninstall", "plain")]
+    text = f"[templates]\ndirectory = '{place}/domains'\n"
+    monkeypatch.setattr(hooked, "load_config", lambda: config.parse(text.encode(), "test"))
+    assert offered("run", "--template", "de") == [], "there is no such directory"
+    (place / "domains").mkdir()
+    for name in ("debian.xml", "devuan.xml", "el.xml", "degree.txt"):
+        (place / "domains" / name).touch()
+    for words in (("doctor", "--boot"), ("run", "--template")):
+        assert offered(*words, "de") == [("debian", "plain"), ("devuan", "plain")]
+        assert offered(*words, "/etc/d") == [("/etc/d", "file")]

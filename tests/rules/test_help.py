@@ -38,12 +38,12 @@ def _calls(command: click.Command) -> list[list[str]]:
 @pytest.mark.parametrize(("words", "command"), commands.walk(), ids=lambda part: part if isinstance(part, str) else "")
 def test_help_has_an_example_that_is_one(words: str, command: click.Command) -> None:
     calls = _calls(command)
-    if isinstance(command, click.Group) and not calls:
-        assert command.commands, words
-        return
     assert calls, "no example"
     for call in calls:
         assert call[: len(words.split())] == words.split()
+        if isinstance(command, click.Group):
+            assert call[len(words.split())] in command.commands
+            continue
         rest = call[len(words.split()):]
         known = {name for param in command.params for name in (*param.opts, *param.secondary_opts)}
         assert {word.partition("=")[0] for word in rest if word.startswith("--")} - {"--"} <= known, call
@@ -51,3 +51,14 @@ def test_help_has_an_example_that_is_one(words: str, command: click.Command) -> 
         for param in needed:
             given = isinstance(param, click.Argument) or any(option in rest for option in param.opts)
             assert given, f"{call} lacks {param.name}"
+
+
+def test_the_list_of_commands_is_whole() -> None:
+    """Every command stands in it once, and no sentence is cut on a terminal of 80 columns."""
+    for words, command in commands.walk():
+        if isinstance(command, click.Group):
+            context = click.Context(command, info_name=words, terminal_width=80, help_option_names=["-h", "--help"])
+            rows = re.findall(r"^  ([a-z]+) {2,}(.+)$", command.get_help(context), re.MULTILINE)
+            listed = [name for name, text in rows if name in command.commands]
+            assert sorted(listed) == sorted(command.commands), words
+            assert not [text for _, text in rows if text.endswith("...")], words

@@ -14,8 +14,7 @@ from vmbatch.shell import connection, guest
 from vmbatch.template import schema
 from website import DOCS, ROOT, check, commands, crossref, examples, statuses
 
-INDEX = examples.FOLDER / "README.md"
-PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("[CR]*.md"), INDEX])
+PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("[CR]*.md"), examples.FOLDER / "README.md"])
 GUIDES = [page for page in PAGES if page.parent.name == "guides" or page.name in ("README.md", "tutorial.md")]
 
 
@@ -158,12 +157,6 @@ def test_the_manual_has_the_exit_statuses_of_the_code() -> None:
     assert named == {guest.ENDED, guest.ENDED_HERE, connection.FAILURE, remoteshell._FAILURE, slurmtask._FAILURE, staging._FAILED,
                      staging._REFUSED, *refused, *ended}
     assert f"**{submitfilter.REJECTED}**" in statuses.section("submitfilter.1.md")
-
-
-def test_the_index_of_the_examples_has_each() -> None:
-    rows = re.findall(r"^\| \[([\w-]+)\.xml\]\(\1\.xml\) \| .+ \| (?:yes|no)\b", INDEX.read_text(), re.MULTILINE)
-    assert set(rows) == {path.stem for path in examples.FOLDER.glob("*.xml")}
-    assert INDEX.read_text().count(".xml](") == len(rows)
 
 
 @pytest.mark.parametrize("path", sorted(examples.FOLDER.glob("*.xml")), ids=lambda path: path.stem)

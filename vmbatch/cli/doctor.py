@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from . import complete
+
 if TYPE_CHECKING:
     from ..config import Config
     from ..doctor.finding import Finding
@@ -23,9 +25,9 @@ _INTERRUPTED = 130
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="one JSON object, when all is done")
 @click.option("--brief", is_flag=True, help="one line, for monitoring: what is not as it should be")
-@click.option("--only", multiple=True, metavar="NAME", help="this check alone; may be repeated")
+@click.option("--only", multiple=True, metavar="NAME", shell_complete=complete.checks, help="this check alone; may be repeated")
 @click.option("--images", "whole", is_flag=True, help="read the templates' images, and compare them with their digests")
-@click.option("--boot", "booted", metavar="TEMPLATE",
+@click.option("--boot", "booted", metavar="TEMPLATE", shell_complete=complete.templates,
               help="boot a guest from TEMPLATE, too: a path, or a name in [templates] directory")
 @click.option("--user", help="whose guest that is, as if the user had submitted a job  [default: who called sudo]")
 def doctor(as_json: bool, brief: bool, only: tuple[str, ...], whole: bool, booted: str | None, user: str | None) -> None:

@@ -2,9 +2,11 @@
 
 import click
 
+from . import complete
+
 
 @click.command()
-@click.argument("code", required=False, metavar="[CODE]")
+@click.argument("code", required=False, metavar="[CODE]", shell_complete=complete.codes)
 def explain(code: str | None) -> None:
     """Say more about the error CODE: what causes it, whose fault it is, and what to do. Without a code: list all.
 

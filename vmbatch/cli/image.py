@@ -16,10 +16,14 @@ if TYPE_CHECKING:
 
 @click.group()
 def image() -> None:
-    """The node's store of images: what jobs have downloaded, or will need."""
+    """The node's store of images: what jobs have downloaded, or will need.
+
+    \b
+    Example: vmbatch image list
+    """
 
 
-@image.command("list")
+@image.command("list", short_help="List the images of the store")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object a line")
 def list_(as_json: bool) -> None:
     """List the images of the store, the one used last at the end.
@@ -48,7 +52,7 @@ def list_(as_json: bool) -> None:
                spare=("FORMAT", "BY"), elastic="SOURCE", colours={"USED": {"now": "green"}})
 
 
-@image.command()
+@image.command(short_help="Bring what templates need into the store")
 @click.argument("templates", nargs=-1, type=click.Path(exists=True, dir_okay=False))
 @click.option("--all", "everything", is_flag=True, help="the templates of all queues")
 def fetch(templates: tuple[str, ...], everything: bool) -> None:
@@ -108,7 +112,7 @@ def fetch(templates: tuple[str, ...], everything: bool) -> None:
     sys.exit(1 if failed else 0)
 
 
-@image.command()
+@image.command(short_help="Compare every image with its digest")
 def verify() -> None:
     """Read every image of the store and compare it with its digest. Damaged ones are removed, unless a job uses them.
 
@@ -133,7 +137,7 @@ def verify() -> None:
     sys.exit(1 if bad else 0)
 
 
-@image.command()
+@image.command(short_help="Bring the store within its limits")
 @click.option("--all", "everything", is_flag=True, help="all images that no job uses, not only those over the limit")
 def prune(everything: bool) -> None:
     """Remove images until the store is within its limits, half-made ones, and disks made once that nobody uses (with --all).

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from . import complete
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -17,17 +19,6 @@ if TYPE_CHECKING:
 _LOOK_SECONDS = 1.0
 PHASE_COLOURS = {"run": "green", "epilogue": "magenta", "dead": "red", **dict.fromkeys(
     ("admission", "image", "disks", "context", "boot", "ready"), "cyan")}
-
-
-def complete(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
-    """For shells: the jobs whose id begins so."""
-    from .. import status
-    from ..errors import VmBatchError
-
-    try:
-        return [each.job for each in status.look() if each.job.startswith(begun)]
-    except VmBatchError:
-        return []
 
 
 def require_root(what: str, hint: str = "") -> None:
@@ -113,7 +104,7 @@ def _unseen(jobs: list[Status]) -> Iterator[Start]:
 
 
 @click.command()
-@click.argument("job", shell_complete=complete)
+@click.argument("job", shell_complete=complete.jobs)
 @click.option("--json", "as_json", is_flag=True, help="a JSON object")
 def show(job: str, as_json: bool) -> None:
     """Show all that is known of a job: its guest, its phases and their seconds. For root also of one that is over.
@@ -252,11 +243,11 @@ def _is_of(step: str, phase: str) -> bool:
 
 
 @click.command()
-@click.argument("job", shell_complete=complete)
+@click.argument("job", shell_complete=complete.jobs)
 @click.option("-f", "--follow", is_flag=True, help="go on with what is written, until the job is over")
 @click.option("-n", "--lines", "count", type=click.IntRange(0), help="only so many lines at the end")
 def log(job: str, follow: bool, count: int | None) -> None:
-    """Print the log of a job, also of one that is over. For root.
+    """Print the log of a job: root's of every job, others' of their own. Also of one that is over; users give its whole id then.
 
     \b
     Example: vmbatch log 42 -f
@@ -264,17 +255,19 @@ def log(job: str, follow: bool, count: int | None) -> None:
     import os
 
     from .. import status
-    from ..errors import NodeError
+    from ..errors import JobError, NodeError
     from ..hooked import load_config
     from ..host import tail
     from ..job import slug
 
-    require_root("a job's log", "vmbatch show has the phases of your own jobs; why one could not start is in its stderr")
     directory = load_config().log_directory
     live = {slug(each.job): each.job for each in status.look()}
-    logged = [name.removesuffix(".log") for name in _names(directory) if name.endswith(".log")]
-    name = status.chosen(_slug(job), [*live, *logged])
+    name = status.chosen(_slug(job), [*live, *_logged(directory, _slug(job))])
     path = os.path.join(directory, f"{name}.log")
+    if os.path.exists(path) and not os.access(path, os.R_OK):
+        raise JobError(f"you cannot read the log of job {live.get(name, name)}",
+                       "a log is for the job's user and root; where its file system has no access control lists, for root alone",
+                       code="VB921")
     if not follow and not os.path.exists(path):
         raise NodeError(f"there is no {path} yet", code="VB920")
     file = tail.Tail(path, count)
@@ -292,17 +285,20 @@ def _slug(job: str) -> str:
     return job.replace("[", "-").replace("]", "")
 
 
-def _names(directory: str) -> list[str]:
+def _logged(directory: str, name: str) -> list[str]:
+    """The jobs that have a log, as file names; for those who cannot list the directory whether this one has."""
     import os
 
     try:
-        return sorted(os.listdir(directory))
+        return sorted(each.removesuffix(".log") for each in os.listdir(directory) if each.endswith(".log"))
+    except PermissionError:
+        return [name] if "/" not in name and os.path.exists(os.path.join(directory, f"{name}.log")) else []
     except OSError:
         return []
 
 
 @click.command()
-@click.argument("job", shell_complete=complete)
+@click.argument("job", shell_complete=complete.jobs)
 @click.option("--why", default="", help="a note for the user and the log")
 def kill(job: str, why: str) -> None:
     """End the guest of a job at once. The job ends as if its guest had died; its epilogue removes the rest. For root.

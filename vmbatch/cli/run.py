@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from . import complete
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -20,7 +22,7 @@ _INTERRUPTED = 130
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
-@click.option("-t", "--template", default="", metavar="TEMPLATE",
+@click.option("-t", "--template", default="", metavar="TEMPLATE", shell_complete=complete.templates,
               help="a template's name or path  [default: the only one there is]")
 @click.option("-i", "--image", default="", metavar="IMAGE",
               help="boot this image, a path or URL, where the template lets users choose")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from .job import complete
+from . import complete
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
-@click.argument("job", shell_complete=complete)
+@click.argument("job", shell_complete=complete.jobs)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def ssh(job: str, command: tuple[str, ...]) -> None:
     """Log in to the guest of a job, as the job's user; or run COMMAND there, with its exit status.

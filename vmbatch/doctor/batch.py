@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import stat
+import sys
 from collections.abc import Iterator
 
 import msgspec
@@ -14,19 +15,22 @@ from ..batch.openpbs import HOME as PBS
 from ..config import Config
 from ..errors import VmBatchError
 from ..host import file
+from ..installation import hookfile
+from ..installation.node import hooks_directory
 from .finding import Check, Finding, Site, error, of_error, ok, warning
 
 _TORQUES = ("/var/spool/torque", "/var/lib/torque")
 _SLURM = "/etc/slurm"
 _HOOKS = ("prologue", "epilogue")
 _SISTERS = ("prologue.parallel", "epilogue.parallel")
-_MARK = re.compile(rb"^#!\S+ -I\n(?:[^\n]*\n){1,6}?from vmbatch\.hooks import ")
+_OWN_PLACE = hooks_directory(sys.prefix)
+_HOOK_BYTES = 64 << 10
 _BEFORE_NEXT_SECONDS = 10.0
 """What TORQUE 6.1.3 takes off $prologalarm."""
 
 
 class Hook(msgspec.Struct, frozen=True):
-    """A file that a batch system runs: '' for `trouble` if only root can change it; `ours` is said by its first lines."""
+    """A file that a batch system runs: '' for `trouble` if only root can change it; `interpreter` is that of its first line."""
 
     path: str
     there: bool
@@ -41,7 +45,7 @@ def hook(path: str) -> Hook:
     """What is there."""
     try:
         with open(path, "rb") as text:
-            head = text.read(1024)
+            content = text.read(_HOOK_BYTES)
             mode = stat.S_IMODE(os.fstat(text.fileno()).st_mode)
     except FileNotFoundError:
         return Hook(path, there=False)
@@ -52,20 +56,20 @@ def hook(path: str) -> Hook:
         file.check_trusted(path)
     except VmBatchError as wrong:
         trouble, hint = wrong.what, wrong.hint
-    ours = _MARK.match(head) is not None
-    return Hook(path, True, ours, mode, trouble, hint, head[2:].split(b" ", 1)[0].decode(errors="replace") if ours else "")
+    first = re.match(rb"#![ \t]*(\S+)", content)
+    return Hook(path, True, hookfile.is_ours(content), mode, trouble, hint, first[1].decode(errors="replace") if first else "")
 
 
-def judge_hook(found: Hook) -> Finding | None:
-    """None if the batch system would run ours, and it can run."""
-    name, place = os.path.basename(found.path), os.path.dirname(found.path)
-    anew = f"vmbatch hooks writes it: install -o root -g root -m 755 it to {place}"
+def judge_hook(found: Hook, option: str) -> Finding | None:
+    """None if the batch system would run ours, and it can run; `option` is the batch system's for `vmbatch install`."""
+    anew = f"vmbatch install {option} puts ours there"
     if not found.there:
         return error(f"{found.path} is not there", anew)
     if found.trouble:
         return error(found.trouble, found.hint)
     if not found.ours:
-        return error(f"{found.path} is not VmBatch's", f"keep it as {name}.site, which ours runs; {anew}")
+        return error(f"{found.path} is not VmBatch's", f"{anew}, and keeps this one as {os.path.basename(found.path)}.site, "
+                                                       "which ours runs")
     if not found.mode & 0o100 or not found.mode & 0o004:
         return error(f"{found.path} has mode {found.mode:04o}", f"chmod 755 {found.path}")
     if not os.access(found.interpreter, os.X_OK):
@@ -113,7 +117,7 @@ def judge_torque(place: str, found: list[Hook], settings: str, seconds: float, c
     """`seconds` as a prologue has them, by mom's own `settings`."""
     wrong = []
     for each in found:
-        said = judge_hook(each)
+        said = judge_hook(each, "--torque")
         if said is not None and os.path.basename(each.path) in _SISTERS and not each.there:
             said = warning(f"{said.found}: jobs on several nodes have no guests on the others", said.advice)
         if said is not None:
@@ -122,7 +126,7 @@ def judge_torque(place: str, found: list[Hook], settings: str, seconds: float, c
     starter = stated.get("job_starter", "").strip()
     if not starter:
         wrong.append(error(f"{place}/config has no $job_starter: after a prologue that was killed the job would run on the node",
-                           "$job_starter /opt/vmbatch/hooks/remoteshell, and restart pbs_mom"))
+                           f"vmbatch install --torque writes it ($job_starter {_OWN_PLACE}/remoteshell); then restart pbs_mom"))
     elif os.path.basename(starter.split()[0]) != "remoteshell":
         wrong.append(error(f"{place}/config: $job_starter {starter} is not remoteshell",
                            "have remoteshell start your own, or see docs/torque.md"))
@@ -168,10 +172,10 @@ def pbs_hook(path: str) -> tuple[float | None, set[str]]:
 
 def judge_openpbs(place: str, found: list[Hook], alarm: float | None, events: set[str], config: Config) -> Iterator[Finding]:
     """With `alarm` None there is no hook of ours in pbs_mom."""
-    wrong = [said for said in map(judge_hook, found) if said is not None]
+    wrong = [said for each in found if (said := judge_hook(each, "--openpbs")) is not None]
     if alarm is None:
         wrong.append(error(f"{place}/hooks has no hook vmbatch: jobs' shells would run on the node",
-                           "see docs/openpbs.md for the lines for qmgr"))
+                           "vmbatch install --openpbs prints the lines for qmgr, see docs/openpbs.md"))
     elif "execjob_launch" not in events:
         wrong.append(error("the hook vmbatch does not listen to execjob_launch: jobs' shells would run on the node",
                            "qmgr -c \"set hook vmbatch event += execjob_launch\""))
@@ -205,8 +209,8 @@ def judge_slurm(stated: dict[str, list[str]], stack: str, seconds: float, config
         ours = [path for path in stated.get(name, []) if os.path.basename(path) == script]
         if not ours:
             wrong.append(error(f"slurm.conf: {name.capitalize()} is not {script}",
-                               f"{name.capitalize()}=/opt/vmbatch/hooks/{script}"))
-        wrong += [said for path in ours if (said := judge_hook(hook(path))) is not None]
+                               f"{name.capitalize()}={_OWN_PLACE}/{script}"))
+        wrong += [said for path in ours if (said := judge_hook(hook(path), "--slurm")) is not None]
     flags = ",".join(stated.get("prologflags", [])).lower().split(",")
     if not {"alloc", "contain"} & set(flags):
         wrong.append(warning("slurm.conf: PrologFlags has no Alloc, so a guest boots when the first step comes",
@@ -217,7 +221,8 @@ def judge_slurm(stated: dict[str, list[str]], stack: str, seconds: float, config
     plugin = next((words for line in stack.splitlines() if len(words := shlex.split(line, comments=True)) > 1
                    and words[1].endswith("vmbatch.so")), [])
     if not plugin:
-        wrong.append(error("plugstack.conf has no vmbatch.so: tasks would run on the node", "see docs/slurm.md"))
+        wrong.append(error("plugstack.conf has no vmbatch.so: tasks would run on the node",
+                           "vmbatch install --slurm builds it, and writes its line"))
     elif plugin[0] != "required":
         wrong.append(error("plugstack.conf: vmbatch.so is optional, so tasks may run on the node",
                            "write required in front of it"))
@@ -225,7 +230,7 @@ def judge_slurm(stated: dict[str, list[str]], stack: str, seconds: float, config
         task = next((word.partition("=")[2] for word in plugin if word.startswith("task=")), "")
         for path in (plugin[1], task):
             if path.startswith("/") and not os.path.exists(path):
-                wrong.append(error(f"plugstack.conf: {path} is not there", "see docs/slurm.md"))
+                wrong.append(error(f"plugstack.conf: {path} is not there", "vmbatch install --slurm puts it there"))
     yield from wrong
     alarm = judge_alarm(seconds, config, "slurm.conf (PrologEpilogTimeout)")
     batch = stated.get("batchstarttimeout", ["10"])[-1]

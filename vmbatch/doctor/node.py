@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from ..errors import CommandError
 from ..host import process
+from ..installation.node import is_there
 from ..units import Deadline
 from .finding import Check, Finding, Site, ok, warning
 
@@ -34,8 +35,7 @@ def judge_clock(state: int) -> Finding:
         return warning("the kernel does not say whether its clock is synchronized")
     if state == _TIME_ERROR:
         return warning("nothing keeps this node's clock right",
-                       "run chronyd or systemd-timesyncd: logs, traces, images' ages and "
-                                                                "certificates go by it")
+                       "run chronyd or systemd-timesyncd: logs, traces, images' ages and certificates go by it")
     return ok("it is synchronized")
 
 
@@ -58,7 +58,7 @@ def names(site: Site) -> Iterator[Finding]:
 def timers(site: Site) -> Iterator[Finding]:
     """Whether the sweep runs by itself."""
     if os.path.isdir(_SYSTEMD):
-        yield from judge_units({unit: _state(verb, unit) for unit, verb in _UNITS.items()})
+        yield from judge_units({unit: _state(verb, unit) for unit, verb in _UNITS.items()}, set(filter(is_there, _UNITS)))
         return
     for path in sorted(found for pattern in _CRON for found in glob.glob(pattern)):
         with open(path, encoding="utf-8", errors="replace") as text:
@@ -75,13 +75,12 @@ def _state(verb: str, unit: str) -> str:
         return said.output.strip().partition("\n")[0] or "not found"
 
 
-def judge_units(states: dict[str, str]) -> Iterator[Finding]:
-    """By what systemctl says of each."""
+def judge_units(states: dict[str, str], there: set[str]) -> Iterator[Finding]:
+    """By what systemctl says of each, and of which there is a file."""
     wrong = {unit: state for unit, state in states.items() if state not in ("enabled", "active")}
     for unit, state in wrong.items():
-        boot = unit.endswith(".service")
-        yield warning(f"{unit} is {state}",
-                      f"cp etc/systemd/* /etc/systemd/system/; systemctl enable {'' if boot else '--now '}{unit}")
+        yield warning(f"{unit} is {state}", f"systemctl enable --now {unit}" if unit in there
+                      else "vmbatch install brings systemd's units, and enables them")
     if not wrong:
         yield ok("the sweep runs at each boot, and by its timer")
 

@@ -5,13 +5,13 @@ import time
 from collections.abc import Iterator
 
 from .. import claim as claims
-from .. import health, journal
+from .. import drain, health, journal
 from ..admission import Room, room, throttle
 from ..claim import DIRECTORY, Claim
 from ..config import Config
 from ..host import clock
 from ..host.log import Log
-from ..sweep import sweep
+from ..sweep import LOG, sweep
 from ..template import Template, own_size
 from .finding import Check, Finding, Site, error, ok, warning
 
@@ -51,15 +51,21 @@ def _claim(form: Template, config: Config) -> Claim:
                  asked=0.0, owner=_NOBODY)
 
 
+def drained(site: Site) -> Iterator[Finding]:
+    """Whether an admin wants no new jobs here."""
+    note = drain.look()
+    yield warning(f"this node takes no new jobs with guests: {note}", "vmbatch undrain ends that") if note else ok("nobody has")
+
+
 def starts(site: Site) -> Iterator[Finding]:
     """How the last starts went."""
     why = health.row(site.config)
-    yield error(why, "see the jobs' logs in [log] directory") if why else ok("no row of failed starts")
+    yield error(why, "vmbatch report has the reasons, vmbatch log JOB all of it") if why else ok("no row of failed starts")
 
 
 def leftovers(site: Site) -> Iterator[Finding]:
     """What the sweep would remove, or cannot judge."""
-    found = sweep(site.config, Log(None, "0", "doctor"), dry_run=True)
+    found = sweep(site.config, Log(None, LOG, "doctor"), dry_run=True)
     for line in found[:_MANY]:
         yield warning(line, "vmbatch sweep removes what is dead; it runs by a timer, too" if line.startswith("would ") else
                       "vmbatch sweep cannot judge it")
@@ -82,6 +88,7 @@ def kept(site: Site) -> Iterator[Finding]:
 CHECKS = (
     Check("room", "whether a guest of each template fits this node by [admission], and whether one could start now", fits,
           root=True, needs="libvirt"),
+    Check("drained", "whether an admin has drained this node", drained, settings=False),
     Check("starts", "whether starts have been failing here", starts, root=True),
     Check("leftovers", "whether dead jobs have left something", leftovers, root=True, seconds=20.0,
           needs="libvirt"),

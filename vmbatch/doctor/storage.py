@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-from .. import journal
-from ..host import file
+from .. import journal, status
+from ..host import acl, file
 from ..units import format_size
 from .finding import Check, Finding, Site, error, ok, warning
 
@@ -32,11 +32,11 @@ class Place(msgspec.Struct, frozen=True):
 def look(path: str) -> Place:
     """What is there. OSError."""
     there = file.nearest(path)
-    status, state = os.stat(there), os.statvfs(there)
+    owner, state = os.stat(there), os.statvfs(there)
     above = there.split("/")
     ways = ["/".join(above[:length]) or "/" for length in range(1, len(above) + 1)]
     shut = next((place for place in ways if not os.stat(place).st_mode & 0o001), "")
-    return Place(there, status.st_uid, stat.S_IMODE(status.st_mode), bool(state.f_flag & os.ST_RDONLY),
+    return Place(there, owner.st_uid, stat.S_IMODE(owner.st_mode), bool(state.f_flag & os.ST_RDONLY),
                  state.f_bavail * state.f_frsize, state.f_favail if state.f_files else None, shut)
 
 
@@ -84,8 +84,21 @@ def records(site: Site) -> Iterator[Finding]:
             yield judge(look(path), path, 0, option)
 
 
+def lists(site: Site) -> Iterator[Finding]:
+    """For users: status, log and console of their own jobs are root's, and open to one more account."""
+    places = {"vmbatch ps": status.DIRECTORY, "vmbatch log": site.config.log_directory,
+              "vmbatch console": site.config.spool_directory}
+    without = {command: path for command, path in places.items() if not acl.possible(file.nearest(path))}
+    for command, path in without.items():
+        yield warning(f"the file system of {path} has no access control lists, so {command} is for root alone",
+                      "ext4, xfs and tmpfs have them")
+    if not without:
+        yield ok("status, logs and consoles can be shown to the users whose jobs they are of")
+
+
 CHECKS = (
     Check("spool", "whether jobs' disks can be made: owner, mode, room", spool, root=True),
     Check("store", "the same of the store of images", store, root=True),
     Check("records", "the same of journals, logs and the trace", records, root=True),
+    Check("lists", "whether users can be shown what is of their own jobs: by access control lists", lists),
 )

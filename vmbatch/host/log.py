@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from .. import job as jobs
-from . import file
+from . import acl, file
 
 LOG_ERR = syslog.LOG_ERR
 
@@ -24,6 +24,7 @@ class Log:
         self.heard = heard
         self.path = "syslog"
         self._fd = -1
+        self._fresh = False
         syslog.openlog("vmbatch", syslog.LOG_PID, syslog.LOG_DAEMON)
         if directory is not None:
             self._open(directory)
@@ -31,11 +32,31 @@ class Log:
     def _open(self, directory: str) -> None:
         self.path = os.path.join(directory, f"{jobs.slug(self.job_id)}.log")
         try:
-            file.make_state_directory(directory, 0o750)
+            file.make_state_directory(directory, 0o711)
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
             self._fd = os.open(self.path, flags, 0o600)
+            self._fresh = not os.fstat(self._fd).st_size
         except Exception as error:  # a full or broken disk must not keep an epilogue from its work
             syslog.syslog(syslog.LOG_ERR, f"{self.job_id} {self.hook}: no log: {error}")
+
+    def show_to(self, uid: int) -> None:
+        """The job's user can read it, too, and nobody can change it: if all of it is of jobs of this user's.
+
+        A batch system may give an id again, and then to another one's job.
+        """
+        if self._fd < 0 or uid == os.geteuid():
+            return
+        try:
+            before = acl.reader(self._fd)
+            if before == uid:
+                return
+            if self._fresh:
+                acl.let_read(self._fd, uid)
+                return
+            acl.shut(self._fd)
+            self.detail("the job's user cannot read this log: it has lines of an earlier job with this id")
+        except OSError as error:
+            self.detail(f"the job's user cannot read this log: {error.strerror}")
 
     def line(self, text: str, *, priority: int = syslog.LOG_INFO) -> None:
         """One line to both."""

@@ -1,5 +1,6 @@
 """A file that grows: its end, and what comes after it. One that is begun anew is read from its start."""
 
+import contextlib
 import os
 from collections.abc import Iterator
 
@@ -47,10 +48,14 @@ class Tail:
             yield piece
 
     def wait(self, seconds: float) -> None:
-        """Until something in its directory changes, or the time is over."""
+        """Until something in its directory changes, or in the file for those who cannot list that; or the time is over."""
         if self._watch is None:
             self._watch = Watch()
-            self._watch.directory(os.path.dirname(self._path))
+            try:
+                self._watch.directory(os.path.dirname(self._path))
+            except PermissionError:
+                with contextlib.suppress(OSError):
+                    self._watch.file(self._path)
             return
         self._watch.wait(seconds)
 

@@ -2,6 +2,7 @@
 
 import os
 import sysconfig
+from collections.abc import Sequence
 
 import msgspec
 
@@ -16,7 +17,7 @@ _OWN_PLACE = "/opt/vmbatch"
 """Where the files in etc/ have VmBatch."""
 _SYSTEM_PREFIXES = ("/usr", "/usr/local")
 _UNITS = "/etc/systemd/system"
-_VENDOR_UNITS = ("/usr/lib/systemd/system", "/lib/systemd/system")
+_SYSTEMS_UNITS = ("/usr/lib/systemd/system", "/lib/systemd/system")
 _CONFIGURATION = os.path.dirname(native.CONFIG)
 COMMAND = "/usr/local/bin/vmbatch"
 COMPLETIONS = {"bash": "/usr/local/share/bash-completion/completions/vmbatch",
@@ -116,11 +117,16 @@ def units(prefix: str) -> list[Step]:
     directory = os.path.join(sysconfig.get_path("data"), "share/vmbatch/etc/systemd")
     for name in sorted(os.listdir(directory)):
         text = data(f"etc/systemd/{name}").replace(f"{_OWN_PLACE}/bin/".encode(), f"{prefix}/bin/".encode())
-        if not any(os.path.exists(os.path.join(place, name)) for place in _VENDOR_UNITS):
+        if not is_there(name, _SYSTEMS_UNITS):
             found.append(File(os.path.join(_UNITS, name), text))
         if b"\n[Install]\n" in text:
             enabled.append(Unit(name))
     return found + enabled
+
+
+def is_there(unit: str, places: Sequence[str] = (_UNITS, *_SYSTEMS_UNITS)) -> bool:
+    """Whether systemd has a file for a unit: the package's, or one that was put there."""
+    return any(os.path.exists(os.path.join(place, unit)) for place in places)
 
 
 def _remaining() -> tuple[str, ...]:
