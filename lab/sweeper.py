@@ -1,4 +1,4 @@
-"""`vmbatch sweep --dry-run` without the start of a program: forked from a process that has loaded it, for as long as its owner lives.
+"""`vmbatch sweep --dry-run` without a program's start: forked from a process that has loaded it, which ends with its owner.
 
 For machines on which that start takes seconds, as under emulation.
 """
@@ -26,7 +26,7 @@ class Sweeper:
 
 def main() -> None:
     """A sweep for each line of standard input; each answer begins with a line that has its length in bytes."""
-    import vmbatch.sweep  # noqa: F401
+    import vmbatch.sweep
     from vmbatch.cli import main as vmbatch
 
     answers = os.fdopen(os.dup(1), "wb")
