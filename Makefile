@@ -1,17 +1,17 @@
 # Everything here works from a fresh clone on Debian 12, as root: packages, virtual environment, guests and node make themselves.
 
 python := .venv/bin/python
-sources := $(shell find vmbatch scripts -type f -not -name '*.pyc')
+sources := $(shell find vmbatch scripts etc slurm examples -type f -not -name '*.pyc')
 PYTEST_ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: demo test test-xen fuzz lint bench man guests lab-up lab-down lab-xen packages clean
+.PHONY: demo test test-xen fuzz lint bench man docs deb errors guests lab-up lab-down lab-xen packages clean
 
 demo: .venv/.stamp-product
 	@$(python) -m lab demo
 
-test: .venv/.stamp-product
+test: .venv/.stamp-product dist/deb/.stamp
 ifeq ($(PYTEST_ARGS),)
 	@$(python) -m lab.xen build >/dev/null
 	@$(python) -m lab suite
@@ -56,12 +56,39 @@ lab-xen: .venv/.stamp-product
 	@$(python) -m lab.xen up
 
 # Man pages from their Markdown.
-pages := $(patsubst docs/man/%.md,dist/man/%,$(wildcard docs/man/*.md))
+man ?= dist/man
+pages := $(patsubst docs/man/%.md,$(man)/%,$(wildcard docs/man/*.md))
 man: packages $(pages)
-dist/man/%: docs/man/%.md
+$(man)/%: docs/man/%.md
 	@mkdir -p $(@D)
-	@sed 1d $< | lowdown -s -Tman --out-no-smarty -m shiftheadinglevelby=-1 -m source=VmBatch -m volume=VmBatch \
+	@sed 1d $< | lowdown -s -Tman --parse-no-intraemph --out-no-smarty -m shiftheadinglevelby=-1 -m source=VmBatch -m volume=VmBatch \
 		-m title=$(basename $*) -m section=$(subst .,,$(suffix $*)) -o $@
+
+# The Debian package, built in a copy: again when something that goes into it changes. It needs what debian/control names, and none
+# of the lab's daemons.
+packaged := CHANGELOG.md LICENSE Makefile README.md debian docs etc examples pyproject.toml scripts slurm vmbatch
+deb: dist/deb/.stamp
+	@ls dist/deb/*.deb
+dist/deb/.stamp: $(shell find $(packaged) -type f -not -name '*.pyc')
+	@rm -rf dist/deb
+	@mkdir -p dist/deb/vmbatch
+	@cp -a $(packaged) dist/deb/vmbatch
+	@find dist/deb -name __pycache__ -prune -exec rm -r {} +
+	@cd dist/deb/vmbatch && { dpkg-checkbuilddeps 2>/dev/null || apt-get -y --no-install-recommends build-dep ./ >&2; }
+	@echo "  ....  Debian package in dist/deb: a minute" >&2
+	@cd dist/deb/vmbatch && dpkg-buildpackage --build=binary --no-sign >../build.log 2>&1 || { cat ../build.log; exit 1; }
+	@rm -r dist/deb/vmbatch
+	@touch $@
+
+# The documentation as a site in dist/site: docs/, and what is made from the code. To search in it: python3 -m http.server -d dist/site
+docs: .venv/.stamp-product
+	@NO_MKDOCS_2_WARNING=1 $(python) -m mkdocs build --strict --quiet
+	@$(python) -m website.check dist/site
+	@echo "  dist/site/index.html"
+
+# The pages of all errors, from the catalogue and from where they are raised.
+errors: .venv/.stamp-product
+	@$(python) -m lab.errorpages
 
 packages:
 	@lab/install-packages

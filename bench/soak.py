@@ -21,9 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import libvirt
-
-from lab import leftover, mom, nest, place, trace
+from lab import leftover, libvirtd, mom, nest, place, trace
 from lab.remains import QuietNode
 
 SCRIPT = b"#!/bin/sh\nexit 0\n"
@@ -228,20 +226,9 @@ def real(jobs: int, seed: int) -> Report:
     before = trace.found("qemu:///system")
 
     def restart() -> None:
-        for name in filter(str.isdigit, os.listdir("/proc")):
-            with contextlib.suppress(OSError):
-                if Path(f"/proc/{name}/comm").read_text() == "libvirtd\n":
-                    os.kill(int(name), signal.SIGKILL)
+        libvirtd.kill()
         time.sleep(1.0)
-        subprocess.Popen(["libvirtd", "--timeout", "0"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                         stderr=subprocess.DEVNULL, start_new_session=True)
-        over = time.monotonic() + 30
-        while time.monotonic() < over:
-            with contextlib.suppress(libvirt.libvirtError):
-                libvirt.open("qemu:///system").close()
-                return
-            time.sleep(0.1)
-        raise TimeoutError("libvirtd does not answer")
+        libvirtd.start()
 
     report = Soak("busybox", jobs, 2, seed, restart, 40.0).run()
     report.left += [*leftover.found(), *sorted(trace.found("qemu:///system") - before)]

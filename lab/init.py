@@ -24,7 +24,7 @@ USERS = {"alice": 1500, "bob": 1501}
 GROUPS = "physics:x:1600:alice\n"
 HOMES = Path("/srv/vmbatch/home")
 """The users' homes, on disk, as the NFS server cannot export what lies on an overlay; they are at /home/NAME too."""
-OVERLAID = ("/etc", "/home", "/srv", "/var/lib", "/var/log", "/var/cache", "/var/spool")
+OVERLAID = ("/etc", "/home", "/srv", "/usr/local", "/var/lib", "/var/log", "/var/cache", "/var/spool")
 """What the node sees as the host has it, but changes for itself only."""
 DEVICES = (
     *("null", "zero", "full", "random", "urandom", "tty", "ptmx", "fd", "stdin", "stdout", "stderr"),

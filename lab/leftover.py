@@ -1,6 +1,7 @@
 """What jobs have left on the node, seen by looking, not by asking VmBatch."""
 
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import libvirt
@@ -10,15 +11,23 @@ from . import place
 RESERVATIONS = str(place.SHARE / ".addresses")
 MEETINGS = str(place.SHARE / ".nodes")
 PLACES = ("/var/lib/vmbatch/jobs", "/var/lib/vmbatch/spool", "/run/vmbatch/handover", "/run/vmbatch/claims", str(place.SHARE),
+          "/run/vmbatch/addresses",
           "/var/lib/vmbatch/store/uses", RESERVATIONS, MEETINGS)
 _PROGRAMS = ("qemu-system-x86_64", "qemu-img", "cp", "cat", "ssh", "ssh-keygen", "prologue", "epilogue", "remoteshell",
              "vmbatch.watcher")
 
 
-def found(uri: str = "qemu:///system") -> list[str]:
+def dry_run() -> str:
+    """What a sweep would remove."""
+    swept = subprocess.run(["/srv/vmbatch/venv/bin/vmbatch", "sweep", "--dry-run"], capture_output=True, text=True, check=False)
+    return swept.stdout + swept.stderr
+
+
+def found(uri: str = "qemu:///system", sweep: Callable[[], str] = dry_run) -> list[str]:
     """A line for every file, domain and process of a job; and for each that the sweep would remove."""
     lines = [str(path) for directory in PLACES if Path(directory).is_dir() for path in sorted(Path(directory).iterdir())
              if str(path) not in (RESERVATIONS, MEETINGS)]
+    lines += [str(path) for path in sorted(Path("/run/vmbatch/status").glob("*/*"))]
     connection = libvirt.open(uri)
     try:
         lines += [f"domain {domain.name()}" for domain in connection.listAllDomains()]
@@ -27,8 +36,7 @@ def found(uri: str = "qemu:///system") -> list[str]:
     finally:
         connection.close()
     lines += processes()
-    swept = subprocess.run(["/srv/vmbatch/venv/bin/vmbatch", "sweep", "--dry-run"], capture_output=True, text=True, check=False)
-    return lines + [line for line in (swept.stdout + swept.stderr).splitlines() if line]
+    return lines + [line for line in sweep().splitlines() if line]
 
 
 def filters(connection: libvirt.virConnect) -> list[str]:

@@ -96,7 +96,8 @@ TEMPLATE = f"""<domain type='test'>
   </devices>
 </domain>
 """
-EXPORT_TEMPLATE = TEMPLATE.replace("<vbconfig>", "<vbconfig>\n    <vbheartbeat seconds='60'/>")
+_DHCP = "<interface type='network'><source network='default'/></interface>\n  </devices>"
+EXPORT_TEMPLATE = TEMPLATE.replace("<vbconfig>", "<vbconfig>\n    <vbheartbeat seconds='60'/>").replace("</devices>", _DHCP)
 DISK_TEMPLATE = """<domain type='test'>
   <vbconfig>
     <vbhypervisor>TEST</vbhypervisor>

@@ -8,7 +8,7 @@ import os
 import re
 from pathlib import Path
 
-from vmbatch import installation
+from vmbatch.installation import hookfile
 
 from . import place
 
@@ -29,23 +29,23 @@ def files(guests: dict[str, Path]) -> dict[Path, tuple[int, bytes]]:
             target = Path("/etc/vmbatch") / source.relative_to(CONFIGURATION)
             found[target] = (source.stat().st_mode & 0o755, fill(source.read_text(), guests).encode())
     interpreter = f"{place.ENVIRONMENT}/bin/python3"
-    for name in installation.HOOKS:  # for an interpreter that any user can reach: the clone may lie in root's home
-        found[place.MOM / "mom_priv" / name] = (0o755, installation.hook(name, interpreter))
+    for name in hookfile.HOOKS:  # for an interpreter that any user can reach: the clone may lie in root's home
+        found[place.MOM / "mom_priv" / name] = (0o755, hookfile.hook(name, interpreter))
     found[place.MOM / "mom_priv/remoteshell"] = (0o755, _starter(interpreter))
-    for name in installation.OPENPBS_HOOKS:
-        found[place.PBS / "mom_priv" / Path(name).name] = (0o755, installation.hook(name, interpreter))
+    for name in hookfile.OPENPBS_HOOKS:
+        found[place.PBS / "mom_priv" / Path(name).name] = (0o755, hookfile.hook(name, interpreter))
     found[place.PBS / "mom_priv/remoteshell"] = found[place.MOM / "mom_priv/remoteshell"]
-    found[place.PBS / "mom_priv/vmbatch_hook.py"] = (0o644, installation.openpbs_hook(str(place.PBS / "mom_priv")))
+    found[place.PBS / "mom_priv/vmbatch_hook.py"] = (0o644, hookfile.openpbs_hook(str(place.PBS / "mom_priv")))
     return found
 
 
 def _starter(interpreter: str) -> bytes:
     """remoteshell's starter, compiled when its source is new."""
-    source = installation.starter_source(interpreter)
+    source = hookfile.starter_source(interpreter)
     kept = place.CLONE / ".venv" / f"starter-{hashlib.sha256(source).hexdigest()[:16]}"
     if not kept.exists():
         fresh = kept.with_suffix(f".{os.getpid()}")
-        fresh.write_bytes(installation.compile_starter(interpreter))
+        fresh.write_bytes(hookfile.compile_starter(interpreter))
         os.rename(fresh, kept)
     return kept.read_bytes()
 

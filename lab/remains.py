@@ -20,7 +20,8 @@ from .process import run
 RESERVATIONS = place.SHARE / ".addresses"
 MEETING = place.SHARE / ".nodes"
 PLACES = (Path("/var/lib/vmbatch/jobs"), nest.SPOOL, place.SHARE, Path("/run/vmbatch/handover"),
-          Path("/var/lib/vmbatch/store/uses"), RESERVATIONS, MEETING, Path("/run/vmbatch/claims"))
+          Path("/var/lib/vmbatch/store/uses"), RESERVATIONS, MEETING, Path("/run/vmbatch/claims"),
+          Path("/run/vmbatch/addresses"))
 FILLING = Path("/var/lib/vmbatch/store/once")
 EXPORTS = Path("/var/lib/nfs/etab")
 
@@ -75,6 +76,7 @@ class Node:
         found += [str(path) for parent in PLACES if parent.exists() for path in parent.iterdir()
                   if path not in (RESERVATIONS, MEETING)]
         found += [str(path) for path in FILLING.glob("*.making")]
+        found += [str(path) for path in Path("/run/vmbatch/status").glob("*/*")]
         found += [f"mounted: {path}" for path in _volumes()] + [f"exported: {line}" for line in _exports()]
         return found + [f"sweep --dry-run: {line}" for line in in_child(self._sweep)]
 

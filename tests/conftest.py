@@ -1,11 +1,17 @@
 """Options of the whole suite."""
 
+import inspect
 import signal
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
 from tests import summary
+from vmbatch.errors import VmBatchError
+from vmbatch.shell import RefusedError
+from vmbatch.submitfilter import RejectedError
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -15,6 +21,32 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for line in filter(None, (function() for function in summary.FUNCTIONS)):
         terminalreporter.write_line(line)
+
+
+@pytest.fixture(autouse=True)
+def _makes_its_errors(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A test with the mark `error` fails unless it makes errors of all those codes, or compares a text that has them."""
+    codes = {code for mark in request.node.iter_markers("error") for code in mark.args}
+    if not codes:
+        yield
+        return
+    made: set[str] = set()
+
+    def noting(kind: type[VmBatchError | RefusedError | RejectedError]) -> None:
+        init = kind.__init__
+
+        def noted(error: Any, *words: Any, **named: Any) -> None:
+            init(error, *words, **named)
+            made.add(error.code)
+
+        monkeypatch.setattr(kind, "__init__", noted)
+
+    for kind in (VmBatchError, RefusedError, RejectedError):
+        noting(kind)
+    yield
+    source = inspect.getsource(request.function)
+    compared = {code for code in codes if f"[{code}]" in source}
+    assert codes <= made | compared, f"the test does not make {', '.join(sorted(codes - made - compared))}"
 
 
 settings.register_profile("any machine", deadline=None)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from . import claim as claims
-from .claim import ASKING, DIRECTORY, HELD, STARTING, WAITING, Claim
+from .claim import ASKING, HELD, STARTING, WAITING, Claim
 from .config import Config
 from .errors import BusyError, JobError, SiteError, VmBatchError
 from .grant import Grant
@@ -64,12 +64,18 @@ def room(config: Config) -> Room:
     return Room(*(value if isinstance(value, int) else None for value in (slots, cores, memory)))
 
 
+def size(form: Template, granted: Grant) -> tuple[int, int]:
+    """(cores, bytes of memory) that a guest sees."""
+    cores, memory = own_size(form.root)
+    return granted.cores or cores, granted.memory or memory
+
+
 def claim(job: Job, form: Template, granted: Grant, config: Config, owner: clock.ProcessIdentity) -> Claim:
     """What a job's guest takes of the node."""
-    cores, memory = own_size(form.root)
+    cores, memory = size(form, granted)
     overhead = form.resources.overhead or config.admission_overhead
-    return Claim(directory=DIRECTORY, token=job.token, job=job.id, cores=granted.cores or cores,
-                 memory=(granted.memory or memory) + overhead, asked=time.monotonic(), owner=owner)
+    return Claim(directory=claims.DIRECTORY, token=job.token, job=job.id, cores=cores, memory=memory + overhead,
+                 asked=time.monotonic(), owner=owner)
 
 
 def check(wanted: Claim, granted: Grant, here: Room) -> None:
@@ -81,8 +87,8 @@ def check(wanted: Claim, granted: Grant, here: Room) -> None:
     asked = msgspec.structs.replace(wanted, cores=0 if granted.cores is None else wanted.cores,
                                     memory=0 if granted.memory is None else wanted.memory)
     if msgspec.structs.replace(here, slots=None).lacks(asked, ()):
-        raise JobError(what, "ask for less, or for another node")
-    raise SiteError(what, "this node is too small for the queue's template, or see [admission] in vmbatch.conf")
+        raise JobError(what, "ask for less, or for another node", code="VB204")
+    raise SiteError(what, "this node is too small for the queue's template, or see [admission] in vmbatch.conf", code="VB909")
 
 
 def enter(wanted: Claim, here: Room, config: Config, work: Work) -> None:
@@ -92,7 +98,8 @@ def enter(wanted: Claim, here: Room, config: Config, work: Work) -> None:
         return here.lacks(wanted, (other for other, state in others if state != ASKING or _before(other, wanted)))
 
     def refusal(lack: str) -> VmBatchError:
-        return BusyError(f"this node has no room for the guest now: it needs {lack}", "the job can start when others have ended")
+        return BusyError(f"this node has no room for the guest now: it needs {lack}", "the job can start when others have ended",
+                         code="VB904")
 
     _wait(wanted, (ASKING, HELD), missing, refusal, work.deadline.earlier(config.admission_wait), work)
 
@@ -108,7 +115,7 @@ def begin(wanted: Claim, config: Config, work: Work) -> None:
         return throttle(starting + before, wanted.memory, config)
 
     def refusal(lack: str) -> VmBatchError:
-        return BusyError(f"this node starts no more guests now: {lack}", "see [admission] in vmbatch.conf")
+        return BusyError(f"this node starts no more guests now: {lack}", "see [admission] in vmbatch.conf", code="VB905")
 
     wanted.move(HELD, WAITING)
     _wait(wanted, (WAITING, STARTING), missing, refusal, patience, work)

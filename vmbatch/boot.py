@@ -3,27 +3,29 @@
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import msgspec
 
-from . import journal
+from . import journal, trace
 from .config import Config
 from .context.keys import pin
 from .contextplan import Delivery
 from .errors import DeadlineError, NodeError, SiteError
+from .exchange import address as reservation
+from .exchange.address import Address
 from .exchange.channel import Channel
-from .exchange.export import Export
 from .exchange.inbox import Inbox
 from .exchange.meeting import Meeting
-from .guest import Message, parse_message, spans
+from .guest import Message, Way, parse_message, spans
 from .host import console, process, ssh, virt
 from .host.log import Log
 from .host.watch import Watch
 from .journal import Start
+from .pins import Pins
 from .plan import Plan
-from .resource import Work
+from .resource import Resource, Work
 from .template import channel_path, console_path
 from .units import Deadline
 
@@ -53,8 +55,10 @@ class Messages(Protocol):
 class Wait:
     """Waiting for a guest: woken by its messages, by libvirt, by the end of the job; never beyond the deadline."""
 
-    def __init__(self, chosen: Plan, start: Start, config: Config, deadline: Deadline, meeting: Meeting | None = None) -> None:
+    def __init__(self, chosen: Plan, start: Start, config: Config, deadline: Deadline, pins: Pins,
+                 meeting: Meeting | None = None) -> None:
         self.chosen = chosen
+        self.pins = pins
         self.meeting = meeting
         self.start = start
         self.seconds = min(config.timeouts_boot * config.timeouts_scale, deadline.left())
@@ -68,6 +72,7 @@ class Wait:
         if self.follower is not None:
             self.watch.descriptor(self.follower.descriptor)
         self.watch.directory(journal.ended_directory())
+        pins.watch(self.watch)
         if self.terminal is not None:
             self.watch.descriptor(self.terminal.login.descriptor)
             self.interval = _POLL_SECONDS
@@ -91,6 +96,7 @@ class Wait:
         """The first thing that `look` finds. VmBatchError if that cannot come any more."""
         while True:
             self._record()
+            self.pins.look()
             found = look()
             if found is not None:
                 return found
@@ -99,7 +105,7 @@ class Wait:
                 self.check(what)
                 self.next_check = time.monotonic() + _CHECK_SECONDS
                 pause = self.interval
-            self.watch.wait(min(pause, self.deadline.left()))
+            self.watch.wait(min(pause, self.pins.pause, self.deadline.left()))
 
     def _record(self) -> None:
         """What the guest has written to a console that nobody else records."""
@@ -116,24 +122,25 @@ class Wait:
             time.sleep(_LAST_LOOK_SECONDS)
 
     def check(self, what: str) -> None:
-        """Whether it is still worth waiting."""
+        """Whether it is still worth waiting; opens the guest's way to its network meanwhile."""
         journal.check_not_ended(self.start)
+        self.pins.look()
         if self.meeting is not None:
             self.meeting.check()
         failed = self.inbox.read("failed")
         if failed is not None:
-            raise SiteError(f"the guest could not prepare itself for the job: {failed.text}")
+            raise SiteError(f"the guest could not prepare itself for the job: {failed.text}", code="VB707")
         state = virt.state(self.chosen.domain.uri, self.chosen.domain.uuid)
         if state not in ("running", None):
             self._record_last_words()
         panic = console.panic(self.chosen.console)
         if panic is not None:
-            raise SiteError(f"the guest's kernel died before the guest was ready ({what}): {panic}")
+            raise SiteError(f"the guest's kernel died before the guest was ready ({what}): {panic}", code="VB705")
         if state not in ("running", None):
-            raise SiteError(f"the guest ended before it was ready ({what}): its domain is {state}")
+            raise SiteError(f"the guest ended before it was ready ({what}): its domain is {state}", code="VB706")
         if self.deadline.passed():
             raise DeadlineError(f"the guest was not ready within {self.seconds:.0f} s ({what})",
-                                "more time: [timeouts] boot, and $prologalarm in mom's config")
+                                "more time: [timeouts] boot, and $prologalarm in mom's config", code="VB704")
 
     def message(self, kind: str, what: str) -> Message:
         """The guest's message of this kind."""
@@ -144,7 +151,7 @@ class Wait:
         over = Deadline(seconds)
         while not over.passed():
             self.check(what)
-            self.watch.wait(over.left())
+            self.watch.wait(min(self.pins.pause, over.left()))
 
     def close(self) -> None:
         """Gives all descriptors back."""
@@ -184,7 +191,7 @@ def _pty(chosen: Plan, device: str) -> str:
         if path is not None and re.fullmatch(r"/dev/pts/[0-9]+", path):
             return path
         if over.passed():
-            raise NodeError(f"libvirt has given the guest no pty for its console {device}")
+            raise NodeError(f"libvirt has given the guest no pty for its console {device}", code="VB703")
         time.sleep(_CHECK_SECONDS)
 
 
@@ -207,56 +214,86 @@ def _follow(chosen: Plan, recorder: console.Recorder) -> console.Follower | None
 def _open_channel(chosen: Plan) -> Channel:
     path = channel_path(virt.running_xml(chosen.domain.uri, chosen.domain.uuid))
     if path is None:
-        raise NodeError("libvirt has given the guest no socket for its messages")
+        raise NodeError("libvirt has given the guest no socket for its messages", code="VB703")
     return Channel(path, chosen.job.token)
 
 
 def bring_up(chosen: Plan, start: Start, config: Config, log: Log, deadline: Deadline,
-             meeting: Meeting | None = None, let_in: Callable[[Export], None] = lambda _: None) -> tuple[str, str]:
-    """Waits until the guest is ready and its user has been seen to log in; its address and its console's pty, or ''.
+             meeting: Meeting | None = None, *, act: Callable[[Resource], None]) -> Way:
+    """Waits until the guest is ready and its user has been seen to log in; the way to it.
 
-    `let_in` makes the export of the guest's part of the share, where it has one, as soon as the guest has an address.
+    `act` makes what can only be made now, as the guest's address is not known before: its reservation where DHCP gives it, and
+    the export of the guest's part of the share.
 
     With a `meeting`, the login waits for the other guests, and brings what the guest must know of them.
     """
-    wait = Wait(chosen, start, config, deadline, meeting)
+    def reserve(address: str) -> None:
+        act(Address(os.path.join(reservation.HERE, address), chosen.job.token, chosen.job.id, os.uname().nodename))
+        trace.write(config.log_trace, trace.Lease(time.time(), chosen.job.token, chosen.job.id, address))
+
+    wait = Wait(chosen, start, config, deadline, Pins(chosen.waiting, reserve, log), meeting)
     try:
         if chosen.export is not None:
             with log.phase("export"):
-                let_in(msgspec.structs.replace(chosen.export, address=chosen.address or _leased(wait, log)))
+                act(msgspec.structs.replace(chosen.export, address=chosen.address or _address(
+                    wait, log, "phase boot: it has no address yet", ("lease", "arp"))))
         if chosen.delivery is not None:
             _deliver(wait, chosen.delivery, log)
         with log.phase("boot" if chosen.delivery is None else "mount"):
             announced = wait.message("announce", "phase boot: it has not announced its address on the share")
+            _check_own(wait, announced.address)
         _log_times(wait, log)
         party = b""
         if meeting is not None:
             with log.phase("arrival"):
                 party = _meet(wait, meeting, announced.address)
+        way = _way(wait, announced.address)
         with log.phase("login"):
             if wait.terminal is not None:
                 _log_in_there(wait, wait.terminal)
-            elif announced.address:
-                _log_in(wait, announced.address, log, party)
+            elif way.address:
+                _log_in(wait, way, log, party)
             else:
                 raise SiteError("the guest has announced itself without an address, and the job's way is ssh",
-                                "give the guest a network, or write <vbshell>CONSOLE</vbshell>")
+                                "give the guest a network, or write <vbshell>CONSOLE</vbshell>", code="VB604")
         with log.phase("ready"):
             ready = wait.message("ready", "phase ready: it has announced itself, but has not written its ready file")
+        for line in wait.pins.closed():
+            log.line(line)
     finally:
         wait.close()
     if ready.address != announced.address:
-        raise NodeError(f"the guest announced {announced.address}, but is ready at {ready.address}")
-    return ready.address, wait.terminal.path if wait.terminal is not None else ""
+        raise NodeError(f"the guest announced {announced.address}, but is ready at {ready.address}", code="VB709")
+    return way
 
 
-def _leased(wait: Wait, log: Log) -> str:
-    """The address that libvirt's DHCP has given the guest, or that the node has seen it use."""
+def _way(wait: Wait, address: str) -> Way:
+    """How the node reaches the guest that has announced this address."""
+    chosen = wait.chosen
+    if wait.terminal is not None:
+        return Way(address, wait.terminal.path)
+    if chosen.forwarded is None or not address:
+        return Way(address)
+    return Way("127.0.0.1", port=virt.forward(chosen.domain.uri, chosen.domain.uuid, chosen.forwarded))
+
+
+def _check_own(wait: Wait, address: str) -> None:
+    """Waits until a guest of which all addresses are known has been given the one that it announces. DeadlineError."""
+    known = ("", *wait.chosen.addresses)
+    if wait.chosen.sealed:
+        wait.until(lambda: address in (*known, *wait.pins.addresses) or None,
+                   f"phase boot: it announced {address}, which it has not been given")
+
+
+def _address(wait: Wait, log: Log, what: str, sources: Iterable[str]) -> str:
+    """The first address at which the guest can be reached: that it has been given, or that one of the sources knows."""
     from .host import address
 
     chosen = wait.chosen
-    work = Work(wait.deadline, lambda: wait.check("phase boot: it has no address yet"), log.detail)
-    return address.wait(chosen.domain.uri, chosen.domain.uuid, chosen.macs, work, ("lease", "arp"))
+    if chosen.sealed:
+        return wait.until(lambda: next(iter(wait.pins.addresses), None), what)
+    work = Work(wait.deadline, lambda: wait.check(what), log.detail)
+    return address.wait(chosen.domain.uri, chosen.domain.uuid, chosen.macs, work, sources)
 
 
 def _deliver(wait: Wait, delivery: Delivery, log: Log) -> None:
@@ -264,10 +301,10 @@ def _deliver(wait: Wait, delivery: Delivery, log: Log) -> None:
     from .context import rootssh
     from .host import address
 
-    chosen = wait.chosen
-    work = Work(wait.deadline, lambda: wait.check("phase boot: root's ssh has not been answered yet"), log.detail)
+    chosen, what = wait.chosen, "phase boot: root's ssh has not been answered yet"
+    work = Work(wait.deadline, lambda: wait.check(what), log.detail)
     with log.phase("boot"):
-        known = delivery.address or address.wait(chosen.domain.uri, chosen.domain.uuid, chosen.macs, work)
+        known = delivery.address or _address(wait, log, what, address.SOURCES)
     with log.phase("deliver"):
         pin(chosen.handover, chosen.alias, rootssh.deliver(delivery.content.entries(), known, delivery.access, work))
 
@@ -276,7 +313,7 @@ def _log_times(wait: Wait, log: Log) -> None:
     """Where the time of the guest's own boot went, so that a network that was waited for is seen."""
     times = wait.inbox.read("times")
     for name, seconds in spans(times.text if times is not None else "").items():
-        log.detail(f"phase guest {name} {seconds:.3f} s")
+        log.part(f"guest {name}", seconds)
 
 
 def _log_in_there(wait: Wait, terminal: Terminal) -> None:
@@ -284,29 +321,29 @@ def _log_in_there(wait: Wait, terminal: Terminal) -> None:
     who = wait.chosen.job.user.name
     status = wait.until(terminal.login.poll, f"phase login: {who} cannot log in through the console {wait.chosen.console_shell}")
     if status:
-        raise SiteError(f"{who} cannot log in through the guest's console: status {status}")
+        raise SiteError(f"{who} cannot log in through the guest's console: status {status}", code="VB708")
 
 
 def _meet(wait: Wait, meeting: Meeting, address: str) -> bytes:
     """Waits for the addresses of all guests of the job; what the guest is told of them, a line for each."""
     if not address:
         raise SiteError("the guest has announced itself without an address, and the job's other guests cannot reach it",
-                        "give the guest a network")
+                        "give the guest a network", code="VB604")
     meeting.arrive(address, ssh.pinned(os.path.join(wait.chosen.handover, "known_hosts")))
     party = wait.until(meeting.arrived, "phase arrival: not all of the job's guests are up")
     return "".join(f"{guest.address} {guest.name} {guest.host_key}\n" for guest in party).encode()
 
 
-def _log_in(wait: Wait, address: str, log: Log, party: bytes) -> None:
+def _log_in(wait: Wait, way: Way, log: Log, party: bytes) -> None:
     """Tries until the submitting user can log in."""
     chosen = wait.chosen
     said = "no answer yet"
     while True:
-        attempt = ssh.prove_login(chosen.handover, chosen.job.user, address, chosen.alias, party)
+        attempt = ssh.prove_login(chosen.handover, chosen.job.user, way.address, chosen.alias, party, way.port)
         handle = os.pidfd_open(attempt.pid)
         wait.watch.descriptor(handle)
         try:
-            status = wait.until(attempt.poll, f"phase login: {chosen.job.user.name} cannot log in at {address}: {said}")
+            status = wait.until(attempt.poll, f"phase login: {chosen.job.user.name} cannot log in at {way}: {said}")
             said = console.printable_tail(_output(attempt), 1) or f"ssh ended with {status}"
         finally:
             wait.watch.forget(handle)
@@ -314,8 +351,8 @@ def _log_in(wait: Wait, address: str, log: Log, party: bytes) -> None:
             process.end(attempt)
         if status == 0:
             return
-        log.detail(f"login at {address}: {said}")
-        wait.pause(_LOGIN_PAUSE_SECONDS, f"phase login: {chosen.job.user.name} cannot log in at {address}: {said}")
+        log.detail(f"login at {way}: {said}")
+        wait.pause(_LOGIN_PAUSE_SECONDS, f"phase login: {chosen.job.user.name} cannot log in at {way}: {said}")
 
 
 def _output(attempt: "subprocess.Popen[bytes]") -> bytes:

@@ -49,14 +49,14 @@ class Claim(Resource, frozen=True, tag="claim"):
         try:
             os.symlink(msgspec.json.encode(self), os.fsencode(self._path(ASKING)))
         except OSError as error:
-            raise NodeError(f"{self._path(ASKING)} cannot be made: {error.strerror}") from None
+            raise NodeError(f"{self._path(ASKING)} cannot be made: {error.strerror}", code="VB906") from None
 
     def move(self, before: str, state: str) -> None:
         """From one state to another. NodeError."""
         try:
             os.rename(self._path(before), self._path(state))
         except OSError as error:
-            raise NodeError(f"{self._path(before)} cannot be renamed: {error.strerror}") from None
+            raise NodeError(f"{self._path(before)} cannot be renamed: {error.strerror}", code="VB906") from None
 
     def hand_over(self) -> None:
         """The guest has started."""
@@ -114,7 +114,7 @@ def locked(directory: str, deadline: Deadline) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if deadline.passed():
-                    raise DeadlineError(f"{directory} is in use") from None
+                    raise DeadlineError(f"{directory} is in use", code="VB907") from None
                 time.sleep(_PAUSE_SECONDS)
         yield
     finally:

@@ -120,6 +120,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     torque_patience: float
     log_directory: str
     log_trace: str
+    log_history: str
     submit_shell: str
     submit_default_queue: str
 
@@ -449,6 +450,8 @@ OPTIONS: dict[str, Option] = {
     "log.directory": Option(_path, "/var/log/vmbatch", "one log for each job"),
     "log.trace": Option(_optional_path, "/var/log/vmbatch/trace",
                         "the directory of the record of which guest was whose, when and at which address; empty for none"),
+    "log.history": Option(_optional_path, "/var/log/vmbatch/history",
+                          "the directory of the record of how long each phase of each job took; empty for none"),
     "submit.shell": Option(_path, "/opt/vmbatch/hooks/remoteshell", "remoteshell on the nodes, for qsub's filter"),
     "submit.default_queue": Option(_text, "", "the queue of jobs that name none, for qsub's filter"),
 }
@@ -459,12 +462,12 @@ def parse(text: bytes, path: str) -> Config:
     try:
         tables: dict[str, Any] = tomllib.loads(text.decode())
     except UnicodeDecodeError as error:
-        raise InputError(path, [(text[: error.start].count(b"\n") + 1, "is not UTF-8")]) from None
+        raise InputError(path, [(text[: error.start].count(b"\n") + 1, "is not UTF-8")], code="VB101") from None
     except tomllib.TOMLDecodeError as error:
         match = re.search(r"at line (\d+)", str(error))
         message = re.sub(r" \(at .*\)$", "", str(error))
         line = int(match[1]) if match else len(text.splitlines())
-        raise InputError(path, [(line, message)], "strings need quotes: name = \"value\"") from None
+        raise InputError(path, [(line, message)], "strings need quotes: name = \"value\"", code="VB101") from None
     lines = _lines(text.decode())
     values: dict[str, Any] = {name.replace(".", "_"): option.default for name, option in OPTIONS.items()}
     named: dict[str, dict[str, Any]] = {"queues": {}, "types": {}, "features": {}}
@@ -482,7 +485,7 @@ def parse(text: bytes, path: str) -> Config:
         except ValueError as error:
             problems.append((lines.get(full, lines.get(section or name, 0)), f"{full}: {error}"))
     if problems:
-        raise InputError(path, problems)
+        raise InputError(path, problems, code="VB101")
     plain = {name: value for name, value in values.items() if not name.endswith("_*")}
     return Config(queues=named["queues"], types=named["types"], features=named["features"], **plain)
 

@@ -35,6 +35,7 @@ import zlib
 from collections import deque
 
 from .errors import DeadlineError, NodeError
+from .shell import LOST, say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -483,7 +484,7 @@ class Login:
         try:
             self._console = Console(path, heard)
         except LostError as error:
-            raise NodeError(f"the guest's console cannot be opened: {error}") from None
+            raise NodeError(f"the guest's console cannot be opened: {error}", code="VB710") from None
         self.descriptor = self._console.descriptor
         """Has something to read when it is worth looking; but look each second, too."""
         self._console.link.ask_messages(True)
@@ -509,7 +510,7 @@ class Login:
         try:
             console.step(0)
         except LostError as error:
-            raise NodeError(f"the guest's console was lost: {error}") from None
+            raise NodeError(f"the guest's console was lost: {error}", code="VB710") from None
         console.link.unheard = None  # whoever waits for a boot has a deadline
         if console.link.gone:
             console.restart()
@@ -531,10 +532,11 @@ def prove(path: str, deadline: Deadline) -> dict[str, bytes]:
     try:
         while (status := login.poll()) is None:
             if deadline.passed():
-                raise DeadlineError("the guest's console has not answered", "does the guest run the kit's epilog.sh?")
+                raise DeadlineError("the guest's console has not answered", "does the guest run the kit's epilog.sh?",
+                                    code="VB710")
             select.select([login.descriptor], [], [], min(0.25, deadline.left()))
         if status:
-            raise NodeError(f"the login through the guest's console failed with status {status}")
+            raise NodeError(f"the login through the guest's console failed with status {status}", code="VB710")
         return dict(login._console.link.messages)
     finally:
         login.close()
@@ -616,7 +618,7 @@ class Session:
         status, output = console.link.answer
         if status or not output.strip().isdigit():
             raise LostError("what served it in the guest was ended")
-        _say("the connection to the job's guest was lost before all of the output had come (the job has ended)")
+        say("the connection to the job's guest was lost before all of the output had come (the job has ended)", LOST)
         return int(output) & 0xFF
 
 
@@ -677,7 +679,7 @@ class _Streams:
             except OSError as error:
                 works = False
                 if name == "out":
-                    _say(f"the job's output cannot be written any more: {error.strerror}")
+                    say(f"the job's output cannot be written any more: {error.strerror}")
             self._output[name].task_done()
             self._wake()
 
@@ -687,11 +689,6 @@ def _drain(wake: int) -> None:
         os.read(wake, 4096)
 
 
-def _say(text: str) -> None:
-    with contextlib.suppress(OSError):
-        os.write(2, f"vmbatch: {text}\n".encode(errors="replace"))
-
-
 def _lost(why: str) -> int:
-    _say(f"the connection to the job's guest was lost (console: {why})")
+    say(f"the connection to the job's guest was lost (console: {why})", LOST)
     return _FAILURE

@@ -24,3 +24,8 @@ def digits(name: str) -> int:
 def of_text(value: str) -> str:
     """Half a SHA-256, hexadecimal."""
     return hashlib.sha256(value.encode(errors="surrogateescape")).hexdigest()[:32]
+
+
+def of_bytes(data: bytes) -> str:
+    """A SHA-256, hexadecimal."""
+    return hashlib.sha256(data).hexdigest()

@@ -57,7 +57,8 @@ class Disks:
                 self._check_driver(tag)
                 self._disk(tag)
             except FormatError as error:
-                raise SiteError(f"{template.path}:{tag.line}: disk {tag.target}: {error.what}", error.hint) from None
+                raise SiteError(f"{template.path}:{tag.line}: disk {tag.target}: {error.what}", error.hint,
+                                code="VB303") from None
         self._check_space()
         self._add_downloads()
         self._check_order()
@@ -177,7 +178,8 @@ class Disks:
         most = self._config.spool_job_limit - self._space
         if most <= 0:
             raise SiteError(f"the copies and empty disks of the job leave nothing of [spool] job_limit = "
-                            f"{format_size(self._config.spool_job_limit)} for its downloads", "use copy_method='shared'")
+                            f"{format_size(self._config.spool_job_limit)} for its downloads", "use copy_method='shared'",
+                            code="VB402")
         for index, source, path in reversed(self._downloads):
             self.steps.insert(index, Download(source, path, most, self._config.spool_keep_free, self._facts.terms))
 
@@ -229,7 +231,9 @@ class Disks:
         config, needed = self._config, self._space
         if needed > config.spool_job_limit:
             raise SiteError(f"the copies and empty disks of the job take {format_size(needed)}, "
-                            f"more than [spool] job_limit = {format_size(config.spool_job_limit)}", "use copy_method='cow'")
+                            f"more than [spool] job_limit = {format_size(config.spool_job_limit)}", "use copy_method='cow'",
+                            code="VB402")
         if needed + config.spool_keep_free > self._facts.spool_free:
             raise NodeError(f"the spool {config.spool_directory} has {self._facts.spool_free >> 20} MiB free; "
-                            f"the job's disks take {needed >> 20} MiB, and {config.spool_keep_free >> 20} MiB must remain")
+                            f"the job's disks take {needed >> 20} MiB, and {config.spool_keep_free >> 20} MiB must remain",
+                            code="VB401")

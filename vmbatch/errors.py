@@ -14,23 +14,32 @@ class Fault(Enum):
 class VmBatchError(Exception):
     """`what` failed and why, in one sentence; `hint` says what to do; `detail` is more for the user, line by line.
 
-    `suspect` names the template and images that may be at fault, whatever `fault` says: it failed while they were in use.
+    `code` names the catalogue's entry that says more, and never changes its meaning. `suspect` names the template and images that
+    may be at fault, whatever `fault` says: it failed while they were in use.
     """
 
     fault = Fault.NODE
+    code = ""
     suspect = ""
 
-    def __init__(self, what: str, hint: str = "", *, fault: Fault | None = None, detail: tuple[str, ...] = ()) -> None:
+    def __init__(self, what: str, hint: str = "", *, code: str = "", fault: Fault | None = None,
+                 detail: tuple[str, ...] = ()) -> None:
         super().__init__(what)
         self.what = what
         self.hint = hint
         self.detail = detail
+        if code:
+            self.code = code
         if fault is not None:
             self.fault = fault
 
     def lines(self) -> list[str]:
         """The message as the user reads it."""
         return [self.what + (f" ({self.hint})" if self.hint else ""), *self.detail]
+
+    def coded(self, text: str) -> str:
+        """A line of the message with the code behind it."""
+        return f"{text} [{self.code}]" if self.code else text
 
 
 class JobError(VmBatchError):
@@ -54,16 +63,18 @@ class SiteError(VmBatchError):
 class InputError(SiteError):
     """All mistakes of a file at once: `problems` are (line, message), line 0 where none is known."""
 
-    def __init__(self, path: str, problems: list[tuple[int, str]], hint: str = "") -> None:
+    def __init__(self, path: str, problems: list[tuple[int, str]], hint: str = "", *, code: str = "") -> None:
         self.path = path
         self.problems = sorted(problems, key=lambda problem: problem[0])
         places = tuple(f"{path}:{line}: {text}" if line else f"{path}: {text}" for line, text in self.problems)
         what = places[0] if len(places) == 1 else f"{path} has {len(places)} mistakes"
-        super().__init__(what, hint, detail=places if len(places) > 1 else ())
+        super().__init__(what, hint, code=code, detail=places if len(places) > 1 else ())
 
 
 class CommandError(NodeError):
     """A program of the node ended with a status that is not 0; `output` is what it wrote to stderr."""
+
+    code = "VB910"
 
     def __init__(self, argv: list[str], status: int, output: str) -> None:
         said = output.strip().splitlines()
@@ -78,6 +89,12 @@ class BusyError(NodeError):
     """The node is sound, but has no room for the job now."""
 
 
+class TakenError(NodeError):
+    """Somebody else has taken an address since it was seen to be free; another one may be."""
+
+    code = "VB601"
+
+
 class DeadlineError(NodeError):
     """Something did not happen in time."""
 
@@ -85,10 +102,16 @@ class DeadlineError(NodeError):
 class UnreachableError(NodeError):
     """Files are not done with in time, as their server does not answer, or there are too many; it may still happen."""
 
+    code = "VB606"
+
 
 class EndedError(NodeError):
     """The batch system has ended this start of the job: its epilogue has run, or another start took over."""
 
+    code = "VB901"
+
 
 class SisterError(VmBatchError):
     """Another node of the job failed, with the fault that it says itself: nothing that this node must be blamed for."""
+
+    code = "VB609"

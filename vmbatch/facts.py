@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import os
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from .context import archive
 from .context.access import access
 from .disk.blank import MAKERS
 from .errors import NodeError, SiteError
+from .exchange import address as reservation
 from .exchange.address import taken
 from .format import FormatError
 from .format.name import TOOLS, parse_form
@@ -26,7 +26,7 @@ from .image.store import Held, Store, make_directories, make_room
 from .image.terms import Terms, terms
 from .job import Job, User
 from .resource import Work
-from .template import BlankSource, DiskTag, ImageSource, Template, has_bridge, leases
+from .template import BlankSource, DiskTag, ImageSource, Template, VirtNet, parse_network
 
 if TYPE_CHECKING:
     from .context.userdata import SiteFile
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 FILTERED = ("qemu", "kvm")
 """Types of domains to whose interfaces libvirt attaches network filters."""
-_LOOK_SECONDS = 0.02
 
 
 class Image(msgspec.Struct, frozen=True):
@@ -73,9 +72,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """`images` by the disk's index; `first` has, by index, (ready, making) of disks that this job fills as the first.
 
     `wishes` are the images that the submitter asks for, by index. `spool_free` in bytes, `scripts` the site's (name, path),
-    `programs` the path of each tool that is on the node, `addresses` those to reserve, a tuple for each interface, `node` the
-    node's name, `credentials` have their content, `user_data` is the site's by the name of the medium, `around` is for the
-    interfaces that get a filter.
+    `programs` the path of each tool that is on the node, `addresses` those to reserve, a tuple for each interface, `networks`
+    libvirt's by their names, as far as they are known, `pinned` what their DHCP has given to other starts, `node` the node's
+    name, `credentials` have their content, `user_data` is the site's by the name of the medium, `around` is for the interfaces
+    that get a filter.
     """
 
     wishes: dict[int, ImageSource]
@@ -86,6 +86,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     programs: dict[str, str]
     terms: Terms
     addresses: tuple[tuple[str, ...], ...] = ()
+    networks: dict[str, VirtNet] = {}
+    pinned: frozenset[str] = frozenset()
     node: str = ""
     credentials: dict[str, bytes] = {}
     user_data: dict[str, SiteFile] = {}
@@ -99,25 +101,13 @@ class Gathered:
         self.images: dict[int, Image] = {}
         self.first: dict[int, tuple[str, str]] = {}
         self._held: list[Held | Turn] = []
-        self._choice: _Choice | None = None
 
     def hold(self, held: Held | Turn) -> None:
         """Keeps it until `close`."""
         self._held.append(held)
 
-    def hold_choice(self, choice: _Choice) -> None:
-        """Keeps it until `chosen`, or `close`."""
-        self._choice = choice
-
-    def chosen(self) -> None:
-        """The addresses are reserved: others may choose."""
-        if self._choice is not None:
-            self._choice.close()
-            self._choice = None
-
     def close(self) -> None:
         """Lets go of everything."""
-        self.chosen()
         for held in self._held:
             held.close()
         self._held.clear()
@@ -137,11 +127,18 @@ def gather(form: Template, wishes: dict[int, ImageSource], job: Job, config: Con
 
         rootssh.check(access(form.rootssh))
     space = os.statvfs(file.nearest(config.spool_directory))
-    return Facts(wishes=wishes, images=dict(gathered.images), first=dict(gathered.first),
-                 spool_free=space.f_bavail * space.f_frsize, scripts=tuple(_site_scripts(config.guest_scripts)),
-                 programs=_programs(form), terms=agreed,
-                 addresses=_addresses(form, job.token, config, gathered, work), node=os.uname().nodename,
-                 credentials=_credentials(form), user_data=_user_data(form), around=_around(form, config))
+    return addressed(Facts(
+        wishes=wishes, images=dict(gathered.images), first=dict(gathered.first), spool_free=space.f_bavail * space.f_frsize,
+        scripts=tuple(_site_scripts(config.guest_scripts)), programs=_programs(form), terms=agreed, node=os.uname().nodename,
+        credentials=_credentials(form), user_data=_user_data(form)), form, job.token, config)
+
+
+def addressed(known: Facts, form: Template, token: str, config: Config) -> Facts:
+    """The facts, with addresses that are free now: whoever reserves them first has them. NodeError if none is."""
+    networks = _networks(form, config)
+    return msgspec.structs.replace(known, addresses=_free_addresses(form, token, config), networks=networks,
+                                   pinned=frozenset(taken(reservation.HERE) if networks else ()),
+                                   around=_around(form, config, networks))
 
 
 def _readers(form: Template, config: Config) -> int | None:
@@ -172,11 +169,14 @@ def look(form: Template, token: str, config: Config) -> Facts:
                     gathered.images[tag.index] = _local(tag, tag.source, form)
         _check_archives(form)
         space = os.statvfs(file.nearest(config.spool_directory))
-        return Facts(wishes={}, images=gathered.images, first=gathered.first, spool_free=space.f_bavail * space.f_frsize,
-                     scripts=tuple(_site_scripts(config.guest_scripts)), programs=_programs(form), terms=agreed,
-                     addresses=_free_addresses(form, token, config),
-                     node=os.uname().nodename, credentials=_credentials(form), user_data=_user_data(form),
-                     around=_around_as_known(form, config))
+        known = Facts(wishes={}, images=gathered.images, first=gathered.first, spool_free=space.f_bavail * space.f_frsize,
+                      scripts=tuple(_site_scripts(config.guest_scripts)), programs=_programs(form), terms=agreed,
+                      addresses=_free_addresses(form, token, config),
+                      node=os.uname().nodename, credentials=_credentials(form), user_data=_user_data(form))
+        try:
+            return addressed(known, form, token, config)
+        except NodeError:  # libvirtd does not run, or has no such network
+            return known
     finally:
         gathered.close()
 
@@ -187,7 +187,7 @@ def _of_disk(tag: DiskTag, form: Template) -> Iterator[None]:
     try:
         yield
     except FormatError as error:
-        raise SiteError(f"{form.path}:{tag.line}: disk {tag.target}: {error.what}", error.hint) from None
+        raise SiteError(f"{form.path}:{tag.line}: disk {tag.target}: {error.what}", error.hint, code="VB303") from None
 
 
 def _see_disk(form: Template, tag: DiskTag, wish: ImageSource | None, user: User, config: Config, agreed: Terms,
@@ -235,23 +235,27 @@ def _local(tag: DiskTag, source: ImageSource, form: Template) -> Image:
     """
     def judge() -> Image:
         with _of_disk(tag, form):
-            return _judged(source)
+            return judged(source)
 
     return distant.call(source.places[0], judge, Image)
 
 
-def _judged(source: ImageSource) -> Image:
+def judged(source: ImageSource) -> Image:
+    """A local image, on a file system that answers. SiteError."""
     from .image import local
 
     path = source.places[0]
+    if not os.path.exists(path):
+        raise SiteError(f"the image {path}: {os.strerror(errno.ENOENT)}", "put it there, or correct <vbdisksource>", code="VB302")
     file.check_trusted(path)
     try:
-        known = local.known(path, source.format, 1 << 62, lambda what, hint: SiteError(f"the image {path} {what}", hint))
+        known = local.known(path, source.format, 1 << 62, lambda what, hint: SiteError(f"the image {path} {what}", hint,
+                                                                                       code="VB303"))
         status = os.stat(path)
     except OSError as error:
-        raise SiteError(f"the image {path}: {error.strerror}") from None
-    if source.method != "copy" and not status.st_mode & 0o004:
-        raise SiteError(f"the image {path} stays root's, and QEMU's account cannot read it", f"chmod o+r {path}")
+        raise SiteError(f"the image {path}: {error.strerror}", code="VB302") from None
+    if source.method != "copy" and not status.st_mode & 0o004 and file.OWNER == 0:
+        raise SiteError(f"the image {path} stays root's, and QEMU's account cannot read it", f"chmod o+r {path}", code="VB302")
     checksum = source.checksum
     return Image(path, source.format, known.size, known.file_size, chain=local.chain(path) if known.chained else (), origin=path,
                  digest="" if checksum is None else f"{checksum.function}:{checksum.value}", modified=status.st_mtime)
@@ -270,7 +274,7 @@ def _take_turn(form: Template, tag: DiskTag, source: BlankSource, user: User, co
         gathered.first[tag.index] = (ready, making)
         return
     kind = parse_form(source.form).format.removesuffix("-fixed")
-    known = local.known(ready, kind, 1 << 62, lambda what, hint: SiteError(f"the disk {ready} {what}", hint))
+    known = local.known(ready, kind, 1 << 62, lambda what, hint: SiteError(f"the disk {ready} {what}", hint, code="VB303"))
     gathered.images[tag.index] = Image(ready, kind, known.size, known.file_size, stored=True)
 
 
@@ -280,7 +284,7 @@ def _check_archives(form: Template) -> None:
         file.check_trusted(tar.archive)
         for name in archive.names(tar.archive, tar.directory, tar.strip) if tar.on_medium else ():
             if name in on_medium:
-                raise SiteError(f"{name} would be on the medium twice: {tar.archive} has it again")
+                raise SiteError(f"{name} would be on the medium twice: {tar.archive} has it again", code="VB501")
             on_medium.add(name)
 
 
@@ -309,67 +313,35 @@ def _user_data(form: Template) -> dict[str, SiteFile]:
     return found
 
 
-def _addresses(form: Template, token: str, config: Config, gathered: Gathered, work: Work) -> tuple[tuple[str, ...], ...]:
-    """Free addresses; nobody else on this node chooses any before ours are reserved. NodeError."""
-    if any(interface.pools for interface in form.interfaces):
-        gathered.hold_choice(_Choice(config.reservations, work))
-    return _free_addresses(form, token, config)
-
-
 def _free_addresses(form: Template, token: str, config: Config) -> tuple[tuple[str, ...], ...]:
     wanted = any(interface.pools for interface in form.interfaces)
     return network.choose(form.interfaces, token, taken(config.reservations) if wanted else {}, form.path)
 
 
-def _around(form: Template, config: Config) -> Around:
-    """NodeError if libvirt does not know a network."""
-    if not config.network_filter or form.type not in FILTERED or not any(interface.guarded for interface in form.interfaces):
-        return Around()
-    from .host import address, virtnet
+def _networks(form: Template, config: Config) -> dict[str, VirtNet]:
+    """The networks of libvirt's that give addresses or are guarded, by name. NodeError if libvirt does not know one."""
+    from .host import virtnet
 
-    named = {interface.network for interface in form.interfaces if interface.guarded and interface.network}
-    known = {name: virtnet.network_xml(config.libvirt_uri, name) for name in sorted(named)}
-    leased = {name: leases(xml) for name, xml in known.items()}
-    guests = tuple((*leased.get(interface.network, ()), *(net for pool in interface.pools for net in pool.networks))
-                   for interface in form.interfaces)
+    filtered = _is_filtered(form, config)
+    named = {interface.network for interface in form.interfaces
+             if interface.network and (interface.method == "dhcp" or (filtered and interface.guarded))}
+    return {name: parse_network(virtnet.network_xml(config.libvirt_uri, name)) for name in sorted(named)}
+
+
+def _is_filtered(form: Template, config: Config) -> bool:
+    return config.network_filter and form.type in FILTERED and any(interface.guarded for interface in form.interfaces)
+
+
+def _around(form: Template, config: Config, networks: dict[str, VirtNet]) -> Around:
+    if not _is_filtered(form, config):
+        return Around()
+    from .host import address
+
+    guests = tuple((*networks.get(interface.network, VirtNet("")).networks,
+                    *(net for pool in interface.pools for net in pool.networks)) for interface in form.interfaces)
     return Around(address.of_this_node(), guests, address.first_own_port(),
-                  frozenset(name for name, xml in known.items() if not has_bridge(xml)))
-
-
-def _around_as_known(form: Template, config: Config) -> Around:
-    """Also where libvirtd does not run."""
-    try:
-        return _around(form, config)
-    except NodeError:
-        return Around()
-
-
-class _Choice:
-    """The right to choose addresses, until `close`: a lock that dies with its process."""
-
-    def __init__(self, directory: str, work: Work) -> None:
-        while (held := distant.hold(directory, lambda: _lock(directory))) is None:
-            work.alive()
-            if work.deadline.passed():
-                raise NodeError(f"other jobs have been choosing addresses in {directory} for too long")
-            time.sleep(_LOOK_SECONDS)
-        self._held = held
-
-    def close(self) -> None:
-        """Lets the next one choose."""
-        self._held.close()
-
-
-def _lock(directory: str) -> bool:
-    """Whether the directory is locked now, until this process ends."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True  # an NFS server without locks: link(2) decides, and who loses starts again
-    return True
+                  frozenset(interface.network for interface in form.interfaces
+                            if interface.guarded and interface.network and not networks[interface.network].bridge))
 
 
 def _site_scripts(parent: str) -> Iterator[tuple[str, str]]:

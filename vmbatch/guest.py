@@ -18,14 +18,25 @@ class Message(msgspec.Struct, frozen=True):
     text: str = ""
 
 
+class Way(msgspec.Struct, frozen=True):
+    """How the node reaches a guest: its sshd at `address` and `port`, or the pty of its console `terminal`."""
+
+    address: str
+    terminal: str = ""
+    port: int = 22
+
+    def __str__(self) -> str:
+        return self.terminal or (self.address if self.port == 22 else f"{self.address} port {self.port}")
+
+
 def parse_message(data: bytes, token: str) -> Message:
     """A guest's message, as hostile input. NodeError says what is wrong with it."""
     match = re.fullmatch(rb"vmbatch 1 (announce|ready|failed|times|heartbeat) ([0-9a-f]{32}) ([^\n]{1,600})\n",
                          data[:MESSAGE_BYTES + 1])
     if not match:
-        raise NodeError("the guest wrote a message that is not one of the kit's")
+        raise NodeError("the guest wrote a message that is not one of the kit's", code="VB709")
     if match[2].decode() != token:
-        raise NodeError("the guest wrote a message with another start's token")
+        raise NodeError("the guest wrote a message with another start's token", code="VB709")
     kind = match[1].decode()
     if kind in ("failed", "times", "heartbeat"):
         return Message(kind, text=printable(match[3]))
@@ -34,10 +45,10 @@ def parse_message(data: bytes, token: str) -> Message:
     try:
         address = ipaddress.ip_address(match[3].decode("ascii"))
     except ValueError:
-        raise NodeError(f"the guest says its address is {printable(match[3])[:60]!r}") from None
+        raise NodeError(f"the guest says its address is {printable(match[3])[:60]!r}", code="VB709") from None
     address = getattr(address, "ipv4_mapped", None) or address
     if address.is_loopback or address.is_multicast or address.is_unspecified or getattr(address, "scope_id", None):
-        raise NodeError(f"the guest says its address is {address}, which no guest can have")
+        raise NodeError(f"the guest says its address is {address}, which no guest can have", code="VB709")
     return Message(kind, address=str(address))
 
 

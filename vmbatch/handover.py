@@ -10,7 +10,7 @@ import os
 
 VERSION = b"vmbatch hand-over 1\n"
 _TEXTS = ("job", "token", "user", "address", "alias", "console", "template")
-_NUMBERS = ("uid", "node_file", "x11")
+_NUMBERS = ("uid", "node_file", "x11", "port")
 
 
 class Mark:
@@ -41,16 +41,18 @@ class Handover:
     `script` is the proof of a batch job, and `leader` that of all in Torque. `address` is '' where the
     job's way is the character device `console`. `environment` maps the names of the batch system's own variables on this node
     to a digest of their values: what the job's shell finds unchanged is the node's and stays there. `x11`: whether the site lets
-    interactive jobs have their submitter's display. `guest` is the process that runs the guest, where the hypervisor has one.
+    interactive jobs have their submitter's display. `port` is where the guest's sshd is at its address. `guest` is the process
+    that runs the guest, where the hypervisor has one.
     """
 
-    __slots__ = ("address", "alias", "console", "environment", "guest", "job", "leader", "node_file", "script", "template",
+    __slots__ = ("address", "alias", "console", "environment", "guest", "job", "leader", "node_file", "port", "script",
+                 "template",
                  "token", "uid", "user", "x11")
 
     def __init__(
         self, *, job: str, token: str, user: str, uid: int, address: str, alias: str, console: str, template: str,
         script: ScriptMark | None, node_file: bool, environment: dict[str, str], leader: Mark | None = None, x11: bool = False,
-        guest: Mark | None = None,
+        guest: Mark | None = None, port: int = 22,
     ) -> None:
         self.job = job
         self.token = token
@@ -66,6 +68,7 @@ class Handover:
         self.leader = leader
         self.x11 = x11
         self.guest = guest
+        self.port = port
 
     def encode(self) -> bytes:
         """The record as `decode` reads it."""
@@ -95,7 +98,7 @@ def decode(data: bytes) -> Handover:
         script, leader, guest = fields.get("script"), fields.get("leader"), fields.get("guest")
         return Handover(
             **{name: _text(fields[name][0]) for name in _TEXTS}, uid=int(fields["uid"][0]), x11=fields["x11"][0] == "1",
-            node_file=fields["node_file"][0] == "1", environment=environment,
+            node_file=fields["node_file"][0] == "1", environment=environment, port=int(fields.get("port", ["22"])[0]),
             script=None if script is None else ScriptMark(_text(script[3]), *map(int, script[:3])),
             leader=None if leader is None else Mark(*map(int, leader)),
             guest=None if guest is None else Mark(*map(int, guest)),

@@ -4,7 +4,7 @@ import os
 import threading
 from collections.abc import Callable
 
-from . import journal
+from . import drain, journal
 from .batch import failures
 from .config import Config
 from .errors import Fault, VmBatchError
@@ -18,12 +18,13 @@ _SECONDS = 20.0
 def problems(config: Config, seconds: float = _SECONDS) -> list[str]:
     """A sentence for each thing that is wrong; what does not answer is wrong, too."""
     checks: dict[str, Callable[[], str]] = {
+        "the note of vmbatch drain": _drained,
         "libvirt": lambda: _libvirt(config),
         "the share": lambda: _share(config),
         "the spool": lambda: _space(config.spool_directory, config.spool_keep_free),
         "the store of images": lambda: _space(config.images_directory, 0),
         "the directory of journals": lambda: _space(journal.directory(), 0),
-        "the count of failures": lambda: _row(config),
+        "the count of failures": lambda: row(config),
     }
     found: dict[str, str] = {}
 
@@ -44,6 +45,12 @@ def problems(config: Config, seconds: float = _SECONDS) -> list[str]:
         thread.join(over.left())
         found.setdefault(name, f"{name} has not answered for {seconds:.0f} s")
     return [found[name] for name in checks if found[name]]
+
+
+def _drained() -> str:
+    """Its admin's word comes first, as a batch system shows only so much of a reason."""
+    note = drain.look()
+    return "" if note is None else str(note)
 
 
 def _libvirt(config: Config) -> str:
@@ -77,7 +84,8 @@ def _space(path: str, free: int) -> str:
     return ""
 
 
-def _row(config: Config) -> str:
+def row(config: Config) -> str:
+    """A sentence where so many starts failed here lately that the node itself may be at fault; else ''."""
     row = failures.against(failures.recent(config.torque_within), Fault.NODE)
     if len(row) < max(1, config.torque_failures):
         return ""

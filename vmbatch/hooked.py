@@ -71,7 +71,7 @@ def prologue(batch: str, site: str | None, as_from_mom: State) -> int:
         return _failed(system, _of_system(error), call, config, log)
     except BaseException:
         _report_defect(log)
-        return _failed(system, NodeError("a defect in VmBatch; the node's log has the details"), call, config, log)
+        return _failed(system, NodeError("a defect in VmBatch; the node's log has the details", code="VB912"), call, config, log)
 
 
 def sister_prologue(batch: str, site: str | None, as_from_mom: State) -> int:
@@ -243,7 +243,7 @@ def openpbs(verb: str, about: str) -> int:
         elif verb == "release":
             end(about, config, log)
         else:
-            raise NodeError(f"{verb[:80]!r} is neither serves nor stop nor release")
+            raise NodeError(f"{verb[:80]!r} is neither serves nor stop nor release", code="VB902")
         return 0
     except VmBatchError as error:
         _report(error, log)
@@ -253,7 +253,7 @@ def openpbs(verb: str, about: str) -> int:
 def _of_system(error: OSError) -> NodeError:
     """What the node's kernel refuses: a full disk, an end of descriptors or memory."""
     return NodeError(": ".join(filter(None, (str(error.filename or ""), error.strerror or str(error)))),
-                     "the node's log says what was being done")
+                     "the node's log says what was being done", code="VB906")
 
 
 class _SiteHookFailed(Exception):
@@ -275,7 +275,7 @@ def _run_site_hook(site: str | None, as_from_mom: State) -> int:
     try:
         hook = subprocess.Popen([site, *sys.argv[1:]], **as_from_mom)
     except OSError as error:
-        raise NodeError(f"the site's hook {site} cannot be run: {error.strerror}") from None
+        raise NodeError(f"the site's hook {site} cannot be run: {error.strerror}", code="VB913") from None
     while True:
         try:
             code = hook.wait(_ALIVE_SECONDS)
@@ -283,13 +283,13 @@ def _run_site_hook(site: str | None, as_from_mom: State) -> int:
         except subprocess.TimeoutExpired:
             process.alive()  # as mom itself does, we leave the site's hook of a job that is over to its own end
     if code < 0:
-        raise NodeError(f"the site's hook {site} died of signal {-code}")
+        raise NodeError(f"the site's hook {site} died of signal {-code}", code="VB913")
     return code
 
 
 def _report(error: VmBatchError, log: Log | None) -> None:
-    lines = error.lines() if isinstance(error, InputError) else error.lines()[:1]
-    for line in lines:
+    first, *rest = error.lines()
+    for line in (error.coded(first), *(rest if isinstance(error, InputError) else ())):
         if log is None:
             syslog.syslog(syslog.LOG_ERR, line)
         else:

@@ -52,7 +52,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     `rank` is this node's place among them; a sister, whose rank is not 0, may know the first alone. `cores` and `memory` (bytes)
     are what the job may use on this node, as the batch system says itself; None where it does not. `type` is Torque's job type,
     `features` are Slurm's constraints. `leader` proves a job's shell to be this start's, where the batch system's own process
-    becomes that shell.
+    becomes that shell. `queued` is since when it could have run, in seconds since 1970, where the batch system says so.
     """
 
     id: str
@@ -74,6 +74,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     features: tuple[str, ...] = ()
     interactive: bool = False
     leader: Leader | None = None
+    queued: float | None = None
 
     @property
     def slug(self) -> str:
@@ -108,16 +109,16 @@ def _at(node: str) -> str:
 def check_job_id(job_id: str) -> None:
     """JobError unless it has the form of a Torque job id: `42`, `42.server`, `42[1].server`."""
     if not _JOB_ID.fullmatch(job_id) or ".." in job_id:
-        raise JobError(f"{job_id[:80]!r} is not a job id", "a job id looks like 42.server or 42[1].server")
+        raise JobError(f"{job_id[:80]!r} is not a job id", "a job id looks like 42.server or 42[1].server", code="VB201")
 
 
 def check_name(name: str, what: str) -> None:
     """JobError unless `name` can be the name of a user, group or queue."""
     if not _NAME.fullmatch(name):
-        raise JobError(f"{name[:80]!r} is not the name of a {what}")
+        raise JobError(f"{name[:80]!r} is not the name of a {what}", code="VB201")
 
 
 def check_token(token: str) -> None:
     """JobError unless `token` is 32 hexadecimal digits."""
     if not _TOKEN.fullmatch(token):
-        raise JobError("a start's token has 32 hexadecimal digits")
+        raise JobError("a start's token has 32 hexadecimal digits", code="VB201")

@@ -112,7 +112,8 @@ class Journal:
         except OSError as error:
             os.close(parent)
             raise NodeError(f"no journal can be made in {directory()}: {error.strerror}",
-                            f"{STATE} must be on a local file system that knows O_TMPFILE, such as ext4, xfs or tmpfs") from None
+                            f"{STATE} must be on a local file system that knows O_TMPFILE, such as ext4, xfs or tmpfs",
+                            code="VB906") from None
         path = path_of(start.job)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
@@ -124,7 +125,8 @@ class Journal:
             if isinstance(error, FileExistsError):
                 return None
             if isinstance(error, OSError):
-                raise NodeError(f"no journal can be made in {directory()}: {error.strerror}", "is the disk full?") from None
+                raise NodeError(f"no journal can be made in {directory()}: {error.strerror}", "is the disk full?",
+                                code="VB906") from None
             raise
         finally:
             os.close(parent)
@@ -140,12 +142,12 @@ class Journal:
             except FileNotFoundError:
                 return None
             except OSError as error:
-                raise NodeError(f"{path}: {error.strerror}") from None
+                raise NodeError(f"{path}: {error.strerror}", code="VB906") from None
             try:
                 while not _lock(fd):
                     process.alive()
                     if deadline.passed():
-                        raise DeadlineError(f"{path} is still in use")
+                        raise DeadlineError(f"{path} is still in use", code="VB907")
                     time.sleep(min(0.02, deadline.left()))
                 if _is_at(path, fd):
                     data = _read(fd)
@@ -257,7 +259,8 @@ def _append(fd: int, record: bytes) -> None:
         os.fsync(fd)
     except OSError as error:
         os.ftruncate(fd, size)
-        raise NodeError(f"no journal can be written in {directory()}: {error.strerror}", "is the disk full?") from None
+        raise NodeError(f"no journal can be written in {directory()}: {error.strerror}", "is the disk full?",
+                        code="VB906") from None
 
 
 def _make_durable(parent: int, name: str) -> None:
@@ -281,7 +284,7 @@ def peek(path: str) -> tuple[Start, list[Resource], bool] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise NodeError(f"{path}: {error.strerror}") from None
+        raise NodeError(f"{path}: {error.strerror}", code="VB906") from None
 
 
 def _parse(path: str, data: bytes) -> tuple[Start, list[Resource], bool]:
@@ -298,7 +301,7 @@ def _parse(path: str, data: bytes) -> tuple[Start, list[Resource], bool]:
                 resources.append(registry.resource(line))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise NodeError(f"{path} cannot be understood: {error}",
-                        "see what it lists, remove that by hand, then remove the file") from None
+                        "see what it lists, remove that by hand, then remove the file", code="VB907") from None
     return start, resources, handed_over
 
 

@@ -11,25 +11,45 @@ from typing import TypeVar
 
 import msgspec
 
-from . import admission, boot, claim, digest, facts, journal, sshargs, sweep, template, trace, wanted
+from . import (
+    admission,
+    boot,
+    claim,
+    digest,
+    drain,
+    facts,
+    history,
+    journal,
+    sshargs,
+    status,
+    sweep,
+    template,
+    trace,
+    verdict,
+    wanted,
+)
 from .batch.system import Call, Refusal, System
 from .config import Config
-from .errors import DeadlineError, EndedError, NodeError, SiteError, VmBatchError
+from .errors import DeadlineError, EndedError, NodeError, SiteError, TakenError, VmBatchError
+from .exchange import address as addresses
 from .exchange.meeting import Meeting
 from .exchange.member import forget_note, leave_note
 from .format import FormatError
-from .grant import grant, template_name
+from .grant import Grant, grant, template_name
+from .guest import Way
 from .handover import Handover, Mark, ScriptMark
 from .host import clock, console, distant, file, process, virt
 from .host.log import Log, tell_user
 from .hypervisor.domain import Domain
 from .job import Job, Leader, Script, slug
 from .journal import Journal, Start
+from .phase import EPILOGUE, RUN
 from .plan import Plan, check_user, member, plan
 from .registry import ASK
-from .release import has_guest, keep, release, trace_end
+from .release import conclude, has_guest, keep, release
 from .resource import Piece, Resource, Work
 from .spool import directory
+from .status import Board, Status, failure_of, utf8
 from .units import Deadline
 
 T = TypeVar("T")
@@ -48,27 +68,34 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
     begin = time.monotonic()
     alarm = system.alarm(call, config)
     deadline = _deadline(alarm, config)
-    job, form = read(system, call, clock.new_token(), config)
-    check_user(job, config)
-    granted = grant(job, form, config)
-    wishes = facts.choose(form, job.wishes, config)
-    make_places(config, form)
-    if any(interface.pools for interface in form.interfaces):
-        _make_distant(config.reservations)
-    entry = member(job, config, os.uname().nodename, alarm)
-    if entry is not None:
-        _make_distant(config.meeting)
-        if job.rank:  # nobody kills it, and the first node, which gives up in time, begins later
-            deadline = Deadline(2 * alarm)
-    file.make_state_directory(claim.DIRECTORY, 0o700)
-    start = Start(job.id, job.token, job.user.name, job.queue, job.script, clock.this_process(), time.time(), system.name,
-                  granted.keep, job.leader)
-    process.watch(lambda: journal.check_not_ended(start))
-    here = admission.room(config)
-    claimed = admission.claim(job, form, granted, config, start.owner)
-    admission.check(claimed, granted, here)
-    sweep.journals(config, log, dry_run=False, patience=deadline.earlier(_SWEEP_SECONDS))
-    book = _take(start, deadline, config, log)
+    with _refusals(system, call, config, log):
+        job, form = read(system, call, clock.new_token(), config, log)
+        check_user(job, config)
+        drain.check()
+        granted = grant(job, form, config)
+        wishes = facts.choose(form, job.wishes, config)
+        make_places(config, form)
+        if any(interface.pools for interface in form.interfaces):
+            _make_distant(config.reservations)
+        if any(interface.network and not interface.pools for interface in form.interfaces):
+            file.make_state_directory(addresses.HERE, 0o700)
+        entry = member(job, config, os.uname().nodename, alarm)
+        if entry is not None:
+            _make_distant(config.meeting)
+            if job.rank:  # nobody kills it, and the first node, which gives up in time, begins later
+                deadline = Deadline(2 * alarm)
+        file.make_state_directory(claim.DIRECTORY, 0o700)
+        start = Start(job.id, job.token, job.user.name, job.queue, job.script, clock.this_process(), time.time(), system.name,
+                      granted.keep, job.leader)
+        process.watch(lambda: journal.check_not_ended(start))
+        here = admission.room(config)
+        claimed = admission.claim(job, form, granted, config, start.owner)
+        admission.check(claimed, granted, here)
+        others = Log(config.log_directory, sweep.LOG, "prologue")
+        sweep.journals(config, others, dry_run=False, patience=deadline.earlier(_SWEEP_SECONDS))
+        book = _take(start, deadline, config, log)
+    board = Board.new(_status(job, form, granted, start), log.detail)
+    log.tell(board.step)
     over = wanted.ask(system, call, start, config, log)
     gathered = facts.Gathered()
     meeting = None if entry is None else Meeting(entry)
@@ -94,6 +121,7 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
             chosen = plan(job, form, config, known, entry)
         for note in chosen.notes:
             log.line(note)
+        board.learn(guest=chosen.domain.name)
         with log.phase("turn"):
             if entry is None:
                 admission.begin(claimed, config, work)
@@ -101,26 +129,35 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
                 admission.begin_at_once(claimed)
         with _console_of_failure(chosen, config, log):
             with _suspected(suspects if wishes else ""):
-                _make(chosen, book, work, config, log, gathered)
+                chosen = _reserve(chosen, lambda: plan(
+                    job, form, config, facts.addressed(known, form, job.token, config), entry), book, work, log)
+                _make(chosen, book, work, config, log)
+            _show_console(chosen, log)
             gathered.close()
             with _suspected(suspects):
-                address, terminal = boot.bring_up(chosen, start, config, log, deadline, meeting,
-                                                  lambda export: _act(export, book, work))
-            trace.write(config.log_trace, trace.Ready(time.time(), job.token, job.id, address))
+                way = boot.bring_up(chosen, start, config, log, deadline, meeting, act=lambda made: _act(made, book, work))
+            if chosen.recorded:
+                _show_console(chosen, log)
+            trace.write(config.log_trace, trace.Ready(time.time(), job.token, job.id, way.address))
             if meeting is not None and not job.rank:
                 with log.phase("sisters"):
                     meeting.wait_ready(work)
                     meeting.ready()
-            _hand_over(chosen, book, address, terminal, call.environ, x11=config.guest_display)
+            board.learn(address=way.address)
+            if not job.rank:
+                board.step(RUN)
+            _hand_over(chosen, book, way, call.environ, x11=config.guest_display)
             if meeting is not None and job.rank:
                 meeting.ready()
                 with log.phase("first node"):
                     meeting.wait_ready(work)
+                board.step(RUN)
     except BaseException as error:
         if meeting is not None and job.rank:
             excuse(job.id, job.token, error, config)
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         process.watch(None)
+        board.failed(error, cancelled=isinstance(error, EndedError))
         why = f"it could not start: {error}"
         if not (has_guest(book) and isinstance(error, VmBatchError) and not isinstance(error, EndedError)
                 and keep(book, why, config, log, orphaned=False)):
@@ -131,7 +168,39 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
         gathered.close()
         book.close()
     seconds = time.monotonic() - begin
-    log.line(f"guest {chosen.domain.name} of {job.user.name} is ready at {address or terminal} after {seconds:.3f} s")
+    log.line(f"guest {chosen.domain.name} of {job.user.name} is ready at {way} after {seconds:.3f} s")
+
+
+def _status(job: Job, form: template.Template, granted: Grant, start: Start) -> Status:
+    """What is known of a start when it has its journal."""
+    cores, memory = admission.size(form, granted)
+    queued = None if job.queued is None else round(max(0.0, start.time - job.queued), 3)
+    return Status(
+        job=job.id, token=job.token, user=job.user.name, uid=job.user.uid, queue=job.queue, batch=job.batch,
+        node=os.uname().nodename, template=form.path, cores=cores, memory=memory, started=start.time, queued=queued,
+        owner=start.owner, steps=status.begin())
+
+
+@contextmanager
+def _refusals(system: System, call: Call, config: Config, log: Log) -> Iterator[None]:
+    """A start that fails before it has a journal is in the history, too."""
+    began = time.time()
+    try:
+        yield
+    except EndedError:
+        raise
+    except VmBatchError as error:
+        job_id = system.job_id(call)
+        record = history.Record(
+            job=job_id, token=clock.new_token(), user="", queue=utf8(system.queue(call, "prologue")), batch=system.name,
+            node=os.uname().nodename, started=began, ended=time.time(), outcome=history.FAILED,
+            provisioning=round(max(0.0, time.time() - began), 3), why=utf8(f"it could not start: {error}"),
+            failure=failure_of(error))
+        try:
+            history.write(config.log_history, record)
+        except NodeError as trouble:
+            log.line(str(trouble))
+        raise
 
 
 def _check(start: Start, meeting: Meeting | None) -> None:
@@ -144,7 +213,8 @@ def _check(start: Start, meeting: Meeting | None) -> None:
 def excuse(job_id: str, token: str, error: BaseException, config: Config) -> None:
     """Tells the first node of a job why its sister failed, where that is not the first node's own doing."""
     if not isinstance(error, EndedError):
-        cause = error if isinstance(error, VmBatchError) else NodeError("a defect in VmBatch; the node's log has the details")
+        cause = error if isinstance(error, VmBatchError) else NodeError("a defect in VmBatch; the node's log has the details",
+                                                                        code="VB912")
         leave_note(config.meeting, job_id, os.uname().nodename, token, cause)
 
 
@@ -153,16 +223,18 @@ def _deadline(alarm: float, config: Config) -> Deadline:
     if alarm <= config.timeouts_margin:
         kept = f"[timeouts] margin keeps {config.timeouts_margin:.0f} s of that"
         raise SiteError(f"mom kills a prologue after {alarm:.0f} s, and {kept}",
-                        "raise $prologalarm in mom's config, or lower margin in vmbatch.conf")
+                        "raise $prologalarm in mom's config, or lower margin in vmbatch.conf", code="VB903")
     return Deadline(alarm - config.timeouts_margin)
 
 
-def read(system: System, call: Call, token: str, config: Config) -> tuple[Job, template.Template]:
-    """The job and its template. VmBatchError."""
-    job = _asked(system, call, system.parse(call, token, None), config)
+def read(system: System, call: Call, token: str, config: Config, log: Log) -> tuple[Job, template.Template]:
+    """The job, whose user can read its log from now on, and its template. VmBatchError."""
+    job = system.parse(call, token, None)
+    log.show_to(job.user.uid)
+    job = _asked(system, call, job, config)
     path = config.template_path(job.queue, template_name(job, config))
     if path is None:
-        raise SiteError(f"queue {job.queue} has no template", "see [queues] in vmbatch.conf")
+        raise SiteError(f"queue {job.queue} has no template", "see [queues] in vmbatch.conf", code="VB102")
     form = template.parse(file.read_trusted(path), path)
     if job.script is None and form.job_directory is not None:
         job = msgspec.structs.replace(job, script=system.parse(call, token, form.job_directory).script)
@@ -184,10 +256,11 @@ def make_places(config: Config, form: template.Template) -> None:
     try:
         owner, mode = distant.call(config.share_directory, lambda: _access(config.share_directory), tuple[int, int])
     except OSError as error:
-        raise NodeError(f"the share {config.share_directory}: {error.strerror}", "mount it, or set [share] directory") from None
+        raise NodeError(f"the share {config.share_directory}: {error.strerror}", "mount it, or set [share] directory",
+                        code="VB606") from None
     if owner != 0 or mode & 0o066:
         raise SiteError(f"the share {config.share_directory} must be root's and show no guest the names of others' directories",
-                        f"chown root {config.share_directory}; chmod 711 {config.share_directory}")
+                        f"chown root {config.share_directory}; chmod 711 {config.share_directory}", code="VB605")
 
 
 def _access(path: str) -> tuple[int, int]:
@@ -213,7 +286,7 @@ def _take(start: Start, deadline: Deadline, config: Config, log: Log) -> Journal
             try:
                 _check_earlier(earlier.start, start)
                 earlier.release(config.timeouts_release * config.timeouts_scale, released=functools.partial(
-                    trace_end, earlier, "another start of the job took its place", None, config, log))
+                    conclude, earlier, "another start of the job took its place", None, config, log))
             finally:
                 earlier.close()
     return book
@@ -225,15 +298,40 @@ def _check_earlier(other: Start, start: Start) -> None:
         raise EndedError(f"job {start.job} was started again by the batch system, and this start is over")
 
 
-def _make(chosen: Plan, book: Journal, work: Work, config: Config, log: Log, gathered: facts.Gathered) -> None:
-    """Everything in the plan, each thing promised before it is made."""
+def _reserve(chosen: Plan, again: Callable[[], Plan], book: Journal, work: Work, log: Log) -> Plan:
+    """The plan, or where others were quicker `again` another one, once its addresses are this start's. VmBatchError."""
+    while chosen.reservations:
+        try:
+            with log.phase("addresses"):
+                for step in chosen.reservations:
+                    work.alive()
+                    _act(step, book, work)
+            break
+        except TakenError as error:
+            if work.deadline.passed():
+                raise
+            log.detail(f"{error}; another one is chosen")
+            for step in reversed(chosen.reservations):
+                step.release(work.deadline, last=False)
+            chosen = again()
+    return chosen
+
+
+def _make(chosen: Plan, book: Journal, work: Work, config: Config, log: Log) -> None:
+    """Everything else in the plan, each thing promised before it is made."""
     for phase in chosen.phases:
         with log.phase(phase.name):
             for step in phase.steps:
                 work.alive()
                 _act(step, book, work, lambda: trace.write(config.log_trace, _begin(chosen, book.start)))
-        if phase is chosen.phases[0]:
-            gathered.chosen()
+
+
+def _show_console(chosen: Plan, log: Log) -> None:
+    """To the job's user, whose guest it is."""
+    try:
+        console.show_to(chosen.console, chosen.job.user.uid)
+    except OSError as error:
+        log.detail(f"the job's user cannot read the guest's console: {error.strerror}")
 
 
 def _begin(chosen: Plan, start: Start) -> trace.Begin:
@@ -255,17 +353,17 @@ def _act(step: Resource | Piece, book: Journal, work: Work, begin: Callable[[], 
         else:
             step.make(work)
     except OSError as error:
-        raise NodeError(f"{step}: {error.strerror or error}") from None
+        raise NodeError(f"{step}: {error.strerror or error}", code="VB906") from None
     except FormatError as error:
-        raise SiteError(f"{step}: the image {error.what}", error.hint) from None
+        raise SiteError(f"{step}: the image {error.what}", error.hint, code="VB303") from None
 
 
-def _hand_over(chosen: Plan, book: Journal, address: str, terminal: str, environ: Mapping[str, str], *, x11: bool) -> None:
+def _hand_over(chosen: Plan, book: Journal, way: Way, environ: Mapping[str, str], *, x11: bool) -> None:
     """Lets the job run: the record is the last thing that is made."""
     job = chosen.job
     record = Handover(
-        job=job.id, token=job.token, user=job.user.name, uid=job.user.uid, address=address, alias=chosen.alias, console=terminal,
-        template=chosen.template, node_file=job.node_file is not None, x11=x11,
+        job=job.id, token=job.token, user=job.user.name, uid=job.user.uid, address=way.address, port=way.port, alias=chosen.alias,
+        console=way.terminal, template=chosen.template, node_file=job.node_file is not None, x11=x11,
         script=_script_mark(job.script), leader=_mark(job.leader), guest=_guest_mark(chosen.domain),
         environment={name: digest.of_text(value) for name, value in environ.items()},
     )
@@ -322,12 +420,12 @@ def stop(job_id: str) -> None:
     journal.mark_end(job_id, clock.this_process())
 
 
-def epilogue(job_id: str, config: Config, log: Log, status: int | None = None, *, sister: bool = False,
+def epilogue(job_id: str, config: Config, log: Log, exit_status: int | None = None, *, sister: bool = False,
              alarm: Callable[[], float] | None = None) -> None:
     """Ends every start of the job that began before now, and releases what they own. VmBatchError.
 
-    `status`: how the job ended, if the batch system says it; of one that failed something may be kept. `alarm`: how many seconds
-    the batch system lets an epilogue take; without it no guest is waited for.
+    `exit_status`: how the job ended, if the batch system says it; of one that failed something may be kept. `alarm`: how many
+    seconds the batch system lets an epilogue take; without it no guest is waited for.
     """
     if sister:
         forget_note(config.meeting, job_id, os.uname().nodename)
@@ -349,14 +447,20 @@ def epilogue(job_id: str, config: Config, log: Log, status: int | None = None, *
         if owner.boot == me.boot and owner.started > me.started:
             log.line("a later start of this job is left alone")
             return
+        known = status.read(book.start.user, book.start.job, book.start.token)
+        if known is not None:
+            board = Board(known, log.detail)
+            board.step(EPILOGUE)
+            log.tell(board.step)
         if book.handed_over:
             _look_at(book, log)
             if alarm is not None:
                 _shut_down(book, alarm, config, log)
-        failed = bool(status) and book.handed_over
-        if not ((failed and keep(book, f"it ended with status {status}", config, log, orphaned=True, status=status))
-                or release(book, "its epilogue has run", config, log, orphaned=True, status=status)):
-            raise NodeError(f"not everything of job {job_id} could be removed", f"see {log.path}; vmbatch sweep tries again")
+        failed = bool(exit_status) and book.handed_over
+        if not ((failed and keep(book, f"it ended with status {exit_status}", config, log, orphaned=True, status=exit_status))
+                or release(book, "its epilogue has run", config, log, orphaned=True, status=exit_status)):
+            raise NodeError(f"not everything of job {job_id} could be removed", f"see {log.path}; vmbatch sweep tries again",
+                            code="VB911")
     finally:
         book.close()
     if unmarked is not None:
@@ -370,7 +474,7 @@ def _mark_end(job_id: str, me: clock.ProcessIdentity) -> NodeError | None:
         journal.mark_end(job_id, me)
     except OSError as error:
         return NodeError(f"the end of job {job_id} cannot be marked in {journal.ended_directory()}: {error.strerror}",
-                         "a start of it that has only begun may go on; vmbatch sweep removes what that leaves")
+                         "a start of it that has only begun may go on; vmbatch sweep removes what that leaves", code="VB911")
     return None
 
 
@@ -402,6 +506,29 @@ def _open_by_force(path: str, patience: float, log: Log) -> Journal | None:
         if owner.boot == clock.boot_id():
             process.kill(owner.pid, owner.started)
     return Journal.open(path, Deadline(patience))
+
+
+def kill(job_id: str, why: str, config: Config, log: Log) -> str:
+    """Ends a job's guest; what that means for the job, in words. VmBatchError.
+
+    A job that has its guest ends as if the guest had died, with `why` in its stderr, and its epilogue releases the rest; a start
+    that goes on is ended as by its epilogue.
+    """
+    known = journal.peek(journal.path_of(job_id))
+    if known is None:
+        raise NodeError(f"job {job_id} has no guest on this node", "vmbatch ps shows which have", code="VB920")
+    start, resources, handed_over = known
+    domains = [owned for owned in resources if isinstance(owned, Domain)]
+    shown = status.read(start.user, start.job, start.token)
+    if shown is not None:
+        Board(shown).learn(why=why)
+    log.line(why)
+    if not (handed_over and domains):
+        epilogue(job_id, config, log)
+        return f"the start of job {job_id} has been ended; what becomes of the job is for the batch system"
+    for domain in domains:
+        verdict.end(domain, os.path.join(sshargs.HANDOVER, slug(job_id)), start.token, why)
+    return f"the guest of job {job_id} has been ended; the job ends now, and its epilogue removes the rest"
 
 
 def refuse(system: System, call: Call, to: Refusal, lines: list[str], config: Config, log: Log) -> None:
@@ -440,8 +567,9 @@ def pause(job_id: str, seconds: float) -> None:
 
 
 def end_lines(error: VmBatchError, job_id: str, outcome: str) -> list[str]:
-    """What the user is told of a start that failed, and of what becomes of the job."""
-    if isinstance(error, EndedError):
-        return error.lines()
+    """What the user is told of a start that failed: why, what becomes of the job, and what else is known."""
     first, *rest = error.lines()
-    return [f"job {slug(job_id)} could not start: {first}", *rest, *([outcome] if outcome else [])]
+    if isinstance(error, EndedError):
+        return [error.coded(first), *rest]
+    first = f"job {slug(job_id)} could not start: {first}"
+    return [first, error.coded(outcome), *rest] if outcome else [error.coded(first), *rest]

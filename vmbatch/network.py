@@ -71,7 +71,7 @@ def free(pool: Pool, token: str, taken: Mapping[str, str], template: str) -> str
     who = sorted({taken[pool.address(number)] for number in range(pool.size)})
     named = ", ".join(who[:_NAMED]) + (f" and {len(who) - _NAMED} more" if len(who) > _NAMED else "")
     raise NodeError(f"no free address in the pool {pool.name} of {template}:{pool.line}: all {pool.size} are taken by {named}",
-                    "give the template's <vbnetwork> more addresses, or the queue fewer jobs")
+                    "give the template's <vbnetwork> more addresses, or the queue fewer jobs", code="VB601")
 
 
 def choose(interfaces: Iterable[InterfaceTag], token: str, taken: Mapping[str, str],
@@ -89,7 +89,7 @@ def nets(interfaces: Iterable[InterfaceTag], macs: Iterable[str], chosen: Iterab
 def _net(interface: InterfaceTag, mac: str, addresses: tuple[str, ...]) -> Net:
     if not _MAC.fullmatch(mac):
         raise SiteError(f"the template's line {interface.line}: {mac[:80]!r} is not the MAC address of an interface",
-                        "write for instance <mac address='52:54:00:12:34:56'/>, or leave it out")
+                        "write for instance <mac address='52:54:00:12:34:56'/>, or leave it out", code="VB103")
     found = {4: "", 6: ""}
     for pool, address in zip(interface.pools, addresses, strict=True):
         found[pool.family] = f"{address}/{pool.prefix}"
@@ -118,7 +118,7 @@ def kernel_words(of: tuple[Net, ...]) -> tuple[str, ...]:
     """For the kernel line, as this module's text has them. SiteError for more than a kernel takes."""
     if len(of) > _LIMIT:
         raise SiteError(f"{len(of)} interfaces are too many for a kernel line, which takes {_LIMIT}",
-                        "take <vbkernelline> out of the template, or interfaces")
+                        "take <vbkernelline> out of the template, or interfaces", code="VB504")
     return tuple(f"vbnet{number}={_word(net)}" for number, net in enumerate(of))
 
 
@@ -230,7 +230,8 @@ def opennebula(of: tuple[Net, ...]) -> dict[str, str]:
         if not net.address4:
             raise SiteError(f"a medium in the form 'opennebula' cannot say that interface {number} "
                             f"{'asks DHCP' if net.method == 'dhcp' else 'has no IPv4 address'} while another one is static",
-                            "give every interface a static IPv4 address or none, or choose another format of <vbpreparecdrom>")
+                            "give every interface a static IPv4 address or none, or choose another format of <vbpreparecdrom>",
+                            code="VB505")
         four = ipaddress.IPv4Interface(net.address4)
         values = {"MAC": net.mac, "METHOD": "static", "IP": str(four.ip), "MASK": str(four.netmask),
                   "NETWORK": str(four.network.network_address), "GATEWAY": net.gateway4,

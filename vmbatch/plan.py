@@ -25,16 +25,29 @@ from .facts import FILTERED, Facts
 from .grant import grant
 from .host import file
 from .hypervisor.domain import Domain
+from .hypervisor.lease import DhcpLease, Room
 from .hypervisor.netfilter import NetworkFilter
 from .hypervisor.profile import Profile
 from .hypervisor.watcher import Watcher
 from .job import Job
 from .network import Net
+from .pins import Waiting
 from .registry import HYPERVISORS
 from .resource import Piece, Resource
 from .spool.directory import Directory
 from .staging import RECORD, Stage
-from .template import LEARNED, DomainChange, Guard, ImageSource, InterfaceChange, Template, domain_xml, filter_xml, others
+from .template import (
+    LEARNED,
+    LEARNT,
+    DomainChange,
+    Guard,
+    ImageSource,
+    InterfaceChange,
+    Template,
+    domain_xml,
+    filter_xml,
+    others,
+)
 
 
 class DomainFile(Piece, frozen=True, tag="domain-file"):
@@ -68,7 +81,7 @@ class StageFile(Piece, frozen=True, tag="stage-file"):
 
     def make(self, work: object) -> None:
         """Writes the file."""
-        file.write_new(os.path.join(self.directory, RECORD), msgspec.json.encode(self.stage), 0o440, (0, self.gid))
+        file.write_new(os.path.join(self.directory, RECORD), msgspec.json.encode(self.stage), 0o440, (file.OWNER, self.gid))
 
     def __str__(self) -> str:
         return str(self.stage)
@@ -84,12 +97,16 @@ class Phase(msgspec.Struct, frozen=True):
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What will be made, in order, what is said of it, and what must be known to wait for the guest and to hand it over.
 
-    `export` lacks the guest's address, and `address` is '' where only DHCP knows it.
+    `reservations` come first, and may fail with TakenError. `export` lacks the guest's address, and `address` is '' where only a
+    DHCP server knows it. `waiting` are the interfaces that are closed until libvirt's DHCP has given them an address; `sealed`:
+    beside what it gives there, and `addresses`, the guest has none.
+    `forwarded` is the number of the interface in QEMU's user network, where that is the way to the guest.
     `recorded`: the log at `console` is not written by the hypervisor, but from the console's pty, as long as the guest boots.
     """
 
     job: Job
     template: str
+    reservations: tuple[Resource, ...]
     phases: tuple[Phase, ...]
     domain: Domain
     xml: bytes
@@ -103,10 +120,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...]
     macs: tuple[str, ...]
     addresses: tuple[str, ...]
+    waiting: tuple[Waiting, ...]
+    sealed: bool
     images: tuple[trace.Image, ...]
     delivery: Delivery | None
     console_shell: str
     messages: str
+    forwarded: int | None
 
 
 def names(job: Job, config: Config, node: str) -> tuple[str, str, str]:
@@ -124,7 +144,7 @@ def member(job: Job, config: Config, node: str, patience: float) -> Member | Non
         return None
     if job.rank == 0 and short(job.nodes[0]) != short(node):
         raise NodeError(f"the batch system calls this node {job.nodes[0]}, but its host name is {node}",
-                        "the nodes of a job find each other by their host names; give the node one of both")
+                        "the nodes of a job find each other by their host names; give the node one of both", code="VB608")
     return Member(directory=config.meeting, token=job.token, job=job.id, node=node, rank=job.rank,
                   name=hostname(config.guest_hostname, job), others=job.nodes[0 if job.rank else 1:], patience=patience)
 
@@ -134,24 +154,25 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
     check_user(job, config)
     if met is not None and template.console_shell:
         raise JobError(f"jobs on several nodes do not run in queue {job.queue}: its guests cannot reach each other",
-                       "ask for one node")
+                       "ask for one node", code="VB208")
     if template.messages == "SHARE" and not config.share_source and config.share_type.startswith("nfs"):
-        raise SiteError("there is no share for guests: [share] source is empty", "set it to SERVER:/PATH in vmbatch.conf")
+        raise SiteError("there is no share for guests: [share] source is empty", "set it to SERVER:/PATH in vmbatch.conf",
+                        code="VB605")
     hiding = next((tag for tag in template.shares if f"{config.share_mountpoint}/".startswith(f"{tag.target}/")), None)
     if hiding is not None and template.messages == "SHARE":
         raise SiteError(f"{template.path}:{hiding.line}: <vbshare target='{hiding.target}'> would hide [share] mountpoint = "
-                        f"{config.share_mountpoint}", "give one of both another place")
+                        f"{config.share_mountpoint}", "give one of both another place", code="VB605")
     profile = HYPERVISORS.get(template.hypervisor)
     if profile is None:
         raise SiteError(f"{template.path}: no hypervisor {template.hypervisor or '(none)'}",
-                        f"write one of {', '.join(HYPERVISORS)} in <vbhypervisor>")
+                        f"write one of {', '.join(HYPERVISORS)} in <vbhypervisor>", code="VB105")
     _check_connection(template, profile, config)
     granted = grant(job, template, config)
     spool, share, handover = names(job, config, facts.node)
     disks = Disks(job, template, profile, spool, config, facts)
     macs = _macs(template, job.token, profile.oui)
-    addresses = tuple(Address(os.path.join(config.reservations, address), job.token, job.id, facts.node)
-                      for interface in facts.addresses for address in interface)
+    reservations = tuple(Address(os.path.join(config.reservations, address), job.token, job.id, facts.node)
+                         for interface in facts.addresses for address in interface)
     nets = network.nets(template.interfaces, macs, facts.addresses or ((),) * len(macs))
     context = Context(job, template, profile, spool, config, facts, nets, disks, party=met is not None)
     alias = f"vmbatch-{job.token[:16]}"
@@ -160,7 +181,7 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
     console = os.path.join(spool, "console.log")
     keys = os.path.join(spool, "keys")
     place = os.path.join(share, "guest")
-    changes, guards = _guards(job, template, config, facts, nets, spool, met)
+    changes, guards, waiting = _guards(job, template, config, facts, nets, spool, met)
     xml = domain_xml(template, DomainChange(
         name=domain.name, uuid=domain.uuid, job=job.id, token=job.token, user=job.user.name, console=console,
         drivers=tuple(disks.drivers), shell_console=template.console_shell,
@@ -180,7 +201,7 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
     own = Keys(keys, job.id)
     meeting = (Introduction(met, keys, job.nodes, job.node_file or ""),) if met is not None else ()
     phases = (
-        Phase("addresses", addresses),
+        Phase("leases", tuple(_leases(template, config, facts, nets))),
         Phase("disks", (Directory(spool, job.token, 0o711), *disks.steps)),
         Phase("meeting", (own, *meeting) if meeting else ()),
         Phase("context", (
@@ -195,13 +216,35 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
         Phase("network filter", guards),
         Phase("start", (*watcher, domain)),
     )
-    return Plan(job=job, template=template.path, phases=tuple(phase for phase in phases if phase.steps), domain=domain, xml=xml,
+    return Plan(job=job, template=template.path, reservations=reservations,
+                phases=tuple(phase for phase in phases if phase.steps), domain=domain, xml=xml,
                 inbox=place, export=export, address=next((net.address4.partition("/")[0] for net in nets if net.address4), ""),
                 console=console, recorded=profile.xen, handover=handover, alias=alias,
                 notes=(*granted.notes, *disks.notes, *_unguarded(facts)), macs=macs, delivery=context.delivery,
-                addresses=tuple(address for interface in facts.addresses for address in interface),
+                addresses=tuple(address for interface in facts.addresses for address in interface), waiting=waiting,
+                sealed=bool(waiting) and len(waiting) == sum(net.method == "dhcp" for net in nets),
                 images=tuple(_traced(template, facts)),
-                console_shell=template.console_shell, messages=template.messages)
+                console_shell=template.console_shell, messages=template.messages,
+                forwarded=next((number for number, interface in enumerate(template.root.findall("devices/interface"))
+                                if interface.get("type") == "user"), None))
+
+
+def _leases(template: Template, config: Config, facts: Facts, nets: tuple[Net, ...]) -> Iterator[Resource | Piece]:
+    """What becomes of the addresses that libvirt's own DHCP gives the guest."""
+    asking: dict[str, tuple[str, ...]] = {}
+    for interface, net in zip(template.interfaces, nets, strict=True):
+        if net.method == "dhcp" and _served(interface.network, facts):
+            asking[interface.network] = (*asking.get(interface.network, ()), net.mac)
+    for name, macs in asking.items():
+        found = facts.networks[name]
+        yield Room(config.libvirt_uri, found, macs, facts.pinned)
+        yield from (DhcpLease(config.libvirt_uri, name, found.bridge, found.server, mac) for mac in macs)
+
+
+def _served(name: str, facts: Facts) -> bool:
+    """Whether a network has a DHCP server of libvirt's own."""
+    found = facts.networks.get(name)
+    return found is not None and found.bridge != "" and found.server != ""
 
 
 def _shared(job: Job, template: Template, config: Config, share: str) -> tuple[tuple[Resource | Piece, ...], Export | None]:
@@ -213,7 +256,8 @@ def _shared(job: Job, template: Template, config: Config, share: str) -> tuple[t
     place = os.path.join(share, "guest")
     owner = config.share_owner
     if config.share_export != "none" and not config.share_type.startswith("nfs"):
-        raise SiteError(f"[share] export is for NFS, and [share] type = {config.share_type}", "take one of both out")
+        raise SiteError(f"[share] export is for NFS, and [share] type = {config.share_type}", "take one of both out",
+                        code="VB605")
     if config.share_export == "none" and config.share_type.startswith("nfs"):
         return (Directory(share, job.token, 0o710, owner, distant=True), GuestPlace(place, owner)), None
     if config.share_type == "virtiofs":
@@ -222,7 +266,7 @@ def _shared(job: Job, template: Template, config: Config, share: str) -> tuple[t
         return (Directory(share, job.token, 0o711), Volume(place, job.token, config.share_limit, owner, owner)), None
     if config.share_source.partition(":/")[2] != config.share_directory.removeprefix("/"):
         raise SiteError(f"[share] export shows guests {config.share_directory}, and they would mount {config.share_source}",
-                        f"set source to SERVER:{config.share_directory}")
+                        f"set source to SERVER:{config.share_directory}", code="VB605")
     uid, gid = job.user.uid, job.user.group.gid
     identity = str(uuid.UUID(hex=job.token, version=4))
     return ((Directory(share, job.token, 0o711), Volume(place, job.token, config.share_limit, uid, gid)),
@@ -230,29 +274,34 @@ def _shared(job: Job, template: Template, config: Config, share: str) -> tuple[t
 
 
 def _guards(job: Job, template: Template, config: Config, facts: Facts, nets: tuple[Net, ...], spool: str,
-            met: Member | None) -> tuple[list[InterfaceChange], tuple[Resource | Piece, ...]]:
-    """What each interface of the domain gets, and the steps that make the filters. The guests of one job reach each other."""
+            met: Member | None) -> tuple[list[InterfaceChange], tuple[Resource | Piece, ...], tuple[Waiting, ...]]:
+    """What each interface of the domain gets, the steps that make the filters, and the interfaces whose filters wait for a lease.
+
+    The guests of one job reach each other.
+    """
     changes: list[InterfaceChange] = []
     steps: list[Resource | Piece] = []
+    waiting: list[Waiting] = []
     for number, (interface, net) in enumerate(zip(template.interfaces, nets, strict=True)):
         if (not (config.network_filter and interface.guarded and template.type in FILTERED)
                 or interface.network in facts.around.no_bridge):
             changes.append(InterfaceChange(net.mac))
             continue
-        ours = [address.partition("/")[0] for address in (net.address4, net.address6)]
+        dhcp, served = net.method == "dhcp", _served(interface.network, facts)
+        static = (net.address4.partition("/")[0],) if net.address4 else ()
         peers = interface.peers or met is not None
         guests = facts.around.guests[number] if facts.around.guests and not peers else ()
-        learned = net.method == "dhcp"
-        guard = Guard(net.mac, ours[0], ours[1], learned, facts.around.node,
-                      others((*config.network_closed, *guests), facts.around.node), config.network_services,
+        guard = Guard(net.mac, (LEARNT,) if dhcp and not served else static, net.address6.partition("/")[0], dhcp,
+                      facts.around.node, others((*config.network_closed, *guests), facts.around.node), config.network_services,
                       facts.around.replies)
         name = f"vmbatch-{job.slug}-{job.token[:8]}-{number}"
         identity = str(uuid.UUID(hex=hashlib.sha256(f"{job.token}/filter/{number}".encode()).hexdigest()[:32], version=4))
-        path = os.path.join(spool, f"filter-{number}.xml")
-        steps += [FilterFile(path, filter_xml(name, identity, guard)),
-                  NetworkFilter(config.libvirt_uri, name, identity, job.token, path)]
-        changes.append(InterfaceChange(net.mac, name, LEARNED if learned else {}, isolated=not peers))
-    return changes, tuple(steps)
+        made = NetworkFilter(config.libvirt_uri, name, identity, job.token, os.path.join(spool, f"filter-{number}.xml"))
+        steps += [FilterFile(made.xml, filter_xml(name, identity, guard)), made]
+        if dhcp and served:
+            waiting.append(Waiting(facts.networks[interface.network], guard, made))
+        changes.append(InterfaceChange(net.mac, name, LEARNED if dhcp and not served else {}, isolated=not peers))
+    return changes, tuple(steps), tuple(waiting)
 
 
 def _unguarded(facts: Facts) -> list[str]:
@@ -274,19 +323,20 @@ def check_user(job: Job, config: Config) -> None:
     """JobError unless this site runs jobs of this user."""
     name = job.user.name
     if job.user.uid < config.users_minimum_uid or name in config.users_deny:
-        raise JobError(f"jobs of {name} do not run in queue {job.queue}", "ask the site's admins")
+        raise JobError(f"jobs of {name} do not run in queue {job.queue}", "ask the site's admins", code="VB206")
     if config.users_allow and name not in config.users_allow:
-        raise JobError(f"jobs of {name} do not run in queue {job.queue}: only those of {', '.join(config.users_allow)}")
+        raise JobError(f"jobs of {name} do not run in queue {job.queue}: only those of {', '.join(config.users_allow)}",
+                       code="VB206")
 
 
 def _check_connection(template: Template, profile: Profile, config: Config) -> None:
     """SiteError for a template that is not for the hypervisor of this node."""
     if profile.xen != (config.libvirt_uri.partition(":")[0].partition("+")[0] == "xen"):
         raise SiteError(f"{template.path} is for {profile.name}, and [libvirt] uri = {config.libvirt_uri}",
-                        "for Xen's templates it is xen:///system, for QEMU's and KVM's qemu:///system")
+                        "for Xen's templates it is xen:///system, for QEMU's and KVM's qemu:///system", code="VB105")
     if profile.xen and template.messages == "SHARE" and not config.share_type.startswith("nfs"):
         raise SiteError(f"[share] type = {config.share_type} needs QEMU or KVM, and {template.path} is for {profile.name}",
-                        "use type = \"nfs4\" or \"nfs\"")
+                        "use type = \"nfs4\" or \"nfs\"", code="VB605")
 
 
 def _macs(template: Template, token: str, oui: tuple[int, int, int]) -> tuple[str, ...]:
@@ -303,7 +353,7 @@ def _macs(template: Template, token: str, oui: tuple[int, int, int]) -> tuple[st
 def preview(chosen: Plan) -> list[str]:
     """Every step in words, for people."""
     lines = []
-    for phase in chosen.phases:
+    for phase in (Phase("addresses", chosen.reservations), *chosen.phases) if chosen.reservations else chosen.phases:
         lines.append(f"{phase.name}:")
         lines.extend(f"  {step}" for step in phase.steps)
     lines[0:0] = [f"note: {note}" for note in chosen.notes]

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import msgspec
 
 from .batch import server
+from .batch.local import Local
 from .batch.openpbs import OpenPBS
 from .batch.slurm import Slurm
 from .batch.slurm import exit_status as slurm_exit_status
@@ -18,6 +19,7 @@ from .exchange.member import Member
 from .exchange.volume import Volume
 from .hypervisor import profile
 from .hypervisor.domain import Domain
+from .hypervisor.lease import DhcpLease
 from .hypervisor.netfilter import NetworkFilter
 from .hypervisor.profile import Profile
 from .hypervisor.watcher import Watcher
@@ -30,7 +32,7 @@ HYPERVISORS: dict[str, Profile] = {
     each.name: each for each in (profile.QEMU, profile.KVM, profile.XEN, profile.XEN3, profile.XEN4, profile.TEST)
 }
 
-BATCH: dict[str, System] = {"torque": Torque(), "openpbs": OpenPBS(), "slurm": Slurm()}
+BATCH: dict[str, System] = {"torque": Torque(), "openpbs": OpenPBS(), "slurm": Slurm(), "local": Local()}
 
 ASK: dict[str, Callable[[Call, Job, Config], Job]] = {"torque": server.ask}
 """Of batch systems whose server knows more of a job than its hooks are told."""
@@ -40,9 +42,10 @@ EXIT_STATUS: dict[str, Callable[[Call], int | None]] = {
 }
 """Of batch systems whose epilogue is told how the job ended."""
 
-KINDS: tuple[type[Resource], ...] = (Directory, Domain, FirstFill, Address, Member, NetworkFilter, Volume, Export, Watcher, Claim)
+KINDS: tuple[type[Resource], ...] = (
+    Directory, Domain, FirstFill, Address, DhcpLease, Member, NetworkFilter, Volume, Export, Watcher, Claim)
 
-_Kind = Directory | Domain | FirstFill | Address | Member | NetworkFilter | Volume | Export | Watcher | Claim
+_Kind = Directory | Domain | FirstFill | Address | DhcpLease | Member | NetworkFilter | Volume | Export | Watcher | Claim
 _decoder: msgspec.json.Decoder[_Kind] = msgspec.json.Decoder(_Kind)
 
 

@@ -1,9 +1,12 @@
-"""What a start owns is released, or of a failed job kept for a while; the guest's last line in the trace."""
+"""What a start owns is released, or of a failed job kept for a while; its last line in trace and history."""
 
+import contextlib
 import os
 import time
+from collections.abc import Callable
 
-from . import journal, trace
+from . import history, journal, trace
+from . import status as statuses
 from .config import Config
 from .errors import DeadlineError, NodeError, VmBatchError
 from .host import clock, file
@@ -12,6 +15,7 @@ from .hypervisor.domain import Domain
 from .job import slug
 from .journal import Journal
 from .spool.directory import Directory
+from .status import utf8
 from .units import Deadline
 
 _OTHERS_SECONDS = 10.0
@@ -25,7 +29,7 @@ def release(book: Journal, why: str, config: Config, log: Log, *, orphaned: bool
     try:
         with log.phase("release"):
             book.release(config.timeouts_release * config.timeouts_scale, orphaned=orphaned,
-                         released=lambda: trace_end(book, why, status, config, log))
+                         released=lambda: conclude(book, why, status, config, log))
         return True
     except (VmBatchError, OSError) as error:
         log.line(f"could not release everything: {error}; the epilogue or the sweep will try again")
@@ -55,18 +59,18 @@ def _put_aside(book: Journal, until: float, most: int, why: str, status: int | N
     spared = [owned for owned in book.resources if isinstance(owned, Directory)
               and owned.path in (spool, os.path.join(config.images_directory, "uses", unique))]
     if not spared:
-        raise NodeError("it has no disks yet")
+        raise NodeError("it has no disks yet", code="VB914")
     for owned in book.resources:
         if isinstance(owned, Domain):
             owned.freeze()
     patience = config.timeouts_release * config.timeouts_scale
     book.release(patience, orphaned=orphaned, spared=spared,
-                 released=lambda: trace_end(book, why, status, config, log))
+                 released=lambda: conclude(book, why, status, config, log))
     file.remove_tree(os.path.join(spool, "keys"), Deadline(patience))
     file.seal(spool)
     if not book.keep(until, why, most):
-        raise NodeError(f"{most} other jobs' disks are kept on this node, and no more may be")
-    log.line(f"kept until {clock.for_people(until)}: {spool}; {why}")
+        raise NodeError(f"{most} other jobs' disks are kept on this node, and no more may be", code="VB914")
+    log.line(f"kept until {clock.for_people(until)}: {spool}")
     return spool
 
 
@@ -76,15 +80,15 @@ def end_and_keep(job_id: str, seconds: float, why: str, config: Config, log: Log
     try:
         book = Journal.open(journal.path_of(job_id), Deadline(0))
     except DeadlineError:
-        raise NodeError(f"job {job_id} is just being started or ended", "try again") from None
+        raise NodeError(f"job {job_id} is just being started or ended", "try again", code="VB914") from None
     if book is None:
-        raise NodeError(f"job {job_id} has no guest on this node")
+        raise NodeError(f"job {job_id} has no guest on this node", code="VB914")
     try:
         if not book.handed_over:
-            raise NodeError(f"the guest of job {job_id} never got ready")
+            raise NodeError(f"the guest of job {job_id} never got ready", code="VB914")
         return _put_aside(book, time.time() + seconds, _MANY, why, None, config, log, orphaned=True)
     except OSError as error:
-        raise NodeError(f"job {job_id}: {error.strerror}") from None
+        raise NodeError(f"job {job_id}: {error.strerror}", code="VB914") from None
     finally:
         book.close()
 
@@ -104,15 +108,38 @@ def release_kept(job_id: str, config: Config, log: Log) -> list[str]:
     return said
 
 
-def trace_end(book: Journal, why: str, status: int | None, config: Config, log: Log) -> None:
-    """The last line of a guest, unless it has one; a full disk must not keep us from what else there is to do."""
-    if not has_guest(book) or book.kept is not None:
+def conclude(book: Journal, why: str, status: int | None, config: Config, log: Log) -> None:
+    """Writes down how a start has ended, unless that was done; a full disk must not keep us from what else there is to do."""
+    if book.kept is not None:
         return
+    start = book.start
+    known = statuses.read(start.user, start.job, start.token)
+    why = utf8(known.why if known is not None and known.why else why)
+    if has_guest(book):
+        event = trace.End(time.time(), start.token, start.job, start.user, why, status)
+        _write(lambda: trace.write(config.log_trace, event), log)
+    if known is not None:
+        record = history.of(known if book.handed_over else known.never_ran(), why, status)
+        _write(lambda: history.write(config.log_history, record), log)
+    elif has_guest(book) and start.owner.boot != clock.boot_id():
+        _write(lambda: history.write(config.log_history, _unwatched(book, why, status)), log)
+    with contextlib.suppress(OSError):
+        statuses.remove(start.user, start.job, start.token)
+
+
+def _write(line: Callable[[], None], log: Log) -> None:
     try:
-        start = book.start
-        trace.write(config.log_trace, trace.End(time.time(), start.token, start.job, start.user, why, status))
+        line()
     except NodeError as error:
         log.line(str(error), priority=LOG_ERR)
+
+
+def _unwatched(book: Journal, why: str, status: int | None) -> history.Record:
+    """Of a start of which the node has forgotten, by a boot, all but its journal."""
+    start = book.start
+    return history.Record(
+        job=start.job, token=start.token, user=start.user, queue=start.queue, batch=start.batch, node=os.uname().nodename,
+        started=start.time, ended=time.time(), outcome=history.LOST, provisioning=0.0, status=status, why=why)
 
 
 def has_guest(book: Journal) -> bool:

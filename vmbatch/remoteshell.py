@@ -35,17 +35,17 @@ def main(started: bool = False) -> None:
     queue, job_id = _identity(environ)
     if not sys.flags.isolated:
         _refuse(f"{sys.argv[0]} must run as `python3 -I`, or the user's own modules would run on the node; "
-                "have `vmbatch hooks` write it anew")
+                "have `vmbatch hooks` write it anew", "VB916")
     try:
         ours = native.may_name_queue(queue)
     except OSError as error:
-        _refuse(f"{native.CONFIG}: {error.strerror}")
+        _refuse(f"{native.CONFIG}: {error.strerror}", "VB107")
     if not ours:
         _native(queue, words, environ)
     try:
         os._exit(_run(queue, job_id, words, environ))
     except RefusedError as refused:
-        _refuse(str(refused))
+        _refuse(str(refused), refused.code)
 
 
 def _identity(environ: dict[str, str]) -> tuple[str, str]:
@@ -53,8 +53,8 @@ def _identity(environ: dict[str, str]) -> tuple[str, str]:
     return environ.get("PBS_QUEUE", ""), environ.get("PBS_JOBID", "")
 
 
-def _refuse(text: str) -> None:
-    os.write(2, f"vmbatch: the job does not run: {text}\n".encode(errors="replace"))
+def _refuse(text: str, code: str) -> None:
+    os.write(2, f"vmbatch: the job does not run: {text} [{code}]\n".encode(errors="replace"))
     os._exit(_FAILURE)
 
 
@@ -62,7 +62,7 @@ def _native(queue: str, words: list[str], environ: dict[str, str]) -> None:
     """A job of a native queue runs as it would without us: as `$job_starter` we step aside."""
     if not words:
         _refuse(f"queue {queue or '(none)'} has no guests, and remoteshell is no shell for the node; "
-                "leave out -S, or submit to a queue with guests")
+                "leave out -S, or submit to a queue with guests", "VB803")
     import signal
 
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it
@@ -72,7 +72,7 @@ def _native(queue: str, words: list[str], environ: dict[str, str]) -> None:
     try:
         os.execvpe(program, words, environ)  # noqa: S606
     except OSError as error:
-        _refuse(f"{program}: {error.strerror}")
+        _refuse(f"{program}: {error.strerror}", "VB803")
 
 
 def _run(queue: str, job_id: str, words: list[str], environ: dict[str, str]) -> int:
@@ -115,7 +115,7 @@ def _run_through_console(place: str, handover: Handover, understand: Callable[[]
 
     if terminal:
         raise RefusedError("its guest has no network, and an interactive job needs one; "
-                           "submit to a queue whose guests can be reached by ssh")
+                           "submit to a queue whose guests can be reached by ssh", code="VB803")
     return Session(handover.console, Guest(place, handover)).run(understand)
 
 
@@ -138,4 +138,4 @@ def _has_template(queue: str) -> bool:
         with open(native.CONFIG, "rb") as file:
             return config.parse(file.read(), native.CONFIG).template_path(queue) is not None
     except VmBatchError as error:
-        raise RefusedError("; ".join(error.lines())) from None
+        raise RefusedError("; ".join(error.lines()), code=error.code) from None

@@ -42,7 +42,7 @@ class Resource(msgspec.Struct, frozen=True, tag_field="kind"):
 
 
 class Piece(msgspec.Struct, frozen=True):
-    """Something made inside a directory that the job owns, and removed with it."""
+    """Something that is not released: made inside a directory that the job owns, and removed with it, or seen to alone."""
 
     def make(self, work: Work) -> None:
         """Makes it. NodeError, SiteError, JobError."""

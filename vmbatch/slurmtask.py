@@ -26,10 +26,10 @@ def main() -> None:
 
     try:
         if not sys.flags.isolated:
-            raise RefusedError(f"{sys.argv[0]} must run as `python3 -I`; have `vmbatch hooks` write it anew")
+            raise RefusedError(f"{sys.argv[0]} must run as `python3 -I`; have `vmbatch hooks` write it anew", code="VB916")
         status = _run(sys.argv[1:])
     except RefusedError as refused:
-        say(f"the job does not run: {refused}")
+        say(f"the job does not run: {refused}", refused.code)
         status = _FAILURE
     os._exit(status)
 
@@ -43,7 +43,8 @@ def _run(words: list[str]) -> int:
         job_id, queue, step = (os.environ[f"VMBATCH_{name}"] for name in ("JOB", "QUEUE", "STEP"))
         environ = read_environment(int(os.environ["VMBATCH_ENVIRONMENT"]))
     except (OSError, ValueError, KeyError) as error:
-        raise RefusedError(f"its environment was not handed over: {error} (admin: slurm-task is for Slurm's plugin)") from None
+        raise RefusedError(f"its environment was not handed over: {error} (admin: slurm-task is for Slurm's plugin)",
+                           code="VB803") from None
     found = proof.find(job_id)
     if found is None:
         return _explain(job_id, queue)

@@ -6,8 +6,11 @@ WITH_PARENT = ("/usr/bin/setpriv", "--pdeathsig=KILL", "--")
 HANDOVER = "/run/vmbatch/handover"
 
 
-def client(handover: str, alias: str) -> list[str]:
-    """ssh with the job's key and the guest's pinned host key, and nothing of the node's or the user's configuration."""
+def client(handover: str, alias: str, key: str = "") -> list[str]:
+    """ssh with the job's key and the guest's pinned host key, and nothing of the node's or the user's configuration.
+
+    `key`: another copy of the job's key than the user's own.
+    """
     options = {
         "BatchMode": "yes",
         "ConnectTimeout": "30",
@@ -17,7 +20,7 @@ def client(handover: str, alias: str) -> list[str]:
         "HostKeyAlias": alias,
         "IdentitiesOnly": "yes",
         "IdentityAgent": "none",
-        "IdentityFile": f"{handover}/id_ed25519",
+        "IdentityFile": key or f"{handover}/id_ed25519",
         "KexAlgorithms": "^curve25519-sha256",
         "LogLevel": "ERROR",
         "PreferredAuthentications": "publickey",
@@ -30,6 +33,6 @@ def client(handover: str, alias: str) -> list[str]:
     return [SSH, "-F", "none", "-e", "none", *(f"-o{name}={value}" for name, value in options.items())]
 
 
-def target(user: str, address: str) -> list[str]:
+def target(user: str, address: str, port: int = 22) -> list[str]:
     """Where to: the end of ssh's own arguments."""
-    return ["-l", user, "--", address]
+    return ["-l", user, "-p", str(port), "--", address]  # without -p ssh looks the port up

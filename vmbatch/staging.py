@@ -13,7 +13,7 @@ import re
 import secrets
 import stat
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any, Protocol
 
 import msgspec
@@ -21,6 +21,7 @@ import msgspec
 from .errors import JobError
 from .format import FormatError
 from .format.tar import Member, Reader
+from .shell import say
 from .sshargs import WITH_PARENT, client, target
 from .units import format_size
 
@@ -28,6 +29,8 @@ RECORD = "stage"
 _FAILED = 74
 """Of a job that ended well, but whose results did not all come back (EX_IOERR, sysexits.h)."""
 _REFUSED = 255
+_CODE = "VB804"
+"""Of the catalogue of errors, whatever goes wrong."""
 _TOLD = 10
 _MANY = 1000
 _EACH = 4096
@@ -60,7 +63,11 @@ class Guest(Protocol):
 
     @property
     def address(self) -> str:
-        """The guest's address."""
+        """The guest's address, as the node reaches it."""
+
+    @property
+    def port(self) -> int:
+        """Where its sshd is there."""
 
     @property
     def alias(self) -> str:
@@ -78,21 +85,21 @@ def around(place: str, guest: Guest, environ: Mapping[str, str], run: Callable[[
         stage = msgspec.json.decode(file.read(), type=Stage)
     directory = working_directory(environ)
     if any(f"{directory}/".startswith(f"{shared}/") for shared in stage.shared):
-        _say(f"{directory} is shared with the guest: no files are copied")
+        say(f"{directory} is shared with the guest: no files are copied")
         return run()
-    session = [*WITH_PARENT, *client(place, guest.alias), *target(guest.user, guest.address)]
+    session = [*WITH_PARENT, *client(place, guest.alias), *target(guest.user, guest.address, guest.port)]
     try:
         if stage.send:
-            send(session, directory, stage.send, stage.send_limit)
+            send(session, directory, [(os.path.join(directory, name), name) for name in stage.send], stage.send_limit)
     except (JobError, OSError) as error:
-        _say(f"the job does not run: vbstagein: {error}")
+        say(f"the job does not run: vbstagein: {error}", _CODE)
         return _REFUSED
     status = run()
     try:
         if stage.fetch:
             fetch(session, directory, stage.fetch, stage.fetch_limit)
     except (JobError, OSError) as error:
-        _say(f"not all results have come back: vbstageout: {error}")
+        say(f"not all results have come back: vbstageout: {error}", _CODE)
         return status or _FAILED
     return status
 
@@ -104,11 +111,6 @@ def working_directory(environ: Mapping[str, str]) -> str:
         if path.startswith("/") and path.isprintable() and os.path.isdir(path):
             return f"/{path.lstrip('/')}"
     return "/"
-
-
-def _say(text: str) -> None:
-    with contextlib.suppress(OSError):
-        os.write(2, f"vmbatch: {text}\n".encode(errors="replace"))
 
 
 def _request(directory: str, names: tuple[str, ...]) -> bytes:
@@ -143,18 +145,19 @@ class _Counted:
         """Writes on, or raises JobError."""
         self._left -= len(data)
         if self._left < 0:
-            raise JobError(f"the files are larger than {format_size(self._limit)}, which is the most that may be sent")
+            raise JobError(f"the files are larger than {format_size(self._limit)}, which is the most that may be sent",
+                           code="VB804")
         self._stream.write(data)
         return len(data)
 
 
-def send(session: list[str], directory: str, names: tuple[str, ...], limit: int) -> None:
-    """Sends files and directories into the same directory of the guest. JobError, OSError."""
+def send(session: list[str], directory: str, files: Sequence[tuple[str, str]], limit: int) -> None:
+    """Sends files and directories, each (path here, path below `directory` of the guest). JobError, OSError."""
     import tarfile
 
-    for name in names:
-        if not os.path.exists(os.path.join(directory, name)):
-            raise JobError(f"there is no {name} in {directory}")
+    for path, _name in files:
+        if not os.path.exists(path):
+            raise JobError(f"there is no {path}", code="VB804")
     process = _start(session, "in")
     try:
         if process.stdin is None:
@@ -164,16 +167,16 @@ def send(session: list[str], directory: str, names: tuple[str, ...], limit: int)
             # the end of an archive is filled up to 10 KiB
             sink: Any = _Counted(process.stdin, limit + 10 * 1024)
             with tarfile.open(mode="w|", fileobj=sink, format=tarfile.GNU_FORMAT) as archive:
-                for name in names:
-                    archive.add(os.path.realpath(os.path.join(directory, name)), f"./{name}", filter=_as_sent)
+                for path, name in files:
+                    archive.add(os.path.realpath(path), f"./{name}", filter=_as_sent)
             process.stdin.close()
         except BrokenPipeError:
             pass  # its exit status says more
         except tarfile.TarError as error:
-            raise JobError(str(error)) from None
+            raise JobError(str(error), code="VB804") from None
         status = process.wait()
         if status:
-            raise JobError(f"the guest did not take the files: status {status}")
+            raise JobError(f"the guest did not take the files: status {status}", code="VB804")
     finally:
         _end(process)
 
@@ -188,8 +191,12 @@ def _as_sent(member: Any) -> Any:
     return member
 
 
-def fetch(session: list[str], directory: str, names: tuple[str, ...], limit: int) -> None:
-    """Brings files and directories back into `directory`. JobError says what did not come, OSError."""
+def fetch(session: list[str], directory: str, names: tuple[str, ...], limit: int, *, place: str = "",
+          what: str = "vbstageout") -> None:
+    """Brings files and directories of the guest's `directory` back, into `place` or one of the same name; `what` asked for it.
+
+    JobError says what did not come, OSError.
+    """
     process = _start(session, "out")
     try:
         if process.stdin is None or process.stdout is None:
@@ -197,18 +204,18 @@ def fetch(session: list[str], directory: str, names: tuple[str, ...], limit: int
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(_request(directory, names))
             process.stdin.close()
-        problems = unpack(process.stdout.read, directory, names, limit)
+        problems = unpack(process.stdout.read, place or directory, names, limit)
         while process.stdout.read(1 << 16):  # what fills up the end of an archive
             pass
         status = process.wait()
         for problem in problems[:_TOLD]:
-            _say(f"vbstageout: {problem}")
+            say(f"{what}: {problem}")
         if problems:
-            raise JobError(f"{len(problems)} of the guest's files were left out")
+            raise JobError(f"{len(problems)} of the guest's files were left out", code="VB804")
         if status:
-            raise JobError(f"the guest did not send everything: status {status}")
+            raise JobError(f"the guest did not send everything: status {status}", code="VB804")
     except FormatError as error:
-        raise JobError(f"what the guest sends {error.what}") from None
+        raise JobError(f"what the guest sends {error.what}", code="VB804") from None
     finally:
         _end(process)
 
@@ -224,14 +231,15 @@ def unpack(read: Callable[[int], bytes], directory: str, names: tuple[str, ...],
         for member in reader:
             left -= _EACH + member.size
             if left < 0:
-                raise JobError(f"the files are larger than {format_size(limit)}, which is the most that may be fetched")
+                raise JobError(f"the files are larger than {format_size(limit)}, which is the most that may be fetched",
+                               code="VB804")
             try:
                 _place(top, member, reader, wanted)
             except (_LeftOutError, OSError) as error:
                 why = error.strerror if isinstance(error, OSError) else str(error)
                 problems.append(f"{_shown(member.name)}: {why}")
                 if len(problems) > _MANY:
-                    raise JobError(f"too much goes wrong; the last: {problems[-1]}") from None
+                    raise JobError(f"too much goes wrong; the last: {problems[-1]}", code="VB804") from None
     finally:
         os.close(top)
     return problems

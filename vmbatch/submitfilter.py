@@ -20,7 +20,11 @@ Option = tuple[int, bytes, int, int]
 
 
 class RejectedError(Exception):
-    """The job may not be submitted so; the text says what to do."""
+    """The job may not be submitted so; the text says what to do, and `code` is the catalogue's (vmbatch/catalogue.py)."""
+
+    def __init__(self, text: str, *, code: str = "VB805") -> None:
+        super().__init__(text)
+        self.code = code
 
 
 def options(words: list[tuple[bytes, int, int]]) -> list[Option]:
@@ -151,7 +155,7 @@ def filtered(
     try:
         settings = config.parse(configuration, path)
     except VmBatchError as error:
-        raise RejectedError("; ".join(error.lines())) from None
+        raise RejectedError("; ".join(error.lines()), code=error.code) from None
     queue, prefix = choose(arguments, script, environ_prefix, settings.submit_default_queue)
     if settings.template_path(queue) is None:
         return script
@@ -166,17 +170,17 @@ def main() -> None:
     except FileNotFoundError:
         configuration = b""
     except OSError as error:
-        _reject(f"{native.CONFIG}: {error.strerror}")
+        _reject(f"{native.CONFIG}: {error.strerror}", "VB107")
     script = sys.stdin.buffer.read()
     try:
         made = filtered([os.fsencode(word) for word in sys.argv[1:]], script, os.environb.get(b"PBS_DPREFIX"), configuration,
                         native.CONFIG)
     except RejectedError as error:
-        _reject(str(error))
+        _reject(str(error), error.code)
     sys.stdout.buffer.write(made)
     sys.stdout.buffer.flush()
 
 
-def _reject(text: str) -> None:
-    sys.stderr.write(f"vmbatch: the job is not submitted: {text}\n")
+def _reject(text: str, code: str) -> None:
+    sys.stderr.write(f"vmbatch: the job is not submitted: {text} [{code}]\n")
     sys.exit(REJECTED)

@@ -1,13 +1,16 @@
 """What no living job owns is found and released: at boot, before each job, by a timer."""
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
-from . import claim, journal, sshargs
+from . import claim, journal, sshargs, status
+from .batch.local import Local
 from .config import Config
 from .errors import DeadlineError, VmBatchError
+from .exchange import address as addresses
 from .exchange import export, volume
 from .exchange.address import look as reservations
 from .exchange.address import stale
@@ -28,6 +31,8 @@ from .spool import directory
 from .units import Deadline
 
 T = TypeVar("T")
+LOG = "0"
+"""In place of a job's id, the log of what is released of other jobs: no user is to read that."""
 _OLD_END_SECONDS = 3600.0
 _FORGOTTEN_SECONDS = 900.0
 """How long an epilogue may be late: mom restarted within seconds of a job's start has forgotten it, and never runs one."""
@@ -43,20 +48,22 @@ def sweep(config: Config, log: Log, *, dry_run: bool) -> list[str]:
               for found in directory.ours(parent)]
     marked += _seen(lambda: directory.ours(share, server=True), f"what is on the share {share}", said)
     things: list[Resource] = [found for found in marked if is_of_node(os.path.basename(found.path), node)]
-    reserved = _seen(lambda: reservations(config.reservations), "the reserved addresses", said)
+    reserved, here = (_seen(functools.partial(reservations, place), f"the reserved addresses in {place}", said)
+                      for place in (config.reservations, addresses.HERE))
     met = _seen(lambda: entries(config.meeting, node), "the entries for other nodes", said)
     things += [claimed for claimed, _state in claim.look(claim.DIRECTORY)]
     things[:0] = volume.left(share)
     if config.share_export == "exportfs":
         things[:0] = _seen(lambda: list[Resource](export.left(share, Deadline(seconds))), "the exports", said)
     things[:0] = _seen(lambda: list[Resource](filters_left(config.libvirt_uri)), "the network filters", said)
+    shown = status.files()
     domains = _seen(lambda: virt.ours(config.libvirt_uri), "the domains", said)
     things[:0] = [Domain(config.libvirt_uri, name, uuid, token, "") for name, uuid, token in domains]
     things[:0] = _seen(lambda: list[Resource](forgotten(config.libvirt_uri, Deadline(seconds))), "Xen's domains", said)
     known = journals(config, log, dry_run=dry_run)
     tokens = known.tokens
     said += known.said
-    gone, left = stale(reserved, node, tokens)
+    gone, left = stale((*reserved, *here), node, tokens)
     things += [*gone, *unread(met, tokens)]
     said += left
     for thing in things:
@@ -67,6 +74,8 @@ def sweep(config: Config, log: Log, *, dry_run: bool) -> list[str]:
             said.append(f"left alone {thing}: it may be of {known.unread[0]}, which cannot be read")
         else:
             said.append(_remove(thing, config, dry_run=dry_run))
+    said += [_forget(path, dry_run=dry_run) for path in shown
+             if not known.unread and path.rpartition(".")[2] not in tokens and os.path.exists(path)]
     if not dry_run:
         journal.forget_old_ends(_OLD_END_SECONDS)
         for part in store.parts(config.images_directory):
@@ -81,6 +90,13 @@ def _seen(look: Callable[[], list[T]], what: str, said: list[str]) -> list[T]:
     except (VmBatchError, OSError) as error:
         said.append(f"cannot see {what}: {error}")
         return []
+
+
+def _forget(path: str, *, dry_run: bool) -> str:
+    if not dry_run:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+    return f"{'would remove' if dry_run else 'removed'} {path}: no journal lists it"
 
 
 def _remove(thing: Resource, config: Config, *, dry_run: bool) -> str:
@@ -154,6 +170,12 @@ def _released(book: Journal, config: Config, log: Log, *, dry_run: bool) -> str:
         return f"left alone {whose}: {error}"
 
 
+def _why_gone(start: journal.Start) -> str:
+    if start.batch == Local.name:
+        return "the process that made it has ended"
+    return "the batch system " + ("does not run it" if start.script is None else "has taken its script away")
+
+
 def _judge(book: Journal, *, dry_run: bool) -> str:
     """Of an unlocked journal: `dead, ...` if its job cannot run any more, a reason if that is not known, else nothing."""
     if book.kept is not None:
@@ -168,10 +190,10 @@ def _judge(book: Journal, *, dry_run: bool) -> str:
     system = BATCH.get(book.start.batch)
     if system is None:
         return f"a job of batch system {book.start.batch}, which this version does not know"
-    gone = system.is_gone(book.start.job, book.start.script)
+    gone = system.is_gone(book.start.job, book.start.script, book.start.leader)
     if gone is None:
         return "only the batch system knows whether it runs"
     if gone:
-        return "dead, the batch system " + ("does not run it" if book.start.script is None else "has taken its script away")
+        return f"dead, {_why_gone(book.start)}"
     over = journal.shell_over(book.start, note=not dry_run)
     return "dead, its shell ended long ago, and no epilogue came" if over > _FORGOTTEN_SECONDS else ""

@@ -1,7 +1,8 @@
 """Which guest was whose, when, and at which addresses: lines in a file that outlives guest, journal and log.
 
-A guest has a line `begin` before it is started, `ready` once its job may run, and `end` when it is gone and its journal still
-there. They are put together by the start's token. So a crash loses no guest: at worst an `end` stands twice.
+A guest has a line `begin` before it is started, `lease` before it can use an address that DHCP has given it, `ready` once its job
+may run, and `end` when it is gone and its journal still there. They are put together by the start's token. So a crash loses no
+guest: at worst an `end` stands twice.
 """
 
 from __future__ import annotations
@@ -9,15 +10,14 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import msgspec
 
 from .errors import NodeError
-from .host import file
+from .host import jsonlines
 
 NAME = "trace.jsonl"
-_LINE_LIMIT = 64 << 10
 
 
 class Image(msgspec.Struct, frozen=True):
@@ -49,6 +49,15 @@ class Begin(msgspec.Struct, frozen=True, kw_only=True, tag="begin", tag_field="e
     images: tuple[Image, ...]
 
 
+class Lease(msgspec.Struct, frozen=True, tag="lease", tag_field="event"):
+    """An address that the DHCP of libvirt's network has given a guest."""
+
+    time: float
+    token: str
+    job: str
+    address: str
+
+
 class Ready(msgspec.Struct, frozen=True, tag="ready", tag_field="event"):
     """A guest that its user could log in to at `address`, or through its console alone."""
 
@@ -69,7 +78,7 @@ class End(msgspec.Struct, frozen=True, tag="end", tag_field="event"):
     status: int | None = None
 
 
-Event = Begin | Ready | End
+Event = Begin | Lease | Ready | End
 _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
 
@@ -77,6 +86,7 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
     """All that is known of a guest; times are seconds since 1970, None where that is not known, or not yet so."""
 
     begin: Begin
+    leases: tuple[str, ...] = ()
     ready: float | None = None
     address: str = ""
     ended: float | None = None
@@ -86,7 +96,12 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
     def has_address(self, address: str) -> bool:
         """Whether it had this one of its interfaces' addresses, however that is spelled. ValueError."""
         wanted = ipaddress.ip_address(address)
-        return any(_parsed(known) == wanted for known in (self.address, *self.begin.addresses))
+        return any(_parsed(known) == wanted for known in self.addresses)
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """All that it is known to have had, that of its login first."""
+        return tuple(dict.fromkeys(filter(None, (self.address, *self.begin.addresses, *self.leases))))
 
     def has_mac(self, mac: str) -> bool:
         """Whether one of its interfaces had this address."""
@@ -112,28 +127,11 @@ def write(directory: str, event: Event) -> None:
     """Adds a line, for good; without a directory there is no trace. NodeError."""
     if not directory:
         return
-    path = os.path.join(directory, NAME)
     try:
-        file.make_state_directory(directory, 0o750)
-        fresh = not os.path.exists(path)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
-        try:
-            _append(fd, msgspec.json.encode(event))
-        finally:
-            os.close(fd)
-        if fresh:
-            file.sync_directory(directory)
+        jsonlines.append(directory, NAME, msgspec.json.encode(event), durable=True)
     except OSError as error:
-        raise NodeError(f"the trace {path} cannot be written: {error.strerror}", "see [log] trace in vmbatch.conf") from None
-
-
-def _append(fd: int, record: bytes) -> None:
-    """One write, so that lines of several hooks do not mix; what a full disk or a power cut left of a line gets its end."""
-    size = os.fstat(fd).st_size
-    line = (b"\n" if size and os.pread(fd, 1, size - 1) != b"\n" else b"") + record + b"\n"
-    if os.write(fd, line) != len(line):
-        raise NodeError("a line of the trace could not be written whole: is the disk full?")
-    os.fsync(fd)
+        raise NodeError(f"the trace {os.path.join(directory, NAME)} cannot be written: {error.strerror}",
+                        "see [log] trace in vmbatch.conf", code="VB906") from None
 
 
 def guests(directory: str) -> Iterator[Guest]:
@@ -145,6 +143,9 @@ def guests(directory: str) -> Iterator[Guest]:
             continue
         if isinstance(event, Begin):
             known.setdefault(event.token, Guest(begin=event))
+        elif event.token in known and isinstance(event, Lease):
+            guest = known[event.token]
+            known[event.token] = msgspec.structs.replace(guest, leases=(*guest.leases, event.address))
         elif event.token in known and isinstance(event, Ready):
             known[event.token] = msgspec.structs.replace(known[event.token], ready=event.time, address=event.address)
         elif event.token in known and isinstance(event, End):
@@ -155,33 +156,8 @@ def guests(directory: str) -> Iterator[Guest]:
 
 def _events(directory: str) -> Iterator[Event]:
     """What can be read of the lines, the oldest first; a torn line is passed over."""
-    for path in _files(directory):
-        for line in _lines(path):
-            try:
-                yield _decoder.decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                continue
-
-
-def _files(directory: str) -> list[str]:
-    """The trace and what it was before, the oldest first."""
-    try:
-        names = [name for name in os.listdir(directory) if re.fullmatch(rf"{re.escape(NAME)}([.-][0-9.-]+)?(\.gz|\.xz)?", name)]
-    except FileNotFoundError:
-        return []
-    paths = [os.path.join(directory, name) for name in names]
-    return sorted(paths, key=lambda path: (os.path.basename(path) == NAME, os.stat(path).st_mtime))
-
-
-def _lines(path: str) -> Iterable[bytes]:
-    """Of a file that may be compressed; NodeError."""
-    import gzip
-    import lzma
-
-    end = os.path.splitext(path)[1]
-    try:
-        with gzip.open(path) if end == ".gz" else lzma.open(path) if end == ".xz" else open(path, "rb") as opened:
-            while line := opened.readline(_LINE_LIMIT):
-                yield line
-    except (OSError, EOFError, lzma.LZMAError) as error:
-        raise NodeError(f"{path} cannot be read: {error}") from None
+    for line in jsonlines.all_lines(directory, NAME):
+        try:
+            yield _decoder.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            continue

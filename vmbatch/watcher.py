@@ -10,17 +10,14 @@ import sys
 import time
 from typing import Protocol
 
+from . import verdict
 from .errors import NodeError, UnreachableError
 from .exchange.inbox import Inbox
-from .host import file, socket, virt
+from .host import socket, virt
 from .host.log import Log, tell_user
 from .hypervisor.watcher import Watcher, read
-from .shell.guest import VERDICT
-from .spool.directory import token_of
 from .template import channel_path
-from .units import Deadline
 
-_END_SECONDS = 30.0
 _STEP_SECONDS = 5.0
 _PIECE_BYTES = 4096
 _PIECES = 64
@@ -67,7 +64,7 @@ class PortEar:
         if self._fd < 0:
             path = channel_path(virt.running_xml(self._uri, self._uuid))
             if path is None:
-                raise NodeError("the guest has no port for its messages")
+                raise NodeError("the guest has no port for its messages", code="VB709")
             self._fd = socket.connect(path)
         heard = False
         for _ in range(_PIECES):
@@ -78,7 +75,7 @@ class PortEar:
             if not data:
                 os.close(self._fd)
                 self._fd = -1
-                raise NodeError("the guest's port was closed")
+                raise NodeError("the guest's port was closed", code="VB709")
             heard = True
         return heard
 
@@ -127,15 +124,12 @@ def watch(record: Watcher, log: Log) -> None:
 
 
 def end(record: Watcher, state: str, log: Log) -> None:
-    """Ends the guest; before that its end is explained where the job's shell looks."""
+    """Ends the guest, and says why."""
     how = virt.trouble(record.domain.uri, record.domain.name, record.domain.uuid) if state == "paused" else ""
     text = (f"the node has ended the job's guest: nothing was heard from it for {record.seconds:.0f} s"
             + (f", and {how}" if how else ", so it had hung"))
     log.line(text)
-    with contextlib.suppress(OSError):
-        if token_of(record.handover) == record.token:
-            file.replace(os.path.join(record.handover, VERDICT), f"{text}\n".encode(), 0o444)
-    record.domain.release(Deadline(_END_SECONDS), last=False)
+    verdict.end(record.domain, record.handover, record.token, text)
 
 
 def main() -> None:

@@ -70,6 +70,12 @@ def make_tree(tree: Path, content: dict[str, Any]) -> None:
     make_accounts(tree, content["users"], content["groups"])
     add_people(tree)
     run(["ldconfig", "-r", tree])
+    compile_python(tree)
+
+
+def compile_python(tree: Path) -> None:
+    """What Debian's maintainer scripts would have done: under emulation it takes long where each program has to do it."""
+    run(["/usr/bin/python3", "-m", "compileall", "-q", "-j", "0", "-s", tree, "-p", "/", tree / "usr/lib/python3.11"])
 
 
 def add_people(tree: Path) -> None:

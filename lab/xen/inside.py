@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from .. import leftover, mom
+from ..sweeper import Sweeper
 from . import xenstore
 
 URI = "xen:///system"
 _mom = mom.Mom()
+_sweeper = Sweeper()
 _jobs: dict[str, mom.Job] = {}
 _hooks: dict[str, "subprocess.Popen[bytes]"] = {}
 
@@ -115,4 +117,4 @@ def kernel_log() -> str:
 
 def left() -> list[str]:
     """A line for all that jobs have left: VmBatch's own places, libvirt, and what Xen keeps for a domain."""
-    return [line for line in leftover.found(URI) if line != "domain Domain-0"] + xenstore.left()
+    return [line for line in leftover.found(URI, _sweeper.dry_run) if line != "domain Domain-0"] + xenstore.left()

@@ -8,7 +8,7 @@ import shutil
 import tomllib
 from pathlib import Path
 
-from vmbatch import installation
+from vmbatch.installation import hookfile
 
 from .. import place
 from ..cache import built
@@ -20,8 +20,8 @@ from .dom0 import disk
 
 HERE = CLONE / "lab"
 CONFIGURATION = HERE / "xen/etc"
-PROJECT = [CLONE / name for name in ("pyproject.toml", "vmbatch", "scripts")]
-LAB = [HERE / name for name in ("__init__.py", "init.py", "leftover.py", "mom.py", "place.py", "process.py", "xen")]
+PROJECT = [CLONE / name for name in ("pyproject.toml", "vmbatch", "scripts", "etc", "examples", "slurm")]
+LAB = [HERE / name for name in ("__init__.py", "init.py", "leftover.py", "mom.py", "place.py", "process.py", "sweeper.py", "xen")]
 INPUTS = [*PROJECT, *LAB, HERE / "tree/software"]
 PIP = (CLONE / ".venv/bin/pip", "--disable-pip-version-check", "-q")
 DISK_SIZE = 192 * MIB
@@ -42,8 +42,8 @@ def build(directory: Path) -> None:
         (mom / name).chmod(mode)
     (mom / "mom_priv/config").write_text("$prologalarm 300\n")
     interpreter = f"{place.ENVIRONMENT}/bin/python3"
-    for name in installation.HOOKS:
-        text = installation.compile_starter(interpreter) if name == "remoteshell" else installation.hook(name, interpreter)
+    for name in hookfile.HOOKS:
+        text = hookfile.compile_starter(interpreter) if name == "remoteshell" else hookfile.hook(name, interpreter)
         (mom / "mom_priv" / name).write_bytes(text)
         (mom / "mom_priv" / name).chmod(0o755)
     run(["chown", "-R", "root:root", tree])

@@ -261,6 +261,8 @@ class MemberCase(Case):
 class NetworkFilterCase(Case):
     """A network filter of the node's libvirtd: the test driver has none."""
 
+    resource: NetworkFilter
+
     def __init__(self, parent: Path) -> None:
         self.token = new_token()
         self.uuid = str(uuid.UUID(hex=self.token, version=4))
@@ -445,4 +447,4 @@ FACTORIES: dict[str, tuple[type[Resource], Callable[[Path], Case]]] = {
     "watcher": (Watcher, WatcherCase),
     "claim": (Claim, ClaimCase),
 }
-"""Of every kind in the registry, at least one."""
+"""Of every kind in the registry, at least one; but a guest makes its leases by itself, see test_dhcp_lease.py."""

@@ -9,9 +9,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from vmbatch.errors import NodeError
+from vmbatch.errors import NodeError, TakenError
 from vmbatch.exchange import address
-from vmbatch.exchange.address import Address, Found, TakenError
+from vmbatch.exchange.address import Address, Found
 from vmbatch.resource import Resource
 from vmbatch.units import Deadline
 
@@ -202,6 +202,7 @@ def test_a_node_whose_name_is_none(pool: Path, node: str) -> None:
     assert os.listdir(pool) == []
 
 
+@pytest.mark.error("VB602")
 def test_no_directory(tmp_path: Path) -> None:
     owned = reservation(tmp_path / "none")
     with pytest.raises(NodeError, match=r"cannot be reserved: .*No such file or directory"):

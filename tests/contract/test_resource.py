@@ -10,10 +10,11 @@ import pytest
 
 from vmbatch import registry
 from vmbatch.errors import NodeError
-from vmbatch.host import virt
+from vmbatch.host import virt, virtnet
+from vmbatch.hypervisor.lease import DhcpLease
 from vmbatch.units import Deadline
 
-from .cases import FACTORIES, Case, DomainCase
+from .cases import FACTORIES, SYSTEM, Case, DomainCase, NetworkFilterCase
 
 BOUND = 5.0
 
@@ -26,7 +27,7 @@ def release(case: Case, *, last: bool = False) -> None:
 
 
 def test_every_kind_is_tried() -> None:
-    assert {kind for kind, _ in FACTORIES.values()} == set(registry.KINDS)
+    assert {kind for kind, _ in FACTORIES.values()} | {DhcpLease} == set(registry.KINDS)
 
 
 def test_records_of_every_kind(case: Case) -> None:
@@ -210,6 +211,21 @@ def test_libvirt_that_cannot_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert case.exists()
     finally:
         case.clear()
+
+
+def test_a_filter_gets_other_rules(tmp_path: Path) -> None:
+    case = NetworkFilterCase(tmp_path)
+    case.prepare()
+    case.resource.acquire()
+    try:
+        changed = case.file.read_text().replace("</filter>", "<rule action='drop' direction='out'/></filter>")
+        case.resource.change(changed.encode())
+        assert case.file.read_text() == changed
+        assert "<rule action='drop' direction='out'" in virt.connect(SYSTEM).nwfilterLookupByUUIDString(case.uuid).XMLDesc()
+        assert (case.name, case.uuid) in virtnet.filters(SYSTEM)
+    finally:
+        release(case)
+    assert not case.exists()
 
 
 def test_directories_are_found_by_their_mark(tmp_path: Path) -> None:

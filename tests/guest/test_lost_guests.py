@@ -95,7 +95,8 @@ def ended(mom: Mom, job: Job, status: int) -> list[str]:
     return job.errors.decode().splitlines()
 
 
-ENDED = ("vmbatch: the job's guest has ended before its job: it has crashed, was shut down from inside, or was ended on the node")
+ENDED = ("vmbatch: the job's guest has ended before its job: it has crashed, was shut down from inside, or was ended on the node "
+         "[VB802]")
 LATER = "vmbatch: when the job ended, its guest did not run any more: "
 
 
@@ -150,7 +151,7 @@ def test_a_guest_that_hangs_and_is_watched(mom: Mom) -> None:
         virsh("suspend", name_of(job))
         assert shell.wait() == 252
         assert ended(mom, job, 252) == ["vmbatch: the node has ended the job's guest: nothing was heard from it for 10 s, "
-                                        "and it is paused by somebody on the node"]
+                                        "and it is paused by somebody on the node [VB802]"]
 
 
 def test_a_guest_that_is_heard_by_its_port(mom: Mom) -> None:
@@ -206,7 +207,7 @@ def test_a_suspicious_guest_is_kept(mom: Mom) -> None:
     subprocess.run(["qemu-img", "check", "-q", "-f", "qcow2", spool / "vda.qcow2"], check=True)
     assert virt.ours(URI) == []
     refused = subprocess.run([VMBATCH, "keep", job.id], capture_output=True, text=True, check=False)
-    assert (refused.returncode, refused.stderr) == (1, f"vmbatch: job {job.id} has no guest on this node\n")
+    assert (refused.returncode, refused.stderr) == (1, f"vmbatch: job {job.id} has no guest on this node [VB914]\n")
     assert trace("--job", job.id).splitlines()[-1].endswith(": mines coins")
     subprocess.run([VMBATCH, "sweep", "--release", job.id], check=True, stdout=subprocess.DEVNULL)
     assert not spool.exists()

@@ -1,13 +1,21 @@
-"""Guests with several interfaces and both families of addresses, none of them from DHCP."""
+"""Guests with several interfaces and both families of addresses; and those to which libvirt's DHCP gives one."""
 
+import json
 import re
+import time
+from pathlib import Path
 
 import pytest
 
-from lab.mom import Mom
+from lab import libvirtd
+from lab.mom import Job, Mom
+from vmbatch import handover
+from vmbatch.units import Deadline
 
 from . import matrix
+from .machine import of, until
 from .test_context_matrix import archive, run
+from .test_hostile_guest import mac_of, opened
 
 __all__ = ["archive"]
 pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("nothing_left", "archive")]
@@ -37,3 +45,79 @@ def test_several_interfaces(mom: Mom, guest: str) -> None:
     assert "nameserver fd00:77::1\n" in output
     assert re.search(r"^search example\.org$", output, re.MULTILINE)
     assert re.search(r"^10\.77\.0\.\d+ vm-\d+$", output, re.MULTILINE), "the guest's own name is at its own address"
+
+
+def shown(job: Job, pattern: str) -> "re.Match[str]":
+    """What the job's log says, once it does."""
+    over, log = Deadline(60), Path(f"/var/log/vmbatch/{job.file_id}.log")
+    while not over.passed():
+        found = re.search(pattern, log.read_text()) if log.exists() else None
+        if found is not None:
+            return found
+        time.sleep(0.005)
+    raise TimeoutError
+
+
+def own_lease(job: Job) -> str:
+    """The address that DHCP has given the job's guest, once it has, as its helper writes it down: libvirtd may be away."""
+    over, status = Deadline(60), Path("/var/lib/libvirt/dnsmasq/labbr0.status")
+    [spool] = Path("/var/lib/vmbatch/spool").glob(f"{job.file_id}.*")
+    mac = re.search(r"<mac address=\"([0-9a-f:]+)\"", (spool / "domain.xml").read_text())
+    assert mac is not None
+    while not over.passed():
+        for lease in json.loads(status.read_text() or "[]") if status.exists() else ():
+            if lease["mac-address"] == mac[1]:
+                return str(lease["ip-address"])
+        time.sleep(0.005)
+    raise TimeoutError
+
+
+@pytest.mark.parametrize("early", [True, False], ids=["gone when the guest asks", "killed as it is answered"])
+def test_libvirtd_is_killed_as_the_guest_gets_its_address(mom: Mom, early: bool) -> None:
+    job = mom.accept(b"#!/bin/sh\nip -4 addr show\n", queue="busybox")
+    prologue = mom.start_prologue(job)
+    shown(job, r"phase start \d")
+    if early:
+        libvirtd.kill()
+    address = own_lease(job)
+    libvirtd.kill()
+    time.sleep(3)
+    libvirtd.start()
+    assert mom.finish_prologue(prologue) == "run", job.errors.decode()
+    assert opened(job) == {address}
+    assert mom.start_shell(job).wait() == 0
+    assert f"inet {address}/24 " in job.output.decode()
+    assert mom.start_epilogue(job).wait() == 0
+    mom.forget(job)
+
+
+def test_leases_are_gone_behind_a_job(mom: Mom) -> None:
+    job = mom.accept(b"#!/bin/sh\n", queue="busybox")
+    assert mom.finish_prologue(mom.start_prologue(job)) == "run", job.errors.decode()
+    mac = mac_of(job)
+    assert of(mac) == opened(job)
+    assert len(of(mac)) == 1
+    assert mom.start_epilogue(job).wait() == 0
+    mom.forget(job)
+    assert until(mac, set())
+
+
+def test_an_interface_that_does_not_ask_stays_closed(mom: Mom) -> None:
+    text = matrix.template("busybox", "CDROM", "dhcp")
+    silent = "<interface type='network'><source network='lab'/><model type='virtio'/><rom enabled='no'/></interface>"
+    ended = run(mom, text.replace("<serial", f"{silent}<serial", 1), SCRIPT)
+    assert ended.verdict == "run", ended.errors.decode()
+    assert re.search(r"the interface \S+ has got no address from libvirt's network lab, and stays closed",
+                     Path(f"/var/log/vmbatch/{ended.job.file_id}.log").read_text())
+
+
+def test_many_at_once_get_different_addresses(mom: Mom) -> None:
+    jobs = [mom.accept(b"#!/bin/sh\necho ran\n", queue="busybox") for _ in range(3)]
+    prologues = [mom.start_prologue(job) for job in jobs]
+    assert [mom.finish_prologue(prologue) for prologue in prologues] == ["run"] * 3
+    addresses = {handover.decode(Path(f"/run/vmbatch/handover/{job.file_id}/record").read_bytes()).address for job in jobs}
+    assert len(addresses) == 3
+    assert sorted(path.name for path in Path("/run/vmbatch/addresses").iterdir()) == sorted(addresses)
+    for job in jobs:
+        assert mom.start_epilogue(job).wait() == 0
+        mom.forget(job)

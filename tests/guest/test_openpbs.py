@@ -76,7 +76,7 @@ def test_a_users_fault_deletes_the_job(mom: Mom, configure: Configure) -> None:
         mom.end(job, -17)
     assert (answer.verdict, answer.found["vnodes"]) == ("delete", {})
     assert answer.message.startswith(f"job {job.id} could not start: ")
-    assert job.errors.decode().splitlines()[-1] == "vmbatch: the job is deleted"
+    assert job.errors.decode().splitlines()[1] == "vmbatch: the job is deleted [VB206]"
     assert answer.message.split(": ", 1)[1].split(" (")[0] in job.errors.decode()
 
 
@@ -98,7 +98,7 @@ def test_a_nodes_fault(
     assert (answer.verdict, sorted(answer.found["vnodes"])) == (verdict, vnodes)
     assert answer.message.startswith(f"job {job.id} could not start: {spool} is not a directory that only root can write")
     assert all(found["comment"] == f"VmBatch: {answer.message}" for found in answer.found["vnodes"].values())
-    assert job.errors.decode().splitlines()[-1] == f"vmbatch: {words}"
+    assert job.errors.decode().splitlines()[1] == f"vmbatch: {words} [VB106]"
 
 
 def test_a_sites_fault_holds_the_job(mom: Mom, configure: Configure) -> None:

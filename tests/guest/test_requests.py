@@ -116,7 +116,7 @@ def test_files_before_and_after(mom: Mom, queue: str, files: Path) -> None:
         "vmbatch: vbstageout: ./out/bad: a link that leads elsewhere",
         "vmbatch: vbstageout: ./out/pipe: only files, directories and links are fetched",
     ], said
-    assert last == "vmbatch: not all results have come back: vbstageout: 2 of the guest's files were left out", said
+    assert last == "vmbatch: not all results have come back: vbstageout: 2 of the guest's files were left out [VB804]", said
 
 
 def kept() -> str:

@@ -150,6 +150,7 @@ def test_killed(tmp_path: Path) -> None:
     assert busy() - before == set()
 
 
+@pytest.mark.error("VB404")
 def test_no_appliance(tmp_path: Path) -> None:
     disk = make(tmp_path / "disk.raw", "xfs", 320)
     with view(str(disk), "raw", "nobody", Deadline(20)) as seen, pytest.raises(NodeError) as caught:

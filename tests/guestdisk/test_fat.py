@@ -115,6 +115,7 @@ def test_broken(disk: Path, at: int, data: bytes) -> None:
     assert re.match("has a FAT file system that mtools cannot work on: ", refused(disk, [file("/x")]))
 
 
+@pytest.mark.error("VB503")
 def test_sources(tmp_path: Path, disk: Path) -> None:
     with pytest.raises(NodeError, match=re.escape(f"{tmp_path}/none cannot be read: No such file or directory")):
         write(disk, [File("/x", 0o600, source=f"{tmp_path}/none")])

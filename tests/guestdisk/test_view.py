@@ -338,6 +338,7 @@ def test_an_image_in_use(tmp_path: Path) -> None:
 
 
 @FORMATS
+@pytest.mark.error("VB916")
 def test_an_account_must_be_without_rights(tmp_path: Path, form: str) -> None:
     path = disk(tmp_path, form)
     for account, what in (("root", "the account root is root's"), ("nosuch", "this node knows no account nosuch")):
@@ -360,6 +361,7 @@ def test_a_tool_that_fails(tmp_path: Path, form: str) -> None:
 
 
 @FORMATS
+@pytest.mark.error("VB406")
 def test_a_tool_that_hangs(tmp_path: Path, form: str) -> None:
     path = disk(tmp_path, form)
     start = time.monotonic()

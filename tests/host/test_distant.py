@@ -1,7 +1,6 @@
 """Files whose server may not answer: worked on by another process, which hangs in our stead."""
 
 import errno
-import fcntl
 import os
 import signal
 import subprocess
@@ -13,8 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from vmbatch.errors import EndedError, Fault, JobError, NodeError, UnreachableError
-from vmbatch.exchange.address import TakenError
+from vmbatch.errors import EndedError, Fault, JobError, NodeError, TakenError, UnreachableError
 from vmbatch.host import distant, process
 from vmbatch.units import Deadline
 
@@ -92,6 +90,7 @@ def test_defects_are_not_hidden() -> None:
         distant.call(PLACE, raising(ValueError("a defect")))
 
 
+@pytest.mark.error("VB606")
 def test_who_hangs_is_left_and_killed() -> None:
     with pytest.raises(UnreachableError) as caught:
         distant.call(PLACE, hang, deadline=Deadline(0.05))
@@ -129,24 +128,6 @@ def test_no_longer_than_the_watched_deadline() -> None:
 def test_who_is_killed_has_not_answered() -> None:
     with pytest.raises(UnreachableError, match=f"^the process that works in {PLACE} was killed$"):
         distant.call(PLACE, lambda: os.kill(os.getpid(), signal.SIGKILL))
-
-
-def test_who_holds_holds_until_it_is_closed(tmp_path: Path) -> None:
-    def take() -> bool:
-        fd = os.open(tmp_path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-    held = distant.hold(PLACE, take)
-    assert held is not None
-    assert distant.hold(PLACE, take) is None
-    held.close()
-    again = distant.hold(PLACE, take)
-    assert again is not None
-    again.close()
 
 
 DYING = """

@@ -11,6 +11,7 @@ import pytest
 from lab import place
 from tests.torque.pool import Worker
 from tests.torque.stage import Stage
+from vmbatch.host import acl
 
 from .scene import FOOTPRINT, HOMES, as_user, nothing_left, own, prepare, started
 
@@ -89,8 +90,10 @@ def what_the_user_can_do(stage: Stage) -> None:
         handover = f"/run/vmbatch/handover/{job.file_id}"
         paths = [path for path in everything() if not path.startswith(f"{handover}/control")]
         found = {line for line in as_user(HOMES["alice"], lambda: attempts(paths)) if line.partition(" ")[2] not in PUBLIC}
+        status = next(Path("/run/vmbatch/status/alice").iterdir())
         assert found == {f"read {handover}/{name}" for name in ("id_ed25519", "known_hosts", "record")} | {
-            f"change {handover}/id_ed25519", f"own {handover}/id_ed25519"}
+            f"change {handover}/id_ed25519", f"own {handover}/id_ed25519", f"read {status}", f"list {status.parent}",
+            f"read /var/log/vmbatch/{job.file_id}.log"}
 
 
 def test_what_the_user_can_do(nest: Worker) -> None:
@@ -122,7 +125,9 @@ def owners_and_modes(stage: Stage) -> None:
                 assert mode in (0o700, 0o710, 0o711, 0o750), (path, oct(mode))
             elif path.endswith(SECRETS) and "/store/" not in path and path != f"{handover}/id_ed25519":
                 seen.add(next(end for end in SECRETS if path.endswith(end)))
-                assert not mode & 0o077, (path, oct(mode))
+                shown = path == f"/var/log/vmbatch/{job.file_id}.log"  # to its user, by an access control list
+                assert mode & 0o077 == (0o040 if shown else 0), (path, oct(mode))
+                assert acl.reader(path) == (1500 if shown else None), path
         assert seen == {"id_ed25519", "host_key", ".journal", ".iso", "domain.xml", ".log", ".raw", ".qcow2"}
 
 

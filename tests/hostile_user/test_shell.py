@@ -65,7 +65,7 @@ def anothers_guest(stage: Stage) -> None:
     prepare(stage)
     with started(stage) as job:
         assert called(HOMES["bob"], PBS_QUEUE="crash", PBS_JOBID=job.id) == (
-            255, f"vmbatch: the job does not run: the guest of job {job.id} belongs to another user\n")
+            255, f"vmbatch: the job does not run: the guest of job {job.id} belongs to another user [VB801]\n")
 
 
 def test_anothers_guest(nest: Worker) -> None:
@@ -78,7 +78,7 @@ def ones_own_guest_from_elsewhere(stage: Stage) -> None:
     with started(stage) as job:
         assert called(HOMES["alice"], PBS_QUEUE="crash", PBS_JOBID=job.id) == (
             255, "vmbatch: the job does not run: the guest was made for another start of this job, "
-                 "and only that start's shell may use it\n")
+                 "and only that start's shell may use it [VB801]\n")
 
 
 def test_ones_own_guest_from_elsewhere(nest: Worker) -> None:
@@ -94,7 +94,7 @@ def a_hand_over_of_ones_own(stage: Stage, job_id: str) -> None:
     status, said = called(HOMES["alice"], PBS_QUEUE="crash", PBS_JOBID=job_id)
     why = ("has no guest: its prologue has not handed one over "
            "(admin: is VmBatch's prologue in mom_priv, and did it end by itself?)")
-    assert (status, said) == (255, f"vmbatch: the job does not run: job {job_id} of queue crash {why}\n")
+    assert (status, said) == (255, f"vmbatch: the job does not run: job {job_id} of queue crash {why} [VB801]\n")
     assert not FOOTPRINT.exists()
 
 
@@ -110,7 +110,7 @@ def a_changed_script(stage: Stage) -> None:
         assert as_user(HOMES["alice"], lambda: [str(job.script.write_bytes(TRAP))]) == [str(len(TRAP))]
         assert stage.house.start_shell(job, way="starter").wait(60) == 255
         assert job.errors.decode() == ("vmbatch: the job does not run: the guest was made for an earlier start of this job: "
-                                       "the prologue of this start did not end by itself\n")
+                                       "the prologue of this start did not end by itself [VB801]\n")
 
 
 def test_a_changed_script(nest: Worker) -> None:

@@ -141,6 +141,7 @@ def test_deleted_after_opening(home: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert lent(path) == (b"data", f"{path} (deleted)")
 
 
+@pytest.mark.error("VB311")
 def test_no_time(home: Path) -> None:
     path = owned(home / "image", 0o600)
     with pytest.raises(DeadlineError, match=rf"^{path} could not be opened in time$"):

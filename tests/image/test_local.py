@@ -119,6 +119,7 @@ def test_damaged_seal(image: Path, store: Store, reads: list[str], data: bytes) 
     assert reads == ["sha256"] * 2
 
 
+@pytest.mark.error("VB301")
 def test_wrong_digest(image: Path, store: Store, reads: list[str]) -> None:
     wrong = Checksum("sha256", "0" * 64)
     for _ in range(2):
@@ -134,6 +135,7 @@ def test_wrong_digest(image: Path, store: Store, reads: list[str]) -> None:
         check(image, wrong, store)
 
 
+@pytest.mark.error("VB312")
 def test_changed_while_it_is_read(image: Path, store: Store) -> None:
     def touch() -> None:
         os.utime(image)
@@ -177,6 +179,7 @@ def test_listed_program(image: Path, store: Store, reads: list[str]) -> None:
 
 
 @pytest.mark.parametrize("programs", [(), ("/usr/bin/sum", "cksum", "/bin/cksum")])
+@pytest.mark.error("VB313")
 def test_unlisted_program(image: Path, store: Store, programs: tuple[str, ...]) -> None:
     with pytest.raises(SiteError) as caught:
         check(image, Checksum("/usr/bin/cksum", cksum(DATA)), store, programs)

@@ -326,6 +326,7 @@ def test_who_looks_is_waited_for(store: Store) -> None:
         assert store.remove(Path(path).name, (KEY,))
 
 
+@pytest.mark.error("VB310")
 def test_keep_free(store: Store, images: Path) -> None:
     path = put(store, KEY, DATA)
     space = os.statvfs(images)

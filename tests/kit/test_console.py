@@ -344,7 +344,7 @@ def test_two_hosts_at_once(serve: Serve) -> None:
     status, out, err = served.run("echo hello")
     assert (status, out) == (255, b"")
     assert err == (f"vmbatch: the connection to the job's guest was lost (console: {served.line.host} is in use by another job "
-                   "shell; the job does not run)\n").encode()
+                   "shell; the job does not run) [VB802]\n").encode()
     first.kill()
     first.communicate()
     os.close(source)
@@ -362,7 +362,7 @@ def test_the_guests_side_is_killed(serve: Serve) -> None:
     _, err = process.communicate(timeout=60)
     assert process.returncode == 255
     assert err == (b"vmbatch: the connection to the job's guest was lost (console: what served it in the guest was ended; "
-                   b"the job may not have ended)\n")
+                   b"the job may not have ended) [VB802]\n")
     assert served.run("exit 6")[0] == 6
 
 
@@ -495,6 +495,7 @@ def test_prove_and_the_kits_messages(serve: Serve) -> None:
         login.close()
 
 
+@pytest.mark.error("VB710")
 def test_a_login_that_fails(serve: Serve) -> None:
     served = serve()
     shutil.rmtree(served.base / "job")

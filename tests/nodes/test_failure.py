@@ -69,7 +69,7 @@ def test_a_users_fault_at_the_sister_aborts_the_job(pair: Make, there: Replace) 
         assert job.start() == "abort"
     assert job.errors == (
         f"vmbatch: job {job.first.id} could not start: node node2: jobs of alice do not run in queue busybox "
-        "(ask the site's admins)\nvmbatch: the job is aborted\n")
+        "(ask the site's admins)\nvmbatch: the job is aborted [VB609]\n")
     assert job.end_first() == 0
 
 
@@ -104,7 +104,7 @@ def test_the_first_nodes_guest_dies(pair: Make, other: Second) -> None:
     assert "Attempted to kill init!" in job.errors
     wait_for_nothing(other)
     said = (other.directory / f"log/{job.first.id}.log").read_text()
-    assert f"prologue.parallel: job {job.first.id} has ended, or was never started, at its first node node\n" in said
+    assert f"prologue.parallel: job {job.first.id} has ended, or was never started, at its first node node [VB901]\n" in said
     job.mom.forget(job.first)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from lab import node
 from lab.openpbs import Mom
-from vmbatch import installation
+from vmbatch.installation import hookfile
 
 from .desk import Desk
 
@@ -27,7 +27,7 @@ def desk() -> Iterator[Desk]:
         programs = top / "programs"
         programs.mkdir()
         hook = top / "vmbatch_hook.py"
-        hook.write_bytes(installation.openpbs_hook(str(programs)))
+        hook.write_bytes(hookfile.openpbs_hook(str(programs)))
         made = Desk(Mom(top / "pbs", hook=hook), programs)
         yield made
         made.clear()

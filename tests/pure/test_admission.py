@@ -89,6 +89,7 @@ def test_never_by_what_the_job_asks_for() -> None:
     admission.check(claim(8), Grant(cores=8), NODE)
 
 
+@pytest.mark.error("VB909")
 def test_never_by_what_the_template_has() -> None:
     with pytest.raises(SiteError, match="the guest needs 9 cores, and this node has 8 for guests"):
         admission.check(claim(9), Grant(), NODE)

@@ -36,6 +36,7 @@ def test_each_mistake_is_on_its_line() -> None:
     assert reported == sorted([*lines, double])
 
 
+@pytest.mark.error("VB101")
 def test_one_mistake_is_one_line() -> None:
     with pytest.raises(InputError) as caught:
         parse(b"[share]\n\nowner = 'me'\n", "/etc/vmbatch/vmbatch.conf")

@@ -103,3 +103,29 @@ def test_a_log_that_was_begun_anew(tmp_path: Path) -> None:
     tail = console.read_tail(str(path))
     assert len(tail) == 64 << 10
     assert tail.endswith(b"dead\nflood\r\n")
+
+
+def plain(data: bytes, size: int) -> bytes:
+    stream = console.Plain()
+    return b"".join(stream.feed(data[at:at + size]) for at in range(0, len(data), size))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+@pytest.mark.parametrize("name", sorted(SEQUENCES))
+def test_a_stream_of_a_guests(name: str, size: int) -> None:
+    """However it is cut: what stays of a sequence is text at the most, and the next line is there."""
+    said = plain(b"before" + SEQUENCES[name] + b"\nafter\n", size).decode()
+    assert said.startswith("before")
+    assert said.endswith("\nafter\n")
+    assert all(char.isprintable() or char == "\n" for char in said)
+
+
+@given(st.binary(max_size=200), st.integers(1, 20))
+def test_a_stream_is_never_harmful(data: bytes, size: int) -> None:
+    said = plain(data, size).decode()
+    assert all(char.isprintable() or char in "\n\t" for char in said)
+    assert said.count("\n") == data.count(b"\n"), "no line is swallowed"
+
+
+def test_a_streams_text_is_whole() -> None:
+    assert plain("Grüße\t€\r\n\x1b[1mbold\x1b[0m\n\x1b]0;never ended\nnext\n".encode(), 1).decode() == "Grüße\t€\nbold\n\nnext\n"

@@ -132,12 +132,11 @@ def test_what_the_kernel_line_has() -> None:
 
 def test_an_address_is_reserved_first_of_all() -> None:
     chosen = planned(STATIC, facts(text=STATIC, addresses=CHOSEN, node="node1"))
-    assert (chosen.phases[0].name, chosen.phases[0].steps) == (
-        "addresses", (Address("/srv/vmbatch/share/.addresses/10.1.0.23", TOKEN, "42.vm", "node1"),))
+    assert chosen.reservations == (Address("/srv/vmbatch/share/.addresses/10.1.0.23", TOKEN, "42.vm", "node1"),)
     found = content(chosen).parameters
     assert (found["VMBATCH_NETS"], found["VMBATCH_NET0_ADDRESS4"], found["VMBATCH_NET1_METHOD"]) == ("2", "10.1.0.23/24", "dhcp")
     elsewhere = planned(STATIC, facts(text=STATIC, addresses=CHOSEN), settings(network_reservations="/net/addresses"))
-    assert steps(elsewhere, Address)[0].path == "/net/addresses/10.1.0.23"
+    assert elsewhere.reservations == (Address("/net/addresses/10.1.0.23", TOKEN, "42.vm", ""),)
 
 
 @pytest.mark.parametrize("messages", ["CHANNEL", "CONSOLE"])

@@ -188,6 +188,7 @@ def test_overlay_that_the_hypervisor_does_not_read(kind: str, text: str, name: s
 
 
 @pytest.mark.parametrize("attributes", ["source='/srv/i' format='vmdk'", "source='s' create='always' size='1' format='vmdk'"])
+@pytest.mark.error("VB303")
 def test_unknown_format(attributes: str) -> None:
     assert refused(SiteError, made_of("", disk(attributes)), known(image())) == [
         "/etc/vmbatch/domains/sample.xml:3: disk vda: no such format: vmdk (there are raw, qcow2, qcow, vhd, vhd-fixed, "

@@ -164,6 +164,7 @@ def test_cernvm_limit() -> None:
         made("cernvm", DHCP, SiteFile("/etc/s", b"[a]\n" + b"#" * (16384 - 4) + b"\n"))
 
 
+@pytest.mark.error("VB505")
 def test_user_data_for_nobody() -> None:
     with pytest.raises(InputError, match="format 'vmbatch', which nobody in the guest reads user-data of"):
         forms.check("vmbatch", SITE)

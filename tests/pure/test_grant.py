@@ -63,6 +63,7 @@ def test_what_the_batch_system_does_not_say() -> None:
     assert found.notes == ("the batch system does not say how much memory the job has: the guest gets the template's",)
 
 
+@pytest.mark.error("VB204")
 def test_more_than_the_template_has() -> None:
     assert refused(OF_JOB, cores=9) == ("the job has 9 cores on this node, and guests of this template have 8 at most "
                                         "(ask for fewer, or for another template)")
@@ -159,6 +160,7 @@ def test_too_many_paths() -> None:
 
 
 @given(st.text("ab/.:~-", min_size=1, max_size=20))
+@pytest.mark.error("VB203")
 def test_paths_stay_below(text: str) -> None:
     try:
         found = granted(OFFERS, wishes={"vbstagein": text}).stage
@@ -181,6 +183,7 @@ def test_what_the_template_does_not_offer(name: str, said: str) -> None:
     assert refused("", wishes={name: "1"}) == said
 
 
+@pytest.mark.error("VB202")
 def test_what_it_offers_is_named() -> None:
     assert refused("<vbrequests><vbrequest name='vbkeep' max='1h'/></vbrequests>", wishes={"vbcores": "1"}) == (
         "vbcores: jobs of this queue cannot ask for that (they can ask for vbkeep)")
@@ -223,12 +226,14 @@ def test_which_template(changed: dict[str, object], name: str) -> None:
     ({"features": ("el7",), "queue": "one"}, "feature el7: queue one has no such template (it has debian)"),
     ({"features": ("el7", "old")}, "the features el7, old stand for several templates (ask for one of them)"),
 ])
+@pytest.mark.error("VB205")
 def test_which_template_refused(changed: dict[str, object], said: str) -> None:
     with pytest.raises(JobError) as caught:
         template_name(job(**changed), QUEUES)
     assert caught.value.lines() == [said]
 
 
+@pytest.mark.error("VB102")
 def test_a_native_queue_has_no_template() -> None:
     with pytest.raises(SiteError, match="queue batch has no template"):
         template_name(job(queue="batch"), QUEUES)

@@ -136,6 +136,7 @@ def test_hostile_name(name: str) -> None:
     assert caught.value.what.isprintable()
 
 
+@pytest.mark.error("VB201")
 def test_long_names_are_cut_in_messages() -> None:
     for check in (check_job_id, lambda text: check_name(text, "user")):
         with pytest.raises(JobError) as caught:

@@ -18,7 +18,7 @@ from vmbatch.host import clock, virt
 from vmbatch.hypervisor.domain import Domain
 from vmbatch.hypervisor.watcher import Watcher
 from vmbatch.plan import plan
-from vmbatch.shell.guest import ENDED, HUNG, Guest
+from vmbatch.shell.guest import ENDED, ENDED_HERE, Guest
 from vmbatch.template.lifetime import Lifetime
 from vmbatch.watcher import Patience, ShareEar
 
@@ -158,11 +158,11 @@ def test_what_the_user_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]
     guest = Guest(str(tmp_path), record(Mark(2**22 + 1, 1)))
     assert guest.judge() == ENDED == 253
     assert capfd.readouterr().err == ("vmbatch: the job's guest has ended before its job: it has crashed, was shut down from "
-                                      "inside, or was ended on the node\n")
+                                      "inside, or was ended on the node [VB802]\n")
     verdict = tmp_path / "verdict"
     verdict.write_text("the node has ended the job's guest\n")
-    assert guest.judge() == HUNG == 252
-    assert capfd.readouterr().err == "vmbatch: the node has ended the job's guest\n"
+    assert guest.judge() == ENDED_HERE == 252
+    assert capfd.readouterr().err == "vmbatch: the node has ended the job's guest [VB802]\n"
     verdict.chmod(0o666)
     assert guest.judge() == ENDED, "only root's word counts"
 
@@ -177,7 +177,7 @@ def test_how_qemu_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log
     """As libvirtd's log of a guest says it; what we do ourselves is no news."""
     if log is not None:
         (tmp_path / "guest.log").write_bytes(b"x" * 5000 + b"\n" + log)
-    monkeypatch.setattr(virt, "_QEMU_LOGS", str(tmp_path))
+    monkeypatch.setitem(virt._STATES, "qemu:///system", ("/nowhere", str(tmp_path)))
     monkeypatch.setattr(virt, "find", lambda uri, uuid: None)
     assert virt.trouble("qemu:///system", "guest", "uuid") == said
     assert virt.trouble("xen:///system", "guest", "uuid") == ""

@@ -102,6 +102,7 @@ def test_not_one_of_the_kits(data: bytes) -> None:
         parse_message(data, TOKEN)
 
 
+@pytest.mark.error("VB709")
 def test_another_starts_token() -> None:
     with pytest.raises(NodeError, match="another start's token"):
         parse_message(HEAD + b"10.0.0.1\n", OTHER_TOKEN)

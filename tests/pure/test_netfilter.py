@@ -12,7 +12,7 @@ from vmbatch.errors import InputError
 from vmbatch.facts import Around
 from vmbatch.hypervisor.netfilter import NetworkFilter
 from vmbatch.plan import FilterFile, plan
-from vmbatch.template import Guard, filter_xml, has_bridge, leases, others
+from vmbatch.template import LEARNT, Guard, filter_xml, others, parse_network
 
 from .sample import TEMPLATE, TOKEN, facts, form, job, settings
 
@@ -20,7 +20,7 @@ MAC, IP, IPV6 = "52:54:00:12:34:56", "10.77.0.21", "fd00:77::21"
 UUID = "01234567-89ab-4def-8123-456789abcdef"
 NODE = ("10.77.0.1", "10.77.0.255", "fd00:77::1")
 CLOSED = ("10.77.0.22/32", "10.9.0.0/16", "fd00:77::22/128")
-BOTH = Guard(MAC, IP, IPV6, False, NODE, CLOSED, (53, 2049), 32768)
+BOTH = Guard(MAC, (IP,), IPV6, False, NODE, CLOSED, (53, 2049), 32768)
 SCHEMA = Path("/usr/share/libvirt/schemas/nwfilter.rng")
 ROUTER_ADVERTISEMENT, NEIGHBOUR = "134", "135"
 
@@ -63,11 +63,15 @@ def verdict(guard: Guard, direction: str = "out", **frame: str) -> str:
     return next((str(rule.get("action")) for rule in rules if matches(rule, direction, frame)), "accept")
 
 
-LEARNED = Guard(MAC, "", "", True, NODE, CLOSED, (53,), 32768)
-SIX = Guard(MAC, "", IPV6, False, NODE, CLOSED, (53,), 32768)
+LEARNED = Guard(MAC, (LEARNT,), "", True, NODE, CLOSED, (53,), 32768)
+PINNED = Guard(MAC, (IP,), "", True, NODE, CLOSED, (53,), 32768)
+SECOND = "10.77.0.30"
+TWICE = Guard(MAC, (SECOND, IP), "", True, NODE, CLOSED, (53,), 32768)
+WAITING = Guard(MAC, (), "", True, NODE, CLOSED, (53,), 32768)
+SIX = Guard(MAC, (), IPV6, False, NODE, CLOSED, (53,), 32768)
 
 
-@pytest.mark.parametrize("guard", [BOTH, LEARNED, SIX, Guard(MAC, "", "", True, (), (), (), 1)])
+@pytest.mark.parametrize("guard", [BOTH, LEARNED, PINNED, TWICE, WAITING, SIX, Guard(MAC, (LEARNT,), "", True, (), (), (), 1)])
 def test_libvirts_schema(guard: Guard) -> None:
     schema = etree.RelaxNG(etree.parse(str(SCHEMA)))
     document = etree.fromstring(filter_xml("vmbatch-42.vm-01234567-0", UUID, guard))
@@ -123,14 +127,68 @@ def test_what_a_guest_can_send(what: str, frame: dict[str, str]) -> None:
     assert verdict(BOTH, **frame) == "accept", what
 
 
+@pytest.mark.parametrize("guard", [LEARNED, PINNED, TWICE], ids=["learned", "pinned", "two addresses"])
 @pytest.mark.parametrize("server", ["10.77.0.1", "255.255.255.255", "198.51.100.7"])
-def test_a_lease_is_renewed(server: str) -> None:
+def test_a_lease_is_renewed(server: str, guard: Guard) -> None:
     """By a guest that asks DHCP, from its own address alone."""
     asked = {"dstipaddr": server, "protocol": "udp", "srcport": "68", "dstport": "67"}
-    assert verdict(LEARNED, **asked) == "accept"
-    assert [verdict(guard, **frame) for guard, frame in (
-        (LEARNED, {**asked, "srcipaddr": "10.77.0.22"}), (LEARNED, {**asked, "dstport": "15001"}),
-        (LEARNED, {**asked, "srcport": "1000"}), (BOTH, asked))] == ["drop"] * 4
+    assert verdict(guard, **asked) == "accept"
+    assert [verdict(of, **frame) for of, frame in (
+        (guard, {**asked, "srcipaddr": "10.77.0.22"}), (guard, {**asked, "dstport": "15001"}),
+        (guard, {**asked, "srcport": "1000"}), (BOTH, asked))] == ["drop"] * 4
+
+
+def test_a_pinned_address_is_not_learned() -> None:
+    assert b"$IP" in filter_xml("f", UUID, LEARNED)
+    assert filter_xml("f", UUID, PINNED) == filter_xml("f", UUID, LEARNED).replace(b"$IP", IP.encode())
+    assert b"$" not in filter_xml("f", UUID, WAITING)
+
+
+ASKED = {"srcipaddr": "0.0.0.0", "dstipaddr": "255.255.255.255", "protocol": "udp", "srcport": "68",  # noqa: S104
+         "dstport": "67"}
+ANSWERED = {"srcmacaddr": "52:54:00:00:00:01", "srcipaddr": "10.77.0.1", "dstipaddr": IP, "protocol": "udp", "srcport": "67",
+            "dstport": "68"}
+
+
+def test_a_guest_that_waits_speaks_with_dhcp_alone() -> None:
+    assert verdict(WAITING, **ASKED) == "accept"
+    assert verdict(WAITING, "in", **ANSWERED) == "accept"
+
+
+@pytest.mark.parametrize("frame", [
+    {"ether": "arp", "arpsrcmacaddr": MAC, "arpsrcipaddr": IP}, {"ether": "vlan"}, {"ether": "ipv6", "srcipaddr": "fe80::1"},
+    {"srcipaddr": IP, "dstipaddr": "10.77.0.1", "protocol": "icmp"},
+    {**ASKED, "srcipaddr": IP}, {**ASKED, "dstipaddr": "10.77.0.1"}, {**ASKED, "srcport": "67"}, {**ASKED, "dstport": "53"},
+    {**ASKED, "srcmacaddr": "52:54:00:00:00:01"},
+])
+def test_what_a_guest_that_waits_cannot_send(frame: dict[str, str]) -> None:
+    assert verdict(WAITING, **frame) == "drop"
+
+
+@pytest.mark.parametrize("frame", [
+    {"ether": "arp", "arpsrcmacaddr": MAC, "arpsrcipaddr": IP}, {"ether": "ipv6", "srcipaddr": "fe80::1"},
+    {"srcipaddr": "10.77.0.1", "protocol": "icmp"}, {**ANSWERED, "srcport": "53"}, {**ANSWERED, "dstport": "22"},
+])
+def test_what_does_not_reach_a_guest_that_waits(frame: dict[str, str]) -> None:
+    assert verdict(WAITING, "in", **{"srcmacaddr": "52:54:00:00:00:01", **frame}) == "drop"
+
+
+def test_two_addresses() -> None:
+    """As of a guest that has asked twice, in the names of two programs."""
+    for own in (IP, SECOND):
+        assert verdict(TWICE, srcipaddr=own, dstipaddr="198.51.100.7", protocol="tcp", srcport="40000", dstport="443") == "accept"
+        assert verdict(TWICE, ether="arp", arpsrcmacaddr=MAC, arpsrcipaddr=own) == "accept"
+        assert verdict(TWICE, srcipaddr=own, dstipaddr="10.77.0.22", protocol="tcp", srcport="40000", dstport="22") == "drop"
+    assert verdict(TWICE, srcipaddr="10.77.0.22", dstipaddr="198.51.100.7", protocol="tcp", srcport="4", dstport="443") == "drop"
+
+
+@given(st.sampled_from([BOTH, PINNED, TWICE, WAITING, SIX]), st.ip_addresses(v=4), st.ip_addresses(v=4),
+       st.sampled_from(["tcp", "udp", "icmp", "sctp"]), st.integers(0, 65535), st.integers(0, 65535))
+def test_nothing_passes_from_another_address(guard: Guard, source: object, target: object, protocol: str, port: int,
+                                             to: int) -> None:
+    frame = {"srcipaddr": str(source), "dstipaddr": str(target), "protocol": protocol, "srcport": str(port), "dstport": str(to)}
+    if str(source) not in guard.ipv4 and frame != ASKED:
+        assert verdict(guard, **frame) == "drop"
 
 
 def test_what_reaches_a_guest() -> None:
@@ -159,8 +217,8 @@ def test_others_are_all_but_the_node(places: list[tuple[int, int]], own: int) ->
 
 def test_the_leases_of_a_network() -> None:
     text = "<network><ip><dhcp><range start='10.77.0.254' end='10.77.1.1'/></dhcp></ip><ip family='ipv6'/></network>"
-    assert leases(text) == ("10.77.0.254/31", "10.77.1.0/31")
-    assert leases("<network/>") == ()
+    assert parse_network(text).networks == ("10.77.0.254/31", "10.77.1.0/31")
+    assert parse_network("<network/>").networks == ()
 
 
 @pytest.mark.parametrize(("text", "bridge"), [
@@ -171,7 +229,7 @@ def test_the_leases_of_a_network() -> None:
     ("<network><forward mode='passthrough'><interface dev='eth0'/></forward></network>", False),
 ])
 def test_which_networks_can_be_guarded(text: str, bridge: bool) -> None:
-    assert has_bridge(text) is bridge
+    assert bool(parse_network(text).bridge) is bridge
 
 
 def test_a_network_that_cannot_be_guarded_is_said() -> None:

@@ -52,6 +52,7 @@ def test_the_first_candidate_that_is_free() -> None:
     assert network.free(pool(), TOKEN, dict.fromkeys(order[:-1], "job 1.vm"), "t.xml") == order[-1]
 
 
+@pytest.mark.error("VB601")
 def test_a_pool_without_a_free_address() -> None:
     taken = {"10.0.0.9": "job 12.vm", "10.0.0.2": "job 9.vm", "10.0.0.5": "job 12.vm", "10.0.0.77": "job 77.vm"}
     with pytest.raises(NodeError) as caught:
@@ -113,6 +114,7 @@ def test_kernel_words(net: Net, word: str) -> None:
     assert network.parse_kernel_words(f"{word.replace('vbnet0', 'vbnet1')} {word}") == (net, net)
 
 
+@pytest.mark.error("VB504")
 def test_kernel_words_of_many() -> None:
     assert network.parse_kernel_words("ro quiet vbnetwork=x avbnet0=x") == ()
     assert network.parse_kernel_words(" ".join(network.kernel_words((FULL, DHCP) * 8))) == (FULL, DHCP) * 8

@@ -185,6 +185,7 @@ def test_share(exec_host: str, exec_vnode: str, host: str, expected: object) -> 
     assert share(facts(exec_host=exec_host, exec_vnode=exec_vnode), host) == expected
 
 
+@pytest.mark.error("VB902")
 def test_a_size_that_is_none() -> None:
     with pytest.raises(NodeError, match="'lots' is no size of OpenPBS's"):
         share(facts(exec_host="n1/0", exec_vnode="(n1:mem=lots)"), "n1")
@@ -218,7 +219,8 @@ def test_failed(node: Path, error: VmBatchError, settings: str, verdict: str, ou
     note(node, "42.srv", alarm=60.0)
     assert OpenPBS().failed(error, CALL, config, None) == outcome
     said = node / "notes/42.srv.verdict"
-    assert json.loads(said.read_text()) == {"verdict": verdict, "text": "job 42.srv could not start: x"}
+    assert json.loads(said.read_text()) == {
+        "verdict": verdict, "text": error.coded("job 42.srv could not start: x")}
     assert said.stat().st_mode & 0o7777 == 0o600
 
 
@@ -249,15 +251,15 @@ def test_is_gone(node: Path) -> None:
     script.write_text("")
     os.chown(script, 1500, 1500)
     found = parse().script
-    assert OpenPBS().is_gone("42.srv", found) is False
+    assert OpenPBS().is_gone("42.srv", found, None) is False
     script.unlink()
-    assert OpenPBS().is_gone("42.srv", found) is True
-    assert OpenPBS().is_gone("42.srv", None) is True
+    assert OpenPBS().is_gone("42.srv", found, None) is True
+    assert OpenPBS().is_gone("42.srv", None, None) is True
     (jobs / "42.srv.JB").touch()
-    assert OpenPBS().is_gone("42.srv", None) is False
+    assert OpenPBS().is_gone("42.srv", None, None) is False
     (jobs / "42.srv.JB").unlink()
     jobs.rmdir()
-    assert OpenPBS().is_gone("42.srv", None) is None
+    assert OpenPBS().is_gone("42.srv", None, None) is None
 
 
 def hook() -> dict[str, Any]:

@@ -35,6 +35,7 @@ def steps(chosen: Plan) -> list[object]:
     return [step for phase in chosen.phases for step in phase.steps]
 
 
+@pytest.mark.error("VB206")
 def test_denied_user() -> None:
     assert refused(JobError, settings(users_deny=("bob", "alice"))) == "jobs of alice do not run in queue vm"
 
@@ -61,10 +62,12 @@ def test_root_cannot_be_allowed() -> None:
     refused(JobError, settings(users_allow=("root",)), user=user(name="root", uid=0))
 
 
+@pytest.mark.error("VB605")
 def test_no_share() -> None:
     assert "[share] source is empty" in refused(SiteError, settings(share_source=""))
 
 
+@pytest.mark.error("VB105")
 def test_unknown_hypervisor() -> None:
     """A template cannot name one that parsing lets through; the plan does not count on that."""
     strange = msgspec.structs.replace(form(), hypervisor="HYPERV")
@@ -72,6 +75,7 @@ def test_unknown_hypervisor() -> None:
         plan(job(), strange, settings(), facts())
 
 
+@pytest.mark.error("VB401")
 def test_space() -> None:
     config = settings(spool_keep_free=GIB)
     assert "2048 MiB" in refused(NodeError, config, COPY, free=3 * GIB - 1)
@@ -83,6 +87,7 @@ def test_space_for_nothing_but_what_must_remain() -> None:
     plan(job(), form(), settings(spool_keep_free=GIB), facts(GIB))
 
 
+@pytest.mark.error("VB402")
 def test_job_limit() -> None:
     assert "more than [spool] job_limit = 1G" in refused(SiteError, settings(spool_job_limit=GIB), COPY)
     plan(job(), form(COPY), settings(spool_job_limit=2 * GIB), facts())
@@ -179,11 +184,13 @@ def test_guests_are_introduced_before_their_media_are_made() -> None:
     assert (meeting[1].member, meeting[1].hosts, meeting[1].node_file) == (met, ("node1", "node2"), job().node_file)
 
 
+@pytest.mark.error("VB608")
 def test_a_node_that_its_batch_system_calls_otherwise() -> None:
     with pytest.raises(NodeError, match=r"^the batch system calls this node node1, but its host name is node1-ib\.cluster$"):
         member(PAIR, settings(), "node1-ib.cluster", 300.0)
 
 
+@pytest.mark.error("VB208")
 def test_guests_without_ssh_are_for_one_node() -> None:
     console = TEMPLATE.replace("<vbconfig>", "<vbconfig><vbshell>CONSOLE</vbshell>")
     console = console.replace("<devices>", "<devices><console type='pty'><target type='virtio'/></console>", 1)

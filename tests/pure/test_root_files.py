@@ -111,6 +111,7 @@ def test_the_last_file_outlives_all_others(tmp_path: Path, monkeypatch: pytest.M
     assert removed[-1] == "mark"
 
 
+@pytest.mark.error("VB911")
 def test_what_cannot_be_removed_in_time(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     (tree / "a").mkdir(parents=True)
@@ -150,6 +151,7 @@ def test_a_file_below_a_directory_of_others(tmp_path: Path, mode: int) -> None:
     assert caught.value.lines() == [f"{below} can be changed by others than root (mode {mode:04o}) (chmod go-w {below})"]
 
 
+@pytest.mark.error("VB106")
 def test_a_file_below_a_sticky_directory(tmp_path: Path) -> None:
     """Others cannot take away there what is root's; but it is not root's alone itself."""
     below = tmp_path / "sticky"

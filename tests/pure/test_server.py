@@ -12,13 +12,13 @@ from vmbatch.errors import JobError, NodeError
 
 ANSWER = ("<Data><Job><Job_Id>42.vm</Job_Id><Job_Name>a&lt;b&gt;&amp;</Job_Name><Resource_List><mem>512mb</mem>"
           "<nodes>1:ppn=2</nodes><other>vbmemory=8G;x,mem=100gb</other></Resource_List><Variable_List>PBS_O_HOME=/home/alice,VB_CORES=2,A=&quot;x&quot;"
-          "</Variable_List><x></x><y/></Job></Data>")
+          "</Variable_List><etime>1700000000</etime><x></x><y/></Job></Data>")
 
 
 @pytest.mark.parametrize("text", [ANSWER, f"{ANSWER}\n", f'<?xml version="1.0"?>\n{ANSWER}'])
 def test_answer(text: str) -> None:
     assert read(text) == ("42.vm", {"mem": "512mb", "nodes": "1:ppn=2", "other": "vbmemory=8G;x,mem=100gb"},
-                          'PBS_O_HOME=/home/alice,VB_CORES=2,A="x"')
+                          'PBS_O_HOME=/home/alice,VB_CORES=2,A="x"', 1.7e9)
 
 
 @pytest.mark.parametrize("injected", [
@@ -32,13 +32,15 @@ def test_what_a_user_wrote_changes_nothing(injected: str) -> None:
 
 
 @pytest.mark.parametrize("text", [ANSWER[:-1], ANSWER[:-7], ANSWER + ANSWER, "<Data></Job>", "</Data>", "qstat: Unknown <"])
+@pytest.mark.error("VB915")
 def test_broken(text: str) -> None:
     with pytest.raises(NodeError):
         read(text)
 
 
 def test_nothing() -> None:
-    assert read("<Data></Data>") == read("") == ("", {}, "")
+    assert read("<Data></Data>") == read("") == ("", {}, "", None)
+    assert read(ANSWER.replace("1700000000", "soon"))[3] is None
 
 
 @given(st.text("<>/ab&;\"=! ?-", max_size=40))

@@ -3,6 +3,7 @@
 import grp
 import os
 import pwd
+import time
 from pathlib import Path
 
 import pytest
@@ -61,13 +62,21 @@ def call(**changed: str | None) -> Call:
 
 
 def test_job(commands: Commands) -> None:
-    commands.says = ["42                  cpu=2,mem=300M,node=1,billing=2   \n"]
+    commands.says = ["42                  2024-02-29T13:00:00      cpu=2,mem=300M,node=1,billing=2   \n"]
     job = Slurm().parse(call(SLURM_JOB_CONSTRAINTS="el9&(fast|slow)"), TOKEN, None)
     assert (job.batch, job.id, job.queue, job.nodes, job.cores, job.memory) == ("slurm", "42", "vm", ("n1",), 2, 300 << 20)
     assert job.user == User("alice", 1500, Group("g1500", 1500), (Group("g1600", 1600),), "/home/alice", "/bin/bash")
     assert job.features == ("el9", "fast", "slow")
     assert (job.script, job.node_file, job.wishes) == (None, None, {})
-    assert commands.asked == [[*SQUEUE, "--jobs=42", "--Format=JobID:20,tres-alloc:400"]]
+    assert commands.asked == [[*SQUEUE, "--jobs=42", "--Format=JobID:20,EligibleTime:25,tres-alloc:400"]]
+    assert job.queued == time.mktime((2024, 2, 29, 13, 0, 0, 0, 0, -1))
+
+
+@pytest.mark.parametrize("moment", ["Unknown", "N/A", "NONE", "2024-02-29"])
+def test_a_job_of_which_slurm_does_not_say_how_long_it_waited(commands: Commands, moment: str) -> None:
+    commands.says = [f"42 {moment} cpu=2,mem=300M,node=1\n"]
+    job = Slurm().parse(call(), TOKEN, None)
+    assert (job.memory, job.queued) == (300 << 20, None)
 
 
 def test_wishes_are_those_of_the_plugins_option(commands: Commands) -> None:
@@ -99,6 +108,7 @@ def test_what_slurmd_did_not_say(commands: Commands, name: str, value: str | Non
     assert caught.value.what == f"the Prolog was not given {name}"
 
 
+@pytest.mark.error("VB908")
 def test_a_user_that_the_node_does_not_know(commands: Commands) -> None:
     with pytest.raises(NodeError, match="this node knows no user with uid 1501"):
         Slurm().parse(call(SLURM_JOB_UID="1501"), TOKEN, None)
@@ -238,11 +248,11 @@ def test_is_gone(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLURM_CONF", raising=False)
     commands.says = ["42\n 7 \n"]
     system = Slurm()
-    assert [system.is_gone(job, None) for job in ("42", "7", "4", "")] == [False, False, True, True]
+    assert [system.is_gone(job, None, None) for job in ("42", "7", "4", "")] == [False, False, True, True]
     assert [argv[0] for argv in commands.asked] == ["squeue"], "once"
     assert "--states=COMPLETING,CONFIGURING,RESIZING,RUNNING,SIGNALING,STAGE_OUT,STOPPED,SUSPENDED" in commands.asked[0]
     commands.says = [AWAY]
-    assert Slurm().is_gone("42", None) is None
+    assert Slurm().is_gone("42", None, None) is None
 
 
 def test_the_limit_of_a_reason(commands: Commands) -> None:

@@ -4,7 +4,7 @@ import io
 import os
 import stat
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -134,6 +134,7 @@ def test_names_are_shown_as_text(place: Path) -> None:
     assert fetched(place, info("out\x1b[2J\n" + "y" * 300)) == [f"out?[2J?{'y' * 192}: nobody asked for this"]
 
 
+@pytest.mark.error("VB804")
 def test_too_much(place: Path) -> None:
     with pytest.raises(JobError, match="the files are larger than 1M, which is the most that may be fetched"):
         fetched(place, info("out/a", size=600 << 10), info("out/b", size=600 << 10), limit=1 << 20)
@@ -172,6 +173,7 @@ class Guest(NamedTuple):
     user: str = "alice"
     address: str = "192.0.2.1"
     alias: str = "vmbatch-1"
+    port: int = 22
 
 
 def around_job(
@@ -184,7 +186,8 @@ def around_job(
     (place / "stage").write_bytes(msgspec.json.encode(wanted))
 
     def step(name: str) -> Callable[..., None]:
-        def act(session: list[str], directory: str, names: tuple[str, ...], limit: int) -> None:
+        def act(session: list[str], directory: str, files: Sequence[str | tuple[str, str]], limit: int) -> None:
+            names = tuple(each if isinstance(each, str) else each[1] for each in files)
             done.append(f"{name} {directory} {names} {limit} {session[-1]}")
             if name == fails:
                 raise JobError("it fails")
@@ -203,13 +206,13 @@ def around_job(
 def test_around_a_job(place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     here = {"PBS_O_WORKDIR": str(place), "PBS_TASKNUM": "1"}
     sent, fetched = f"send {place} ('a',) 1 192.0.2.1", f"fetch {place} ('b',) 2 192.0.2.1"
-    lost = "vmbatch: not all results have come back: vbstageout: it fails\n"
+    lost = "vmbatch: not all results have come back: vbstageout: it fails [VB804]\n"
     assert around_job(place, monkeypatch, capfd, environ=here) == (0, [sent, "run", fetched], "")
     assert around_job(place, monkeypatch, capfd, 5, environ=here) == (5, [sent, "run", fetched], "")
     assert around_job(place, monkeypatch, capfd, environ=here, fails="fetch") == (74, [sent, "run", fetched], lost)
     assert around_job(place, monkeypatch, capfd, 5, environ=here, fails="fetch") == (5, [sent, "run", fetched], lost)
     assert around_job(place, monkeypatch, capfd, environ=here, fails="send") == (
-        255, [sent], "vmbatch: the job does not run: vbstagein: it fails\n")
+        255, [sent], "vmbatch: the job does not run: vbstagein: it fails [VB804]\n")
     assert around_job(place, monkeypatch, capfd, environ=here, send=(), fetch=()) == (0, ["run"], "")
 
 
@@ -226,5 +229,5 @@ def test_around_what_needs_no_files(place: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("name", ["none", "in/none"])
 def test_what_is_not_there_is_not_sent(place: Path, name: str) -> None:
-    with pytest.raises(JobError, match=rf"there is no {name} in {place}$"):
-        staging.send([], str(place), (name,), GIB)
+    with pytest.raises(JobError, match=rf"there is no {place}/{name}$"):
+        staging.send([], str(place), [(str(place / name), name)], GIB)

@@ -90,6 +90,7 @@ def test_our_shell_on_the_command_line() -> None:
 
 
 @pytest.mark.parametrize("line", [b"#PBS -VS /bin/sh", b'#PBS "-S" /bin/sh', b"#PBS -IS/bin/sh"])
+@pytest.mark.error("VB805")
 def test_shell_joined_to_other_options(line: bytes) -> None:
     with pytest.raises(RejectedError, match="joins -S to other options; write -S in a line of its own"):
         run(line + b"\n", "-q", "vm")

@@ -154,6 +154,7 @@ def test_mistakes_of_media(attributes: str, said: str) -> None:
     assert [found for _, found in mistakes("CDROM", devices=MEDIUM.format(attributes, "vdc"))] == [said]
 
 
+@pytest.mark.error("VB103")
 def test_a_console_for_the_job() -> None:
     assert parsed("CDROM").console_shell == ""
     assert parsed("CDROM", "<vbshell>CONSOLE</vbshell>").console_shell == "hvc0"

@@ -112,6 +112,7 @@ def test_interactive_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert parse(argv(tmp_path / "183.vm.SC"), {}, None).script is None
 
 
+@pytest.mark.error("VB901")
 def test_a_script_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """mom has removed it: the job is over, and gets no guest that nobody would ever end."""
     monkeypatch.setattr(os, "isatty", lambda fd: False)
@@ -167,6 +168,7 @@ def test_script_of_another(script: Path) -> None:
     assert parse(argv(script), {}, None).script == identity(script)
 
 
+@pytest.mark.error("VB917")
 def test_script_that_is_none(tmp_path: Path) -> None:
     secret = tmp_path / "shadow"
     secret.write_text("secret")
@@ -237,6 +239,7 @@ def test_alarm(tmp_path: Path, text: str, seconds: float) -> None:
     assert alarm(tmp_path) == seconds
 
 
+@pytest.mark.error("VB107")
 def test_alarm_without_a_file(tmp_path: Path) -> None:
     assert alarm(tmp_path) == 290
     (tmp_path / "config").mkdir()

@@ -190,6 +190,7 @@ def refused(wish: str, name: str = "vbuserimage") -> list[str]:
     return caught.value.lines()
 
 
+@pytest.mark.error("VB308")
 def test_no_sources_no_images() -> None:
     with pytest.raises(JobError) as caught:
         choose(form(offering()), {"vbuserimage": IMAGE}, settings())

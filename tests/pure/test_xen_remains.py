@@ -77,6 +77,7 @@ def test_what_libvirt_has_forgotten_is_ended(node: Path, monkeypatch: pytest.Mon
     assert ended == [["/usr/sbin/xl", "destroy", "7"], ["/usr/sbin/losetup", "--detach", "/dev/loop0"]]
 
 
+@pytest.mark.error("VB713")
 def test_what_stays_is_named(node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (node / "devices/vif-9-0").mkdir()
     monkeypatch.setattr(xen, "domains", lambda _deadline: [XenDomain("(null)", 7, UUID, True)])

@@ -160,6 +160,7 @@ def test_mapped_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find(monkeypatch, Domain(arp={"a": interface(MAC, "::ffff:10.0.0.2")}))[0] == ["10.0.0.2"]
 
 
+@pytest.mark.error("VB604")
 def test_a_source_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     known = Domain(lease=Failure("no \x1b[31mleases"), arp=Failure("wrong nlmsg len"))
     monkeypatch.setattr(virt, "find", lambda _uri, _uuid: known)

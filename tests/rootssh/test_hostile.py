@@ -174,6 +174,7 @@ def test_what_is_no_sshd_is_not_tried_again(place: Path, stage: Stage, text: byt
     assert len(stage.seen) == 1
 
 
+@pytest.mark.error("VB506")
 def test_a_flood_instead_of_a_banner(place: Path, stage: Stage) -> None:
     """A line without end: paramiko would take it all."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -21,11 +21,14 @@ def read(name: str) -> configparser.ConfigParser:
 
 
 def test_the_units_are_those_of_the_man_page() -> None:
-    assert [path.name for path in UNITS] == ["vmbatch-sweep-boot.service", "vmbatch-sweep.service", "vmbatch-sweep.timer"]
-    assert "cp etc/systemd/vmbatch-sweep* /etc/systemd/system/\n" in MAN
-    for enabled in ("vmbatch-sweep-boot.service", "vmbatch-sweep.timer"):
-        assert f" {enabled}\n" in MAN
-        assert read(enabled)["Install"]["WantedBy"]
+    """Of all that is enabled by `vmbatch install`; a timer has its service."""
+    names = {path.name for path in UNITS}
+    enabled = {name for name in names if "Install" in read(name)}
+    assert enabled >= {"vmbatch-sweep-boot.service", "vmbatch-sweep.timer", "vmbatch-images.timer"}
+    assert {name.replace(".timer", ".service") for name in names if name.endswith(".timer")} <= names - enabled
+    for name in enabled:
+        assert f"`{name}`" in MAN, name
+        assert read(name)["Install"]["WantedBy"] == ("timers.target" if name.endswith(".timer") else "multi-user.target")
 
 
 def test_the_sweep_at_boot_is_over_before_the_batch_system_starts() -> None:
@@ -43,10 +46,18 @@ def test_a_sweep_has_a_deadline(name: str) -> None:
     assert service["TimeoutStartSec"].endswith("min")
 
 
+def test_the_figures_go_where_the_unit_looks() -> None:
+    unit = read("vmbatch-metrics.service")
+    command, option, path = unit["Service"]["ExecStart"].rsplit(" ", 2)
+    assert (command, option) == ("/opt/vmbatch/bin/vmbatch metrics", "--output")
+    assert path == f"{unit['Unit']['ConditionPathIsDirectory']}/vmbatch.prom"
+    assert f"vmbatch metrics --output {path}\n" in MAN
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd")
 def test_systemd_understands_them(tmp_path: Path) -> None:
     for path in UNITS:
-        (tmp_path / path.name).write_text(path.read_text().replace("/opt/vmbatch/bin/vmbatch sweep", "/bin/true"))
+        (tmp_path / path.name).write_text(path.read_text().replace("/opt/vmbatch/bin/vmbatch", "/bin/true"))
     done = subprocess.run(["systemd-analyze", "verify", "--man=no", *(tmp_path / path.name for path in UNITS)],
                           capture_output=True, text=True, check=False)
     assert (done.returncode, [line for line in done.stderr.splitlines() if "vmbatch" in line]) == (0, []), done.stderr

@@ -8,7 +8,8 @@ import pytest
 
 from lab import place
 from lab.mom import Job, Mom
-from vmbatch import installation, native
+from vmbatch import native
+from vmbatch.installation import hookfile
 
 from .conftest import Accept
 
@@ -21,7 +22,7 @@ def program(request: pytest.FixtureRequest) -> str:
     if request.param == "starter":
         return ""
     path = place.MOM / "mom_priv/remoteshell-script"
-    path.write_bytes(installation.hook("remoteshell", INTERPRETER))
+    path.write_bytes(hookfile.hook("remoteshell", INTERPRETER))
     path.chmod(0o755)
     return str(path)
 
@@ -145,7 +146,7 @@ def test_no_record(mom: Mom, program: str, way: str) -> None:
     job = mom.accept(b"#!/bin/sh\ntouch /tmp/it-ran-on-the-node\n")
     said = refused(mom, job, way=way, program=program)
     assert said == (f"vmbatch: the job does not run: job {job.id} of queue busybox has no guest: its prologue has not handed one "
-                    "over (admin: is VmBatch's prologue in mom_priv, and did it end by itself?)\n")
+                    "over (admin: is VmBatch's prologue in mom_priv, and did it end by itself?) [VB801]\n")
     mom.forget(job)
 
 
@@ -216,7 +217,7 @@ def test_no_library_of_the_users_is_loaded(mom: Mom, accept: Accept, library: Pa
 def test_the_script_loads_what_the_user_names(mom: Mom, accept: Accept, library: Path) -> None:
     """Why there is a starter; and that the test above can fail."""
     path = place.MOM / "mom_priv/remoteshell-loaded"
-    path.write_bytes(installation.hook("remoteshell", INTERPRETER))
+    path.write_bytes(hookfile.hook("remoteshell", INTERPRETER))
     path.chmod(0o755)
     loaded = Path("/home/alice/loaded")
     loaded.unlink(missing_ok=True)

@@ -54,7 +54,7 @@ def test_the_guests_process_ends(
     assert shell.wait() == (252 if verdict else 253)
     said = verdict or ("the job's guest has ended before its job: it has crashed, was shut down from inside, or was ended on "
                        "the node")
-    assert job.errors.decode() == f"vmbatch: {said}\n"
+    assert job.errors.decode() == f"vmbatch: {said} [VB802]\n"
 
 
 def test_a_job_that_ends_with_its_guest(mom: Mom, guest: Guest, accept: Accept, runs: "subprocess.Popen[bytes]") -> None:
@@ -73,4 +73,4 @@ def test_a_guest_that_cannot_be_reached(mom: Mom, guest: Guest, accept: Accept, 
         os.kill(int(child), signal.SIGKILL)
     assert shell.wait() == 255
     assert job.errors.decode() == ("vmbatch: the connection to the job's guest was lost (ssh: -9): it is there, but hangs, is "
-                                   "paused, or has lost its network; the job may not have ended\n")
+                                   "paused, or has lost its network; the job may not have ended [VB802]\n")

@@ -46,7 +46,7 @@ def test_rejected() -> None:
     assert (made.returncode, made.stdout) == (255, b"")
     assert made.stderr.decode() == (
         "vmbatch: the job is not submitted: jobs of queue busybox run in virtual machines, and -S on the command line would have "
-        "this one run elsewhere; leave it out, and name the shell in the script's first line: #!/bin/sh\n")
+        "this one run elsewhere; leave it out, and name the shell in the script's first line: #!/bin/sh [VB805]\n")
 
 
 @pytest.mark.parametrize("mode", [0o600, None])

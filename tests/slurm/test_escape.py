@@ -108,7 +108,7 @@ def test_without_the_prolog_no_job_of_a_listed_partition_runs(slurm: Slurm, esca
         slurm.reconfigure({})
     refused = ("of partition busybox has no guest: its Prolog has not handed one over "
                "(admin: is slurm-prolog the Prolog in slurm.conf?)")
-    assert slurm.output(job) == f"vmbatch: the job does not run: job {job} {refused}\n"
+    assert slurm.output(job) == f"vmbatch: the job does not run: job {job} {refused} [VB801]\n"
     assert field(slurm.show(job), "ExitCode") == "255:0"
     assert step.returncode == 255
     assert refused in step.stderr

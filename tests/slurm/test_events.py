@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -124,7 +125,7 @@ def test_a_users_fault_is_said_in_the_jobs_output_and_the_node_stays(slurm: Slur
         assert slurm.end(job) == "FAILED"
         step = slurm.run_as("bob", ["srun", "-Q", "-p", "busybox", "hostname"], check=False)
     refused = "could not start: jobs of bob do not run in queue busybox (ask the site's admins)"
-    assert slurm.output(job, "bob") == f"vmbatch: job {job} {refused}\nvmbatch: the job has failed\n"
+    assert slurm.output(job, "bob") == f"vmbatch: job {job} {refused}\nvmbatch: the job has failed [VB206]\n"
     assert field(slurm.show(job), "ExitCode") == "1:0"
     assert field(slurm.show(job), "AdminComment") == "vmbatch: jobs of bob do not run in queue busybox"
     assert step.returncode == 1
@@ -143,10 +144,10 @@ def test_a_users_bad_image_never_drains(slurm: Slurm, asked: str, why: str) -> N
     bad.write_bytes(b"QFI\xfb" + os.urandom(65536))
     job = slurm.sbatch("#!/bin/sh\necho ran\n", "-p", "own", f"--vmbatch={asked}")
     assert slurm.end(job) == "FAILED"
-    first, last = slurm.output(job).splitlines()[0], slurm.output(job).splitlines()[-1]
+    first, second = slurm.output(job).splitlines()[:2]
     assert first.startswith(f"vmbatch: job {job} could not start: ")
     assert why in first
-    assert last == "vmbatch: the job has failed"
+    assert re.fullmatch(r"vmbatch: the job has failed \[VB(202|302|308|309)\]", second)
     idle(slurm)
 
 

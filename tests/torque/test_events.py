@@ -378,7 +378,7 @@ def a_script_that_goes(stage: Stage) -> None:
     stage.template()
     job = stage.submit(torque, interactive=True)  # no script, and no terminal
     settle(stage, torque)
-    assert torque.ended[job].errors == f"vmbatch: job {job} has no script any more: mom has done with it\n".encode()
+    assert torque.ended[job].errors == f"vmbatch: job {job} has no script any more: mom has done with it [VB901]\n".encode()
     assert torque.epilogues[0][1] == -14
     assert begins(stage) == []
 

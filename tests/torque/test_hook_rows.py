@@ -241,7 +241,7 @@ def output(stage: Stage, keep: str, join: str) -> None:
     job = stage.submit(torque, keep=keep, join=join, name="kept")
     settle(stage, torque)
     number = job.partition(".")[0]
-    said = f"vmbatch: job {job} could not start: jobs of alice do not run in queue crash (ask the site's admins)\n"
+    said = f"vmbatch: job {job} could not start: jobs of alice do not run in queue crash (ask the site's admins) [VB206]\n"
     out, err = torque.ended[job].output, torque.ended[job].errors
     assert (err, out) == (said.encode(), said.encode() if join else b"")
     kept = sorted(path.name for path in home.glob("kept.*"))
@@ -271,13 +271,14 @@ def a_users_fault(stage: Stage, fault: str, starter: bool) -> None:
     said = f"vmbatch: job {job} could not start: jobs of alice do not run in queue crash (ask the site's admins)\n"
     if fault == "hold":
         assert (ended.state, len(torque.starts)) == ("H", 1)
-        assert errors(torque, job) == f"{said}vmbatch: the job is held; qrls {job} lets it start again, qdel {job} removes it\n"
+        held = f"the job is held; qrls {job} lets it start again, qdel {job} removes it [VB206]"
+        assert errors(torque, job) == f"{said}vmbatch: {held}\n"
         assert clients.calls()[1] == ["qalter", "-W", "Comment=jobs of alice do not run in queue crash", job]
     elif fault == "tell" and starter:
-        assert (ended.state, ended.status, errors(torque, job)) == ("C", 255, said)
+        assert (ended.state, ended.status, errors(torque, job)) == ("C", 255, said.replace("\n", " [VB206]\n"))
     else:
         assert (ended.state, ended.status, ended.errors) == ("C", ABORTED, None)
-        assert torque.starts[0].job.errors.decode() == f"{said}vmbatch: the job is aborted\n"
+        assert torque.starts[0].job.errors.decode() == f"{said}vmbatch: the job is aborted [VB206]\n"
     assert begins(stage) == []
 
 
@@ -323,7 +324,8 @@ def a_storm(stage: Stage, remedy: str) -> None:
     if remedy == "hold":
         assert (torque.ended[job].state, starts) == ("H", 3)
         assert clients.calls() == [["qhold", "-h", "s", job], ["qalter", "-W", f"Comment=VmBatch on node1: {said}", job]]
-        assert errors(torque, job).endswith(f"vmbatch: the job is held until an administrator releases it (qrls -h s {job})\n")
+        held = f"the job is held until an administrator releases it (qrls -h s {job}) [VB707]"
+        assert f"vmbatch: {held}" in errors(torque, job).splitlines()
     else:  # one image of one user never costs a node
         assert (starts, clients.calls()) == (5, [])
         assert stage.log(job).count("keeping the job from its queue for") == 3
@@ -348,7 +350,8 @@ def a_node_that_takes_itself_off_line(stage: Stage) -> None:
     ((*words, said, node),) = clients.calls()
     assert (words, node) == (["pbsnodes", "-o", "-N"], "node1")
     assert said.startswith("VmBatch on node1: the spool /var/lib/vmbatch/spool has ")
-    assert errors(torque, job).endswith("vmbatch: the job goes back into its queue, and this node takes no more jobs\n")
+    said = "vmbatch: the job goes back into its queue, and this node takes no more jobs [VB401]"
+    assert said in errors(torque, job).splitlines()
 
 
 def test_a_node_that_takes_itself_off_line(nest: Worker) -> None:

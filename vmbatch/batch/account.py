@@ -14,11 +14,11 @@ def parse_user(name: str, group: str) -> User:
     try:
         entry = pwd.getpwnam(name)
     except KeyError:
-        raise NodeError(f"this node knows no user {name}") from None
+        raise NodeError(f"this node knows no user {name}", code="VB908") from None
     try:
         gid = grp.getgrnam(group).gr_gid
     except (KeyError, ValueError):
-        raise NodeError(f"this node knows no group {group[:80]!r}") from None
+        raise NodeError(f"this node knows no group {group[:80]!r}", code="VB908") from None
     return _user(entry, gid)
 
 
@@ -27,7 +27,7 @@ def user_of(uid: int, gid: int) -> User:
     try:
         entry = pwd.getpwuid(uid)
     except KeyError:
-        raise NodeError(f"this node knows no user with uid {uid}") from None
+        raise NodeError(f"this node knows no user with uid {uid}", code="VB908") from None
     check_name(entry.pw_name, "user")
     return _user(entry, gid)
 

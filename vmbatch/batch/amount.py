@@ -24,7 +24,7 @@ def parse_torque_size(text: str) -> int:
     """Bytes of `512mb`, `4gw`, `100`: bytes, or words of 8 bytes. JobError."""
     match = _SIZE.fullmatch(text)
     if match is None:
-        raise JobError(f"{text[:40]!r} is not a size", "write for instance -l mem=512mb")
+        raise JobError(f"{text[:40]!r} is not a size", "write for instance -l mem=512mb", code="VB203")
     return int(match[1]) * _FACTORS[match[2].lower()] * (_WORD_BYTES if match[3] in ("w", "W") else 1)
 
 

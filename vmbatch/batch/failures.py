@@ -81,7 +81,7 @@ def _lock(fd: int) -> None:
             return
         except BlockingIOError:
             if over.passed():
-                raise DeadlineError(f"{PATH} is in use") from None
+                raise DeadlineError(f"{PATH} is in use", code="VB907") from None
             time.sleep(0.01)
 
 

@@ -14,7 +14,7 @@ from ..config import Config
 from ..errors import BusyError, EndedError, Fault, JobError, NodeError, SiteError, VmBatchError
 from ..host import file
 from ..host.log import Log
-from ..job import Job, Script, check_job_id, check_name, slug
+from ..job import Job, Leader, Script, check_job_id, check_name, slug
 from . import failures, pbsfacts
 from .account import parse_user
 from .pbsfacts import Facts
@@ -26,7 +26,7 @@ _DEFAULT_ALARM = 30
 _HOOK_SECONDS = 2.0
 """Kept of the hook's alarm for pbs_python itself."""
 _EPILOGUE_QUEUE = 8
-_HOME = "/var/spool/pbs"
+HOME = "/var/spool/pbs"
 _UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
 
 
@@ -49,7 +49,8 @@ class OpenPBS:
     def parse(self, call: Call, token: str, job_directory: str | None) -> Job:
         """The job of a prologue: job id, user, group; all else is what pbs_mom or the server know of it."""
         if len(call.argv) < 4:
-            raise NodeError(f"the prologue was given {len(call.argv) - 1} arguments instead of 3", "it is to be run by pbs_mom")
+            raise NodeError(f"the prologue was given {len(call.argv) - 1} arguments instead of 3", "it is to be run by pbs_mom",
+                            code="VB902")
         identifier, user, group = call.argv[1:4]
         check_job_id(identifier)
         known = pbsfacts.of(identifier)
@@ -57,7 +58,7 @@ class OpenPBS:
         person = parse_user(user, group)
         nodes, rank = hosts(known)
         cores, memory = share(known, nodes[rank] if nodes else "")
-        home = pbsfacts.setting("PBS_HOME", _HOME)
+        home = pbsfacts.setting("PBS_HOME", HOME)
         script = os.path.join(job_directory or os.path.join(home, "mom_priv/jobs"), f"{identifier}.SC")
         return Job(
             batch=self.name, id=identifier, token=token, user=person, name=known.name, queue=known.queue, account=known.account,
@@ -81,7 +82,7 @@ class OpenPBS:
             if verdict == "offline" and not failures.is_the_nodes(error, job_id, "".join(call.argv[2:3]), config):
                 verdict = "rerun"
             if pbsfacts.of(job_id).alarm is not None:
-                text = " ".join(f"job {slug(job_id)} could not start: {error.lines()[0]}".split())
+                text = " ".join(f"job {slug(job_id)} could not start: {error.coded(error.lines()[0])}".split())
                 file.replace(pbsfacts.path_of(job_id, "verdict"), msgspec.json.encode({"verdict": verdict, "text": text}), 0o600)
                 told = True
         except (VmBatchError, OSError) as trouble:
@@ -96,11 +97,11 @@ class OpenPBS:
         """Never: mom runs the hook's events beside the prologue."""
         return ""
 
-    def is_gone(self, job_id: str, script: Script | None) -> bool | None:
+    def is_gone(self, job_id: str, script: Script | None, leader: Leader | None) -> bool | None:
         """Mom keeps the job's script, and for every job a file of its own, until it forgets the job."""
         if script is not None:
             return is_gone(script)
-        jobs = os.path.join(pbsfacts.setting("PBS_HOME", _HOME), "mom_priv/jobs")
+        jobs = os.path.join(pbsfacts.setting("PBS_HOME", HOME), "mom_priv/jobs")
         return not os.path.lexists(os.path.join(jobs, f"{job_id}.JB")) if os.path.isdir(jobs) else None
 
 
@@ -129,14 +130,14 @@ def hosts(known: Facts) -> tuple[tuple[str, ...], int]:
         return names, 0
     own = [place for place, name in enumerate(names) if _short(name) == _short(known.node)]
     if len(own) != 1:
-        raise NodeError(f"job's hosts {known.exec_host[:200]!r} do not name this node, {known.node}")
+        raise NodeError(f"job's hosts {known.exec_host[:200]!r} do not name this node, {known.node}", code="VB902")
     return names, own[0]
 
 
 def _host(entry: str) -> str:
     name = re.split("[:/]", entry, maxsplit=1)[0]
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}", name):
-        raise NodeError(f"{name[:80]!r} is no name of a host")
+        raise NodeError(f"{name[:80]!r} is no name of a host", code="VB902")
     return name
 
 
@@ -163,7 +164,7 @@ def _size(text: str) -> int:
     """OpenPBS's sizes: `10gb`, `512mw` (words of eight bytes), `1024`, which is bytes (Libattr/attr_fn_size.c). NodeError."""
     match = re.fullmatch(r"(\d{1,18})([kmgtp]?)([bw]?)", text.lower())
     if match is None:
-        raise NodeError(f"{text[:80]!r} is no size of OpenPBS's")
+        raise NodeError(f"{text[:80]!r} is no size of OpenPBS's", code="VB902")
     return (int(match[1]) << _UNITS[match[2]]) * (8 if match[3] == "w" else 1)
 
 
@@ -173,11 +174,12 @@ def wishes(known: Facts) -> dict[str, str]:
     for name, value in known.variables.items():
         if name.startswith("vb"):
             if found.get(name, value) != value:
-                raise JobError(f"{name[:80]} is asked for as a resource and as a variable, differently", "use -l or -v")
+                raise JobError(f"{name[:80]} is asked for as a resource and as a variable, differently", "use -l or -v",
+                               code="VB203")
             found[name] = value
     empty = [name for name, value in found.items() if not value]
     if empty:
-        raise JobError(f"{empty[0][:80]}: a value is missing", f"write {empty[0][:80]}=VALUE")
+        raise JobError(f"{empty[0][:80]}: a value is missing", f"write {empty[0][:80]}=VALUE", code="VB203")
     return found
 
 
@@ -201,5 +203,5 @@ def _prologue_alarm(mom_directory: str) -> float:
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise SiteError(f"{mom_directory}/config: {error.strerror}") from None
+        raise SiteError(f"{mom_directory}/config: {error.strerror}", code="VB107") from None
     return seconds

@@ -60,7 +60,7 @@ def _decode(text: bytes, source: str) -> Facts:
     try:
         return msgspec.json.decode(text, type=Facts)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise NodeError(f"{source} does not describe a job: {error}") from None
+        raise NodeError(f"{source} does not describe a job: {error}", code="VB902") from None
 
 
 def _ask(job_id: str) -> Facts:
@@ -78,7 +78,7 @@ def _ask(job_id: str) -> Facts:
         )
     except (msgspec.DecodeError, KeyError, TypeError, AttributeError, RecursionError):
         raise NodeError(f"{program} does not describe job {job_id}",
-                        "let pbs_mom note its jobs: import vmbatch_hook.py with the event execjob_begin") from None
+                        "let pbs_mom note its jobs: import vmbatch_hook.py with the event execjob_begin", code="VB902") from None
 
 
 def _text(value: object) -> str:

@@ -32,7 +32,7 @@ def hold(job_id: str, kind: str, reason: str, config: Config, deadline: Deadline
 def offline(host: str, reason: str, config: Config, deadline: Deadline) -> None:
     """Takes a node off-line, with a note. VmBatchError."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}", host):
-        raise NodeError(f"{host[:80]!r} is no name of a node")
+        raise NodeError(f"{host[:80]!r} is no name of a node", code="VB915")
     _run(config, deadline, "pbsnodes", "-o", "-N", plain(reason), host)
 
 
@@ -48,4 +48,4 @@ def _run(config: Config, deadline: Deadline, name: str, *words: str) -> None:
     file.check_trusted(path)
     said = process.run([path, *words], deadline.earlier(config.torque_patience)).strip()
     if said:
-        raise NodeError(f"{path}: {' '.join(said.split())[:300]}")
+        raise NodeError(f"{path}: {' '.join(said.split())[:300]}", code="VB915")

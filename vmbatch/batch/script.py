@@ -14,9 +14,9 @@ def identify(path: str, user: User) -> Script | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise NodeError(f"{path}: {error.strerror}") from None
+        raise NodeError(f"{path}: {error.strerror}", code="VB917") from None
     if not stat.S_ISREG(status.st_mode) or status.st_uid not in (0, user.uid) or status.st_nlink != 1:
-        raise JobError(f"{path} is not a regular file of {user.name} with one name")
+        raise JobError(f"{path} is not a regular file of {user.name} with one name", code="VB917")
     return Script(path, status.st_dev, status.st_ino, status.st_mtime_ns)
 
 

@@ -33,23 +33,28 @@ def ask(call: Call, job: Job, config: Config) -> Job:
     except CommandError as error:
         if "Unauthorized" in error.output:
             raise SiteError("the batch system's server tells this node nothing about its jobs",
-                            "qmgr -c 'set server query_other_jobs = True', or leave [requests] qstat empty") from None
+                            "qmgr -c 'set server query_other_jobs = True', or leave [requests] qstat empty",
+                            code="VB915") from None
         raise
     if len(said) > _LARGE and not said.lstrip().startswith("<"):
-        raise JobError("the job has more variables than its prologue can read", "leave out qsub -V, and name them with -v")
-    job_id, resources, variables = read(said)
+        raise JobError("the job has more variables than its prologue can read", "leave out qsub -V, and name them with -v",
+                       code="VB210")
+    job_id, resources, variables, queued = read(said)
     if job_id != job.id:
-        raise NodeError(f"asked about job {job.id}, the server tells about job {job_id[:80]!r}")
+        raise NodeError(f"asked about job {job.id}, the server tells about job {job_id[:80]!r}", code="VB915")
     wishes = parse_other(resources.get("other", ""))
     for name, value in parse_variables(variables).items():
         if wishes.setdefault(name, value) != value:
-            raise JobError(f"{name} is asked for twice: by -l other= and by -v")
+            raise JobError(f"{name} is asked for twice: by -l other= and by -v", code="VB203")
     amount = memory(resources, slots(call.environ, job.node_file))
-    return msgspec.structs.replace(job, wishes=wishes, memory=amount)
+    return msgspec.structs.replace(job, wishes=wishes, memory=amount, queued=queued)
 
 
-def read(text: str) -> tuple[str, dict[str, str], str]:
-    """(job id, resources, variables) of the one job in the answer. NodeError for what is not just that."""
+def read(text: str) -> tuple[str, dict[str, str], str, float | None]:
+    """(job id, resources, variables, since when it could run) of the one job in the answer. NodeError for what is not just that.
+
+    The time, in seconds since 1970, is the job's `etime`; None where the server does not say it.
+    """
     start = _HEADER.match(text)
     at = start.end() if start else 0
     path: list[str] = []
@@ -76,8 +81,11 @@ def read(text: str) -> tuple[str, dict[str, str], str]:
     found = {"/".join(place): html.unescape(value) for place, value in values.items()}
     resources = {name.removeprefix("Data/Job/Resource_List/"): value for name, value in found.items()
                  if name.startswith("Data/Job/Resource_List/")}
-    return found.get("Data/Job/Job_Id", ""), resources, found.get("Data/Job/Variable_List", "")
+    eligible = found.get("Data/Job/etime", "")
+    queued = float(eligible) if re.fullmatch("[0-9]{1,12}", eligible) else None
+    return found.get("Data/Job/Job_Id", ""), resources, found.get("Data/Job/Variable_List", ""), queued
 
 
 def _strange() -> NodeError:
-    return NodeError("the server's answer about the job cannot be understood", "see qstat -x; or leave [requests] qstat empty")
+    return NodeError("the server's answer about the job cannot be understood", "see qstat -x; or leave [requests] qstat empty",
+                     code="VB915")

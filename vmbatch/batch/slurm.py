@@ -15,7 +15,7 @@ from ..config import Config
 from ..errors import BusyError, CommandError, EndedError, Fault, JobError, NodeError, VmBatchError
 from ..host import process
 from ..host.log import Log
-from ..job import Job, Script, check_job_id, check_name
+from ..job import Job, Leader, Script, check_job_id, check_name
 from ..units import Deadline
 from . import failures
 from .account import user_of
@@ -60,17 +60,20 @@ class Slurm:
         check_name(queue, "partition")
         nodes = _number(call.environ, "SLURM_JOB_NUM_NODES")
         if nodes != 1:
-            raise JobError(f"the job has {nodes} nodes, and jobs of partition {queue} run in one guest", "submit with --nodes=1")
+            raise JobError(f"the job has {nodes} nodes, and jobs of partition {queue} run in one guest", "submit with --nodes=1",
+                           code="VB208")
         if any(name in call.environ for name in ("SLURM_HET_JOB_ID", "SLURM_HET_SIZE")):
-            raise JobError(f"heterogeneous jobs do not run in partition {queue}", "submit its parts as jobs of their own")
+            raise JobError(f"heterogeneous jobs do not run in partition {queue}", "submit its parts as jobs of their own",
+                           code="VB208")
         host = call.environ.get("SLURMD_NODENAME", "")
+        user = user_of(_number(call.environ, "SLURM_JOB_UID"), _number(call.environ, "SLURM_JOB_GID"))
+        cores = _number(call.environ, "SLURM_JOB_CPUS_PER_NODE")
+        size, queued = _allocation(call.environ, identifier)
         return Job(
             batch=self.name, id=identifier, token=token, name="", queue=queue, account="", script=None,
             resources=self._wishes(call),
-            node_file=None,
-            user=user_of(_number(call.environ, "SLURM_JOB_UID"), _number(call.environ, "SLURM_JOB_GID")),
-            nodes=(host,) if host else (), cores=_number(call.environ, "SLURM_JOB_CPUS_PER_NODE"),
-            memory=_memory(call.environ, identifier), features=features(call.environ.get("SLURM_JOB_CONSTRAINTS", "")),
+            node_file=None, user=user, nodes=(host,) if host else (), cores=cores, memory=size, queued=queued,
+            features=features(call.environ.get("SLURM_JOB_CONSTRAINTS", "")),
             wishes=parse_other(self._wishes(call)),
         )
 
@@ -125,7 +128,7 @@ class Slurm:
         state = _state(call.environ, self.job_id(call))
         return f"the job is {state.lower() or 'gone'}" if state is not None and state not in _WANTED else ""
 
-    def is_gone(self, job_id: str, script: Script | None) -> bool | None:
+    def is_gone(self, job_id: str, script: Script | None, leader: Leader | None) -> bool | None:
         """slurmctld knows; it is asked once for all jobs."""
         if self._alive is None:
             try:
@@ -168,26 +171,47 @@ def memory(tres: str) -> int | None:
 
 def alarm(path: str) -> float:
     """Seconds of PrologEpilogTimeout in slurm.conf and what that includes; the last one counts, as for Slurm itself."""
-    found = _NO_ALARM_SECONDS
-    files = [path]
+    stated = settings(path).get("prologepilogtimeout", [])
+    number = re.match(r"[0-9]{1,9}\b", stated[-1]) if stated else None
+    return float(number[0]) if number and 0 < int(number[0]) < _UNLIMITED else _NO_ALARM_SECONDS
+
+
+def settings(path: str) -> dict[str, list[str]]:
+    """The values of each setting in slurm.conf and what that includes, in their order, by its name in small letters."""
+    found: dict[str, list[str]] = {}
+    for line in _lines(path)[1]:
+        if match := re.match(r"\s*([A-Za-z]+)\s*=\s*([^\s#]*)", line):
+            found.setdefault(match[1].lower(), []).append(match[2])
+    return found
+
+
+def included(path: str) -> list[str]:
+    """A file of Slurm's that can be read, and those that it includes."""
+    return _lines(path)[0]
+
+
+def _lines(path: str) -> tuple[list[str], list[str]]:
+    """(files, their lines); slurmd has read what matters, and what cannot be read here has none."""
+    files, read, lines = [path], [], []
     for place in files:
         try:
-            with open(place, encoding="utf-8", errors="replace") as lines:
-                for line in lines:
-                    if match := re.match(r"\s*PrologEpilogTimeout\s*=\s*([0-9]{1,9})\b", line, re.IGNORECASE):
-                        found = float(match[1]) if 0 < int(match[1]) < _UNLIMITED else _NO_ALARM_SECONDS
-                    elif (match := re.match(r"\s*Include\s+(\S+)", line, re.IGNORECASE)) and len(files) < _FILES:
-                        files.append(os.path.join(os.path.dirname(path), match[1]))
+            with open(place, encoding="utf-8", errors="replace") as opened:
+                text = opened.read().splitlines()
         except (OSError, ValueError):
-            continue  # slurmd has read what matters; without it there is the job's own deadline
-    return found
+            continue
+        read.append(place)
+        lines += text
+        for line in text:
+            if (match := re.match(r"\s*Include\s+(\S+)", line, re.IGNORECASE)) and len(files) < _FILES:
+                files.append(os.path.join(os.path.dirname(path), match[1]))
+    return read, lines
 
 
 def _number(environ: Mapping[str, str], name: str) -> int:
     """A number that slurmd gives to a Prolog: `2`, or `2(x1)` for the processors of one node. NodeError."""
     match = re.fullmatch(r"([0-9]{1,10})(\(x1\))?", environ.get(name, ""))
     if match is None:
-        raise NodeError(f"the Prolog was not given {name}", "it is to be run by slurmd, of Slurm 22.05 or later")
+        raise NodeError(f"the Prolog was not given {name}", "it is to be run by slurmd, of Slurm 22.05 or later", code="VB902")
     return int(match[1])
 
 
@@ -199,11 +223,22 @@ def _reader(environ: Mapping[str, str]) -> tuple[int, int] | None:
         return None
 
 
-def _memory(environ: Mapping[str, str], job_id: str) -> int | None:
-    """Bytes of the job's allocation, all of which is on this node; None where Slurm does not count memory. NodeError."""
-    said = _ask(environ, "squeue", "--noheader", f"--jobs={job_id}", "--Format=JobID:20,tres-alloc:400")
-    rows = (line.split() for line in said.splitlines())
-    return next((memory(row[1]) for row in rows if len(row) == 2 and row[0] == job_id), None)
+def _allocation(environ: Mapping[str, str], job_id: str) -> tuple[int | None, float | None]:
+    """Bytes of the job's allocation, all of which is on this node, and since when it could run, in seconds since 1970. NodeError.
+
+    None for what Slurm does not count, or say.
+    """
+    said = _ask(environ, "squeue", "--noheader", f"--jobs={job_id}", "--Format=JobID:20,EligibleTime:25,tres-alloc:400")
+    row = next((row for row in map(str.split, said.splitlines()) if len(row) == 3 and row[0] == job_id), None)
+    return (None, None) if row is None else (memory(row[2]), _moment(row[1]))
+
+
+def _moment(text: str) -> float | None:
+    """A time as Slurm's commands write it, in the node's time zone: `2024-02-29T13:00:00`, or `Unknown`, `N/A`."""
+    try:
+        return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
+    except (ValueError, OverflowError):
+        return None
 
 
 def _state(environ: Mapping[str, str], job_id: str) -> str | None:

@@ -81,5 +81,5 @@ class System(Protocol):
     def unwanted(self, call: Call, config: Config) -> str:
         """Why this start is in vain by now, or ''. Asked every second if the system is `silent`."""
 
-    def is_gone(self, job_id: str, script: Script | None) -> bool | None:
+    def is_gone(self, job_id: str, script: Script | None, leader: Leader | None) -> bool | None:
         """Whether the job cannot run any more; None if that cannot be told from this node."""

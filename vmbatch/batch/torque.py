@@ -9,7 +9,7 @@ from ..config import Config
 from ..errors import EndedError, NodeError, SiteError, VmBatchError
 from ..host import clock
 from ..host.log import Log
-from ..job import Job, Script, check_job_id, check_name
+from ..job import Job, Leader, Script, check_job_id, check_name
 from ..units import Deadline
 from .account import parse_user
 from .amount import memory, slots, unambiguous
@@ -44,7 +44,8 @@ class Torque:
         """The job of a prologue: job id, user, group, job name, resource list, queue, account, path of the script file."""
         argv = call.argv
         if len(argv) < 8:
-            raise NodeError(f"the prologue was given {len(argv) - 1} arguments instead of 8", "it is to be run by pbs_mom")
+            raise NodeError(f"the prologue was given {len(argv) - 1} arguments instead of 8", "it is to be run by pbs_mom",
+                            code="VB902")
         identifier, user, group, name, resources, queue, account = argv[1:8]
         check_job_id(identifier)
         check_name(queue, "queue")
@@ -82,7 +83,7 @@ class Torque:
         """Never: mom starts an epilogue beside the prologue."""
         return ""
 
-    def is_gone(self, job_id: str, script: Script | None) -> bool | None:
+    def is_gone(self, job_id: str, script: Script | None, leader: Leader | None) -> bool | None:
         """Mom keeps a job's script file until the epilogue has ended; an interactive job has none."""
         return None if script is None else is_gone(script)
 
@@ -127,7 +128,8 @@ def _place(environ: Mapping[str, str], node_file: str | None) -> tuple[int, tupl
     """
     number = environ.get("PBS_NODENUM", "0")
     if not re.fullmatch("[0-9]{1,6}", number):
-        raise NodeError(f"mom says that this is the job's node number {number[:80]!r}", "it is to be run by pbs_mom")
+        raise NodeError(f"mom says that this is the job's node number {number[:80]!r}", "it is to be run by pbs_mom",
+                        code="VB902")
     if int(number):
         return int(number), (environ.get("PBS_MSHOST", ""),)
     if node_file is None:
@@ -147,5 +149,5 @@ def alarm(mom_directory: str) -> float:
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise SiteError(f"{mom_directory}/config: {error.strerror}") from None
+        raise SiteError(f"{mom_directory}/config: {error.strerror}", code="VB107") from None
     return seconds - 10 if seconds > 10 else seconds

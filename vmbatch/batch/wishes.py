@@ -14,7 +14,7 @@ def parse_wishes(resources: str) -> dict[str, str]:
     for resource in resources.split(","):
         if found and "=" not in resource:
             raise JobError(f"-l other: no value can have a comma in it, and {resource[:80]!r} stands behind one",
-                           "write %2C in a URL, or rename the file")
+                           "write %2C in a URL, or rename the file", code="VB203")
         if resource.startswith("other="):
             _add(resource.removeprefix("other="), found)
     return found
@@ -33,9 +33,9 @@ def _add(text: str, found: dict[str, str]) -> None:
         if not name.startswith("vb"):
             continue
         if not equals or not value:
-            raise JobError(f"-l other={name[:80]}: a value is missing", f"write -l other={name[:80]}=VALUE")
+            raise JobError(f"-l other={name[:80]}: a value is missing", f"write -l other={name[:80]}=VALUE", code="VB203")
         if name in found:
-            raise JobError(f"-l other: {name[:80]} is asked for twice")
+            raise JobError(f"-l other: {name[:80]} is asked for twice", code="VB203")
         found[name] = value
 
 
@@ -47,9 +47,9 @@ def parse_variables(text: str) -> dict[str, str]:
         if not re.fullmatch("VB_[A-Z0-9]+", name):
             continue
         if not equals or not value:
-            raise JobError(f"-v {name[:80]}: a value is missing", f"write -v {name[:80]}=VALUE")
+            raise JobError(f"-v {name[:80]}: a value is missing", f"write -v {name[:80]}=VALUE", code="VB203")
         wish = "vb" + name.removeprefix("VB_").lower()
         if wish in found:
-            raise JobError(f"-v: {name[:80]} is asked for twice")
+            raise JobError(f"-v: {name[:80]} is asked for twice", code="VB203")
         found[wish] = value
     return found

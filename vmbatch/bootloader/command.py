@@ -73,7 +73,8 @@ def main() -> None:
             raise
         run(call)
     except VmBatchError as error:
-        for line in error.lines():
+        first, *rest = error.lines()
+        for line in (error.coded(first), *rest):
             sys.stderr.write(f"pygrub-vmbatch: {line}\n")
         sys.exit(1)
     except OSError as error:
@@ -98,25 +99,28 @@ def arguments(words: Sequence[str]) -> Call:
             flags.add(FLAGS[word])
         elif word.startswith("--") and name in VALUES:
             if not sign and not todo:
-                raise SiteError(f"{word} needs a value", USAGE.strip())
+                raise SiteError(f"{word} needs a value", USAGE.strip(), code="VB712")
             values[name] = value if sign else todo.pop(0)
         elif word.startswith("-") and len(word) > 1:
-            raise SiteError(f"{word} is no option of pygrub-vmbatch", "see pygrub-vmbatch(8) and the domain's <bootloader_args>")
+            raise SiteError(f"{word} is no option of pygrub-vmbatch", "see pygrub-vmbatch(8) and the domain's <bootloader_args>",
+                            code="VB712")
         else:
             disks.append(word)
     if len(disks) != 1:
-        raise SiteError("one disk is needed" if not disks else f"one disk is needed, and not {' '.join(disks)}", USAGE.strip())
+        raise SiteError("one disk is needed" if not disks else f"one disk is needed, and not {' '.join(disks)}", USAGE.strip(),
+                        code="VB712")
     if values.get("output-format", "sxp") not in _FORMATS:
-        raise SiteError(f"{values['output-format']!r} is no format for the output", f"there are {', '.join(_FORMATS)}")
+        raise SiteError(f"{values['output-format']!r} is no format for the output", f"there are {', '.join(_FORMATS)}",
+                        code="VB712")
     uid = values.get("runas")
     if uid is not None and not re.fullmatch(r"[1-9][0-9]{0,8}", uid, re.ASCII):
-        raise SiteError(f"--runas={uid} is no uid without rights")
+        raise SiteError(f"--runas={uid} is no uid without rights", code="VB712")
     wish = Wish(**{name: values.get(name, "") for name in Wish.__struct_fields__})
     for name in Wish.__struct_fields__:
         if not getattr(wish, name).isprintable():
-            raise SiteError(f"--{name} has characters that cannot be printed")
+            raise SiteError(f"--{name} has characters that cannot be printed", code="VB712")
     if wish.ramdisk and not wish.kernel:
-        raise SiteError("--ramdisk needs --kernel")
+        raise SiteError("--ramdisk needs --kernel", code="VB712")
     output = values.get("output", "-")
     return Call(disks[0], wish, "" if output == "-" else output, values.get("output-format", "sxp"),
                 values.get("output-directory", ""), int(uid) if uid else None, "not-really" in flags)
@@ -136,7 +140,8 @@ def _parted(word: str) -> list[str]:
     try:
         return shlex.split(word)
     except ValueError:
-        raise SiteError(f"{word!r} cannot be read as options", "a quote in <bootloader_args> does not end") from None
+        raise SiteError(f"{word!r} cannot be read as options", "a quote in <bootloader_args> does not end",
+                        code="VB712") from None
 
 
 def run(call: Call) -> None:
@@ -176,7 +181,7 @@ def _directory(call: Call) -> str:
         return call.directory
     found = next((path for path in _DIRECTORIES if os.path.isdir(path)), "")
     if not found:
-        raise SiteError("there is no directory for kernel and initrd", "use --output-directory")
+        raise SiteError("there is no directory for kernel and initrd", "use --output-directory", code="VB712")
     return found
 
 
@@ -199,14 +204,14 @@ def _opened(path: str, deadline: Deadline) -> int:
             fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         except OSError as error:
             if error.errno != errno.ENXIO or deadline.passed():
-                raise NodeError(f"{path} cannot be written to: {error.strerror}") from None
+                raise NodeError(f"{path} cannot be written to: {error.strerror}", code="VB906") from None
             time.sleep(_FIFO_SECONDS)
             continue
         os.set_blocking(fd, True)
         mode = os.fstat(fd).st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISFIFO(mode) and not stat.S_ISCHR(mode):
             os.close(fd)
-            raise SiteError(f"{path} is not a file for the output")
+            raise SiteError(f"{path} is not a file for the output", code="VB712")
         return fd
 
 
@@ -214,7 +219,7 @@ def formatted(form: str, kernel: str, ramdisk: str, args: str) -> str:
     """As the toolstack reads it: nothing of a guest's can end a value."""
     values = [(name, value) for name, value in (("kernel", kernel), ("ramdisk", ramdisk), ("args", args)) if value]
     if not all(value.isprintable() for _, value in values):
-        raise JobError("kernel line or paths have characters that cannot be printed")
+        raise JobError("kernel line or paths have characters that cannot be printed", code="VB711")
     if form == "sxp":
         return "linux " + "".join(f"({name} {_string(value)})" for name, value in values)
     end = "\0" if form == "simple0" else "\n"

@@ -80,11 +80,12 @@ def _directory(path: str) -> Iterator[int]:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise NodeError(f"kernel and initrd cannot be put into {path}: {error.strerror}") from None
+        raise NodeError(f"kernel and initrd cannot be put into {path}: {error.strerror}", code="VB906") from None
     try:
         status = os.fstat(fd)
         if status.st_uid != os.geteuid() or status.st_mode & 0o022:
-            raise SiteError(f"others than root can change what is in {path}", f"chown root {path}; chmod go-w {path}")
+            raise SiteError(f"others than root can change what is in {path}", f"chown root {path}; chmod go-w {path}",
+                            code="VB106")
         yield fd
     finally:
         os.close(fd)
@@ -93,13 +94,13 @@ def _directory(path: str) -> Iterator[int]:
 def _size(disk: int) -> int:
     mode = os.fstat(disk).st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
-        raise SiteError("the disk is neither a file nor a block device")
+        raise SiteError("the disk is neither a file nor a block device", code="VB712")
     return os.lseek(disk, 0, os.SEEK_END)
 
 
 def _user(uid: int) -> User:
     if uid <= 0:
-        raise SiteError(f"uid {uid} is not one without rights")
+        raise SiteError(f"uid {uid} is not one without rights", code="VB712")
     return User(str(uid), uid, Group(str(uid), uid), (), "/", "/bin/false")
 
 
@@ -125,20 +126,22 @@ def _judged(line: bytes, wish: Wish) -> Found:
     try:
         answer = msgspec.json.decode(line, type=_Answer)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        raise JobError("the guest's disk has led its reader astray", "it may be hostile") from None
+        raise JobError("the guest's disk has led its reader astray", "it may be hostile", code="VB711") from None
     if answer.refusal:
         refused = answer.refusal
-        raise JobError(f"the disk {_plain(refused.what)}", _plain(refused.hint), detail=tuple(map(_plain, refused.detail[:20])))
+        raise JobError(f"the disk {_plain(refused.what)}", _plain(refused.hint), detail=tuple(map(_plain, refused.detail[:20])),
+                       code="VB711")
     found = answer.found
     if found is None or not 0 < found.kernel_size <= KERNEL_LIMIT or not 0 <= found.initrd_size <= INITRD_LIMIT + 1024:
-        raise JobError("the guest's disk has led its reader astray", "it may be hostile")
+        raise JobError("the guest's disk has led its reader astray", "it may be hostile", code="VB711")
     args = " ".join(part for part in (found.args or wish.default_args, wish.args) if part)
     if not args.isprintable():
-        raise JobError("the guest's kernel line has characters that cannot be printed", "mend the guest's boot configuration")
+        raise JobError("the guest's kernel line has characters that cannot be printed", "mend the guest's boot configuration",
+                       code="VB711")
     length = len(args.encode())
     if length > LINE_LIMIT:
         raise JobError(f"the kernel line would have {length} bytes, and Xen cuts it off behind {LINE_LIMIT}",
-                       "shorten it in the guest's boot configuration or in the domain's XML")
+                       "shorten it in the guest's boot configuration or in the domain's XML", code="VB711")
     return msgspec.structs.replace(
         found, args=args, where=_plain(found.where), title=_plain(found.title), kernel=_plain(found.kernel),
         initrds=tuple(map(_plain, found.initrds[:100])))
@@ -166,18 +169,19 @@ class _Pieces:
     def _failed(self, error: CommandError) -> JobError | NodeError:
         said = self._process.stderr.read(_HEADER_LIMIT).decode("utf-8", "replace") if self._process.stderr else ""
         if error.status == DAMAGED:
-            return JobError(f"the disk {_plain(said)}", "check the image")
+            return JobError(f"the disk {_plain(said)}", "check the image", code="VB711")
         if error.status < 0 or re.search(r"^(MemoryError|RecursionError)", said, re.MULTILINE):
-            return JobError("the guest's disk cannot be read within the limits on time and memory", "it may be hostile")
+            return JobError("the guest's disk cannot be read within the limits on time and memory", "it may be hostile",
+                            code="VB711")
         return NodeError(f"the reader of the guest's disk failed: {_plain((said.strip().splitlines() or [error.what])[-1])}",
-                         "its account must be able to read VmBatch's installation")
+                         "its account must be able to read VmBatch's installation", code="VB910")
 
     def line(self) -> bytes:
         """Without its end."""
         while b"\n" not in self._left:
             piece = self._more()
             if not piece or len(self._left) > _HEADER_LIMIT:
-                raise JobError("the guest's disk has led its reader astray", "it may be hostile")
+                raise JobError("the guest's disk has led its reader astray", "it may be hostile", code="VB711")
             self._left += piece
         line, _, self._left = self._left.partition(b"\n")
         return line
@@ -187,7 +191,7 @@ class _Pieces:
         while size:
             piece = self._left or self._more()
             if not piece:
-                raise JobError("the guest's disk has led its reader astray", "it may be hostile")
+                raise JobError("the guest's disk has led its reader astray", "it may be hostile", code="VB711")
             self._left = piece[size:]
             size -= len(piece) - len(self._left)
             yield piece[:len(piece) - len(self._left)]
@@ -195,7 +199,7 @@ class _Pieces:
     def end(self) -> None:
         """Nothing follows."""
         if self._left or self._more():
-            raise JobError("the guest's disk has led its reader astray", "it may be hostile")
+            raise JobError("the guest's disk has led its reader astray", "it may be hostile", code="VB711")
 
 
 def _write(place: int, name: str, pieces: _Pieces, size: int) -> None:
@@ -205,4 +209,4 @@ def _write(place: int, name: str, pieces: _Pieces, size: int) -> None:
             for piece in pieces.take(size):
                 file.write(piece)
     except OSError as error:
-        raise NodeError(f"{name} cannot be written: {error.strerror}", "is the file system full?") from None
+        raise NodeError(f"{name} cannot be written: {error.strerror}", "is the file system full?", code="VB906") from None

@@ -9,21 +9,76 @@ import click
 
 from .. import __version__
 from ..errors import VmBatchError
+from . import complete
+from .console import console
+from .doctor import doctor
+from .drain import drain, undrain
+from .explain import explain
 from .image import image
+from .install import completion, install, uninstall
+from .job import kill, log, ps, show
+from .metrics import metrics
+from .report import report
+from .run import run
+from .ssh import ssh
 from .trace import described, trace
 
 if TYPE_CHECKING:
     from ..config import Config
 
 
+_SECTIONS = {
+    "Jobs and their guests": {
+        "ps": "List the jobs with guests on this node",
+        "show": "Show a job: its guest, its phases and their seconds",
+        "log": "Print a job's log",
+        "console": "Print what a job's guest writes to its console",
+        "ssh": "Log in to a job's guest, or run a command there",
+        "kill": "End a job's guest",
+        "keep": "End a job's guest, and keep its disks",
+        "kept": "Show what is kept of failed jobs",
+        "run": "Run a command in a fresh guest, without a batch system",
+    },
+    "This node": {
+        "doctor": "Check all that guests need here, and say what to do",
+        "drain": "Have this node take no new jobs with guests",
+        "undrain": "Have this node take jobs with guests again",
+        "sweep": "Remove what dead jobs left",
+        "image": "List, fetch, verify and prune the images of the store",
+        "report": "Show how long phases take, and why starts fail",
+        "metrics": "Print this node's figures for Prometheus",
+        "trace": "Find out which guest was whose",
+        "explain": "Say what an error's code means, and what to do",
+    },
+    "Templates": {
+        "check": "Check a template, and the files that it names",
+        "plan": "Show what a job with a template would do",
+    },
+    "Installation": {
+        "install": "Put VmBatch onto this node, and into its batch system",
+        "uninstall": "Take VmBatch off this node",
+        "hooks": "Write the hooks into a directory",
+        "completion": "Print what has a shell complete words of vmbatch",
+    },
+}
+"""What `vmbatch --help` says of each command."""
+
+
 class _Group(click.Group):
-    """Shows our errors as they are meant to be read; exit status 1."""
+    """Commands by what they are for. Shows our errors as they are meant to be read; exit status 1."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        widest = max(map(len, self.commands))
+        for title, commands in _SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(widest), text) for name, text in commands.items()])
 
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
         except VmBatchError as error:
-            for line in error.lines():
+            first, *rest = error.lines()
+            for line in (error.coded(first), *rest):
                 click.echo(f"vmbatch: {line}", err=True)
             sys.exit(1)
 
@@ -31,7 +86,11 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="vmbatch")
 def main() -> None:
-    """Every batch job in its own fresh virtual machine."""
+    """Every batch job in its own fresh virtual machine.
+
+    \b
+    Example: vmbatch ps
+    """
 
 
 @main.command()
@@ -127,22 +186,23 @@ def sweep(dry_run: bool, release: str | None) -> None:
     """
     from ..host.log import Log
     from ..release import release_kept
+    from ..sweep import LOG
     from ..sweep import sweep as run
 
-    config = _config()
+    config = _config_of_caller()
     if release is not None:
         if dry_run:
             raise click.UsageError("--release does what it says; leave out --dry-run")
-        found = release_kept(release, config, Log(config.log_directory, "0", "sweep"))
+        found = release_kept(release, config, Log(config.log_directory, LOG, "sweep"))
         click.echo("\n".join(found) or f"nothing is kept of job {release}; see vmbatch kept")
         return
-    log = Log(None if dry_run else config.log_directory, "0", "sweep")
+    log = Log(None if dry_run else config.log_directory, LOG, "sweep")
     for line in run(config, log, dry_run=dry_run):
         click.echo(line)
 
 
 @main.command()
-@click.argument("job")
+@click.argument("job", shell_complete=complete.jobs)
 @click.option("--for", "duration", default="7d", show_default=True, metavar="DURATION", help="how long, such as 12h")
 @click.option("--why", default="an admin wished so", show_default=True, help="a note on why")
 def keep(job: str, duration: str, why: str) -> None:
@@ -166,7 +226,8 @@ def keep(job: str, duration: str, why: str) -> None:
 
 
 @main.command()
-def kept() -> None:
+@click.option("--json", "as_json", is_flag=True, help="one JSON object a line")
+def kept(as_json: bool) -> None:
     """Show what is kept of failed jobs on this node: job, user, until when, where, why, and which images are below the disks.
 
     \b
@@ -174,44 +235,72 @@ def kept() -> None:
     """
     import os
 
+    import msgspec
+
     from .. import journal
     from .. import trace as traces
     from ..host import clock
     from ..spool.directory import Directory
 
+    config = _config_of_caller()
     found = journal.kept()
-    images = {guest.begin.token: guest.begin.images for guest in traces.guests(_config().log_trace)} if found else {}
+    images = {guest.begin.token: guest.begin.images for guest in traces.guests(config.log_trace)} if found else {}
     for _, start, resources, left in found:
         places = [owned.path for owned in resources if isinstance(owned, Directory) and os.path.isdir(owned.path)]
+        below = images.get(start.token, ())
+        if as_json:
+            said = {"job": start.job, "token": start.token, "user": start.user, "queue": start.queue, "until": left.until,
+                    "why": left.why, "places": places, "images": below}
+            click.echo(msgspec.json.encode(said).decode())
+            continue
         click.echo(f"{start.job} of {start.user} until {clock.for_people(left.until)} in {' '.join(places)}: {left.why}")
-        for below in images.get(start.token, ()):
-            click.echo(f"  {described(below)}")
+        for each in below:
+            click.echo(f"  {described(each)}")
 
 
 @main.command()
 @click.argument("directory", type=click.Path(exists=True, file_okay=False))
 @click.option("--openpbs", is_flag=True, help="those for OpenPBS, with openpbs and vmbatch_hook.py")
-def hooks(directory: str, openpbs: bool) -> None:
+@click.option("--prefix", metavar="DIR", help="for the VmBatch that will be there  [default: this one]")
+def hooks(directory: str, openpbs: bool, prefix: str | None) -> None:
     """Write the hooks of Torque and Slurm, or OpenPBS, remoteshell and pygrub-vmbatch, into DIRECTORY, for this Python.
 
     \b
     Example: vmbatch hooks /var/spool/torque/mom_priv
     """
-    from ..installation import write_hooks
+    import os
+    import sys
 
-    paths, why = write_hooks(directory, openpbs=openpbs)
+    from ..installation.hookfile import write_hooks
+
+    paths, why = write_hooks(directory, openpbs=openpbs, prefix=os.path.abspath(prefix or sys.prefix))
     for path in paths:
         click.echo(path)
     if why:
         click.echo(f"vmbatch: remoteshell is a script, into which users' jobs can bring LD_PRELOAD and the like: {why}", err=True)
 
 
-main.add_command(image)
-main.add_command(trace)
+for command in (completion, console, doctor, drain, explain, image, install, kill, log, metrics, ps, report, run, show, ssh,
+                trace, undrain, uninstall):
+    main.add_command(command)
+for listed in _SECTIONS.values():
+    for called, said in listed.items():
+        main.commands[called].short_help = said  # shells show it where they complete words
 
 
 def _config() -> Config:
     from ..hooked import load_config
 
     return load_config()
+
+
+def _config_of_caller() -> Config:
+    """The node's for root; for others their own, of the guests that they run themselves."""
+    import os
+
+    if os.geteuid() == 0:
+        return _config()
+    from .. import session
+
+    return session.settle(session.places())
 

@@ -16,10 +16,14 @@ if TYPE_CHECKING:
 
 @click.group()
 def image() -> None:
-    """The node's store of images: what jobs have downloaded, or will need."""
+    """The node's store of images: what jobs have downloaded, or will need.
+
+    \b
+    Example: vmbatch image list
+    """
 
 
-@image.command("list")
+@image.command("list", short_help="List the images of the store")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object a line")
 def list_(as_json: bool) -> None:
     """List the images of the store, the one used last at the end.
@@ -29,6 +33,8 @@ def list_(as_json: bool) -> None:
     """
     import msgspec
 
+    from . import table
+
     entries = sorted(_entries(_config()), key=lambda entry: entry.used)
     if as_json:
         for entry in entries:
@@ -37,17 +43,16 @@ def list_(as_json: bool) -> None:
     if not entries:
         click.echo("the store is empty")
         return
-    rows = [("CONTENT", "FORMAT", "SIZE", "ON DISK", "USED", "BY", "SOURCE")]
+    rows = []
     for entry in entries:
         used = "now" if entry.in_use else time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
         rows.append((entry.record.content[:12], entry.record.format, _mib(entry.record.size), _mib(entry.taken), used,
-                     entry.part.removeprefix("users/"), entry.record.origin))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        click.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+                     entry.part.removeprefix("users/"), table.plain(entry.record.origin)))
+    table.show(("CONTENT", "FORMAT", "SIZE", "ON DISK", "USED", "BY", "SOURCE"), rows, right=("SIZE", "ON DISK"),
+               spare=("FORMAT", "BY"), elastic="SOURCE", colours={"USED": {"now": "green"}})
 
 
-@image.command()
+@image.command(short_help="Bring what templates need into the store")
 @click.argument("templates", nargs=-1, type=click.Path(exists=True, dir_okay=False))
 @click.option("--all", "everything", is_flag=True, help="the templates of all queues")
 def fetch(templates: tuple[str, ...], everything: bool) -> None:
@@ -99,14 +104,15 @@ def fetch(templates: tuple[str, ...], everything: bool) -> None:
             failed = True
             if isinstance(work.progress, Terminal):
                 work.progress.end()
-            for line in error.lines():
+            first, *rest = error.lines()
+            for line in (error.coded(first), *rest):
                 click.echo(f"vmbatch: {path}: {line}", err=True)
     if not done and not failed:
         click.echo("nothing to fetch: no image is on a server, and no local one has a <vbcheckhash>")
     sys.exit(1 if failed else 0)
 
 
-@image.command()
+@image.command(short_help="Compare every image with its digest")
 def verify() -> None:
     """Read every image of the store and compare it with its digest. Damaged ones are removed, unless a job uses them.
 
@@ -131,7 +137,7 @@ def verify() -> None:
     sys.exit(1 if bad else 0)
 
 
-@image.command()
+@image.command(short_help="Bring the store within its limits")
 @click.option("--all", "everything", is_flag=True, help="all images that no job uses, not only those over the limit")
 def prune(everything: bool) -> None:
     """Remove images until the store is within its limits, half-made ones, and disks made once that nobody uses (with --all).

@@ -31,8 +31,9 @@ def trace(job_id: str | None, user: str | None, address: str | None, mac: str | 
 
     from .. import trace as traces
     from ..hooked import load_config
+    from . import moment as moments
 
-    at = None if moment is None else _moment(moment)
+    at = None if moment is None else moments.parse(moment, "--at")
     if mac is not None and not re.fullmatch("[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){5}", mac):
         raise click.BadParameter("a MAC looks like 52:54:00:12:34:56", param_hint="--mac")
     count = 0
@@ -51,16 +52,6 @@ def trace(job_id: str | None, user: str | None, address: str | None, mac: str | 
         sys.exit(1)
 
 
-def _moment(text: str) -> float:
-    """Seconds since 1970; without a time zone it is the node's."""
-    import datetime
-
-    try:
-        return float(text) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) else datetime.datetime.fromisoformat(text).timestamp()
-    except (ValueError, OverflowError):
-        raise click.BadParameter("write such as 2024-02-29T13:00 or 2024-02-29T13:00:00+01:00", param_hint="--at") from None
-
-
 def described(image: Image) -> str:
     """An image, and by what it can be known again."""
     from ..host.clock import for_people
@@ -75,8 +66,7 @@ def _shown(guest: Guest) -> list[str]:
     begin = guest.begin
     lines = [f"job {begin.job} of {begin.user} (uid {begin.uid}), queue {begin.queue}, on {begin.node}",
              f"  guest {begin.guest}, uuid {begin.uuid}, from {begin.template}"]
-    addresses = dict.fromkeys(filter(None, (guest.address, *begin.addresses)))
-    lines.append(f"  MAC {' '.join(begin.macs) or '-'}, address {' '.join(addresses) or '-'}")
+    lines.append(f"  MAC {' '.join(begin.macs) or '-'}, address {' '.join(guest.addresses) or '-'}")
     lines += [f"  {described(image)}" for image in begin.images]
     ready = "never ready" if guest.ready is None else f"ready {for_people(guest.ready)}"
     lines.append(f"  started {for_people(begin.started)}, {ready}")

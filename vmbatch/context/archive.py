@@ -21,7 +21,7 @@ def names(path: str, directory: str, strip: int) -> list[str]:
             place = on_medium(directory, name)
             if place.split("/", 1)[0] in _OURS:
                 raise SiteError(f"the archive {path} has {name!r}, which on the medium would take the place of VmBatch's {place}",
-                                "choose another path='...' in the <vbtarfile>")
+                                "choose another path='...' in the <vbtarfile>", code="VB501")
             found.append(place)
     return found
 
@@ -54,16 +54,16 @@ def _opened(path: str) -> Iterator[tarfile.TarFile]:
             while archive.fileobj is not None and archive.fileobj.read(1 << 20):
                 pass  # to its end, where gzip and xz have their checksums
     except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise SiteError(f"the archive {path} cannot be read: {error}") from None
+        raise SiteError(f"the archive {path} cannot be read: {error}", code="VB501") from None
 
 
 def _files(archive: tarfile.TarFile, path: str, strip: int) -> Iterator[tuple[str, tarfile.TarInfo]]:
     for member in archive:
         parts = [part for part in member.name.split("/") if part not in ("", ".")][strip:]
         if ".." in parts:
-            raise SiteError(f"{path}: the member {member.name!r} leads outside")
+            raise SiteError(f"{path}: the member {member.name!r} leads outside", code="VB501")
         if not parts or member.isdir():
             continue
         if not member.isreg():
-            raise SiteError(f"{path}: {member.name!r} is neither file nor directory; the medium takes no others")
+            raise SiteError(f"{path}: {member.name!r} is neither file nor directory; the medium takes no others", code="VB501")
         yield "/".join(parts), member

@@ -59,7 +59,7 @@ def parse(file: SiteFile) -> bytes:
     if text.count(f"\n{_BEGIN}\n") + text.startswith(f"{_BEGIN}\n") > 1:
         problems.append((0, f"has a second {_BEGIN}; µCernVM reads the first one alone"))
     if problems:
-        raise InputError(file.path, problems, "see docs/context-forms.md")
+        raise InputError(file.path, problems, "see docs/context-forms.md", code="VB505")
     return file.data
 
 

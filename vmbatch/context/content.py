@@ -43,7 +43,7 @@ class Content(msgspec.Struct, frozen=True):
             both = {entry.name} & directories or files.intersection(parents)
             if entry.name in files or both:
                 what = f"{both.pop()!r} both as file and as directory" if both else f"{entry.name!r} twice"
-                raise SiteError(f"the context would have {what}", "see the template's <vbtarfile option='cdrom'>")
+                raise SiteError(f"the context would have {what}", "see the template's <vbtarfile option='cdrom'>", code="VB501")
             files.add(entry.name)
             directories.update(parents)
             yield entry

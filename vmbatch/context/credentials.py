@@ -31,14 +31,14 @@ def root_key(public: bytes) -> dict[str, bytes]:
     """The credential by which root's public key gets into a guest (systemd, tmpfiles.d/provision.conf). SiteError."""
     if not _PUBLIC_KEY.fullmatch(public):
         raise SiteError("what should be root's public key for the guest is not the one line of an OpenSSH public key",
-                        "see ssh-keygen -y")
+                        "see ssh-keygen -y", code="VB502")
     return {"ssh.authorized_keys.root": public.rstrip(b"\n") + b"\n"}
 
 
 def oem_strings(credentials: dict[str, bytes]) -> list[str]:
     """A string of SMBIOS type 11 for each. SiteError for what cannot be one, or should not be seen by everybody."""
     if len(credentials) > _COUNT:
-        raise SiteError(f"{len(credentials)} systemd credentials are too many; the firmware takes {_COUNT}")
+        raise SiteError(f"{len(credentials)} systemd credentials are too many; the firmware takes {_COUNT}", code="VB502")
     found = []
     for name, content in credentials.items():
         _check(name, content)
@@ -48,21 +48,21 @@ def oem_strings(credentials: dict[str, bytes]) -> list[str]:
     size = sum(map(len, found))
     if size > _TOTAL:
         raise SiteError(f"the systemd credentials have {size} bytes in all; the firmware takes {_TOTAL}",
-                        "put large files onto the medium, with <vbtarfile>")
+                        "put large files onto the medium, with <vbtarfile>", code="VB502")
     return found
 
 
 def _check(name: str, content: bytes) -> None:
     if not _NAME.fullmatch(name):
-        raise SiteError(f"{name[:80]!r} is not the name of a systemd credential", "use letters, digits and '._-'")
+        raise SiteError(f"{name[:80]!r} is not the name of a systemd credential", "use letters, digits and '._-'", code="VB502")
     if len(content) > _SIZE:
         raise SiteError(f"the systemd credential {name} has {len(content)} bytes; at most {_SIZE} are taken",
-                        "put large files onto the medium, with <vbtarfile>")
+                        "put large files onto the medium, with <vbtarfile>", code="VB502")
     secret = "a password" if _SECRET_NAMES.fullmatch(name) else next(
         (what for pattern, what in _SECRETS if pattern.search(content) or pattern.search(_decoded(content))), "")
     if secret:
         raise SiteError(f"the systemd credential {name} is {secret}, and every user of the node could read it",
-                        "put it onto the medium, with <vbtarfile> or a script of the site's")
+                        "put it onto the medium, with <vbtarfile> or a script of the site's", code="VB502")
 
 
 def _decoded(content: bytes) -> bytes:

@@ -31,7 +31,8 @@ def check(form: str, site: SiteFile) -> None:
     """Whether the form takes this user-data. InputError."""
     if form == "vmbatch":
         raise InputError(site.path, [(0, "is user-data, but the medium has the format 'vmbatch', which nobody in the guest reads "
-                                         "user-data of")], "take userdata= out of <vbpreparecdrom>, or choose another format")
+                                         "user-data of")], "take userdata= out of <vbpreparecdrom>, or choose another format",
+                         code="VB505")
     if form == "cernvm":
         cernvm.parse(site)
     else:
@@ -117,7 +118,8 @@ def _mode(site: SiteFile | None) -> dict[str, str]:
 def _limited(form: str, data: bytes, site: SiteFile | None) -> bytes:
     if len(data) > _LIMITS[form]:
         raise SiteError(f"{'the user-data' if site is None else site.path}: what the guest gets has {len(data)} bytes, and "
-                        f"a medium in the format '{form}' takes {_LIMITS[form]}", "make it shorter, or choose another format")
+                        f"a medium in the format '{form}' takes {_LIMITS[form]}", "make it shorter, or choose another format",
+                        code="VB505")
     return data
 
 

@@ -29,6 +29,6 @@ def kernel_words(parameters: Mapping[str, str]) -> str:
             continue
         if not re.fullmatch(pattern, value):
             raise SiteError(f"the kernel line cannot carry {word}={value[:80]!r}",
-                            "the template needs <vbkernelline>no</vbkernelline> for such jobs")
+                            "the template needs <vbkernelline>no</vbkernelline> for such jobs", code="VB504")
         words.append(f"{word}={value}")
     return " ".join(words)

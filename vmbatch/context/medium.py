@@ -63,7 +63,7 @@ class _Tree:
         parent, _, last = name.rpartition("/")
         if not name.isprintable() or any(len(part) > _NAME_CHARS for part in name.split("/")):
             raise SiteError(f"the medium cannot have a file {name[:300]!r}",
-                            f"names are printable and have {_NAME_CHARS} characters at most")
+                            f"names are printable and have {_NAME_CHARS} characters at most", code="VB501")
         iso = f"{self._directory(parent)}/F{self._count:06d}.;1"
         self._count += 1
         return iso, last

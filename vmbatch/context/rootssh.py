@@ -73,18 +73,18 @@ def _member(entry: Entry, now: int) -> Iterator[bytes]:
         with open(os.open(entry.source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise NodeError(f"{entry.source} is not a regular file")
+                raise NodeError(f"{entry.source} is not a regular file", code="VB503")
             left = status.st_size
             yield _header(entry, left, now)
             while left:
                 piece = file.read(min(_CHUNK, left))
                 if not piece:
-                    raise NodeError(f"{entry.source} became shorter while it was sent to the guest")
+                    raise NodeError(f"{entry.source} became shorter while it was sent to the guest", code="VB503")
                 left -= len(piece)
                 yield piece
             yield bytes(-status.st_size % _BLOCK)
     except OSError as error:
-        raise NodeError(f"{entry.source} cannot be read: {error.strerror}") from None
+        raise NodeError(f"{entry.source} cannot be read: {error.strerror}", code="VB503") from None
 
 
 def _header(entry: Entry, size: int, now: int) -> bytes:
@@ -102,12 +102,14 @@ def _checked(entries: Iterable[Entry]) -> Iterator[Entry]:
     for entry in entries:
         name = entry.name
         if not name.isprintable() or posixpath.normpath(name) != name or name.split("/")[0] in ("", ".", ".."):
-            raise SiteError(f"the context cannot have a file {name[:300]!r}", "see the template's <vbtarfile option='cdrom'>")
+            raise SiteError(f"the context cannot have a file {name[:300]!r}", "see the template's <vbtarfile option='cdrom'>",
+                            code="VB501")
         if name in _HOST_KEY:
             continue
         parents = {name[:at] for at, letter in enumerate(name) if letter == "/"}
         if name in seen or name in above or parents & seen:
-            raise SiteError(f"the context would have {name[:300]!r} twice", "see the template's <vbtarfile option='cdrom'>")
+            raise SiteError(f"the context would have {name[:300]!r} twice", "see the template's <vbtarfile option='cdrom'>",
+                            code="VB501")
         seen.add(name)
         above |= parents
         yield entry
@@ -140,4 +142,5 @@ def _failed(what: str, outcome: Outcome) -> SiteError:
     lines = tuple(line for line in outcome.lines if not line.startswith(_NO_NEWS))
     reason = lines[-1] if lines else "it was killed" if outcome.status < 0 else f"exit status {outcome.status}"
     hint = "its image lets nobody work as root: see disable_root in its /etc/cloud/cloud.cfg"
-    return SiteError(f"{what}: {reason}", hint if outcome.status == _NO_ROOT else "", detail=lines[-_DETAIL_LINES:-1])
+    return SiteError(f"{what}: {reason}", hint if outcome.status == _NO_ROOT else "", detail=lines[-_DETAIL_LINES:-1],
+                     code="VB506")

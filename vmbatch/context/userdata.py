@@ -149,7 +149,7 @@ class _Reader:
     def result(self) -> UserData:
         """What was read. InputError."""
         if self.problems:
-            raise InputError(self.path, self.problems, "see docs/context-forms.md")
+            raise InputError(self.path, self.problems, "see docs/context-forms.md", code="VB505")
         return UserData(self.config, tuple(self.parts))
 
     def _part(self, stated: str, text: str, line: int) -> None:

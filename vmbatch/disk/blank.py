@@ -107,6 +107,6 @@ def reserve(path: str, size: int) -> None:
             return  # not every file system can; the plan has checked what is free
         with contextlib.suppress(OSError):
             os.unlink(path)
-        raise NodeError(f"{size >> 20} MiB for the disk {path} are not there: {os.strerror(code)}")
+        raise NodeError(f"{size >> 20} MiB for the disk {path} are not there: {os.strerror(code)}", code="VB401")
     finally:
         os.close(fd)

@@ -1,4 +1,4 @@
-"""An address of a pool, reserved for one start of a job in a directory that several nodes may share."""
+"""An address, reserved for one start of a job: of a pool in a directory that several nodes may share, or on this node alone."""
 
 import contextlib
 import errno
@@ -6,22 +6,22 @@ import ipaddress
 import os
 import re
 import stat
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
+from typing import Any, TypeVar
 
 import msgspec
 
-from ..errors import NodeError
+from ..errors import NodeError, TakenError
 from ..host import distant
 from ..resource import Resource
 from ..units import Deadline
 
+T = TypeVar("T")
+HERE = "/run/vmbatch/addresses"
+"""Where the addresses are reserved that this node's own networks have given by DHCP."""
 _LIMIT = 1024
 _NODE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _TEMPORARY = re.compile(rf"\.([0-9a-f]{{32}})\.([0-9a-f.:]{{2,45}})@({_NODE.pattern})")
-
-
-class TakenError(NodeError):
-    """Another start has reserved the address since it was seen to be free."""
 
 
 class _Mark(msgspec.Struct, frozen=True):
@@ -56,8 +56,9 @@ class Address(Resource, frozen=True, tag="address"):
     def acquire(self) -> None:
         """Reserves the address. TakenError, NodeError."""
         if not _NODE.fullmatch(self.node):
-            raise NodeError(f"the node's name {self.node[:80]!r} cannot stand in a file's name", "give the node a host name")
-        distant.call(os.path.dirname(self.path), self._make)
+            raise NodeError(f"the node's name {self.node[:80]!r} cannot stand in a file's name", "give the node a host name",
+                            code="VB602")
+        _call(os.path.dirname(self.path), self._make)
 
     def _make(self) -> None:
         mark = msgspec.json.encode(_Mark(self.job, self.token, self.node))
@@ -71,7 +72,7 @@ class Address(Resource, frozen=True, tag="address"):
             os.unlink(self._temporary)
         except OSError as error:
             raise NodeError(f"the address {self.address} cannot be reserved: {self.path}: {error.strerror}",
-                            "the directory of reservations must be root's on every node that shares it") from None
+                            "the directory of reservations must be root's on every node that shares it", code="VB602") from None
 
     def _link(self) -> None:
         """Gives the reservation its name; a name that is there may be our own, made by a server whose answer was lost."""
@@ -82,18 +83,17 @@ class Address(Resource, frozen=True, tag="address"):
                 return
             with contextlib.suppress(OSError):
                 os.unlink(self._temporary)
-            raise TakenError(f"the address {self.address} was taken by {_holder(self.path)} meanwhile",
-                             "another address of the pool may be free") from None
+            raise TakenError(f"the address {self.address} was taken by {_holder(self.path)} meanwhile") from None
 
     def release(self, deadline: Deadline, *, last: bool) -> None:
         """Gives the address back if it is this start's."""
-        distant.call(os.path.dirname(self.path), self._give_back, deadline=deadline)
+        _call(os.path.dirname(self.path), self._give_back, deadline=deadline)
 
     def _give_back(self) -> None:
         try:
             mark = _read(self.path)
         except OSError as error:
-            raise NodeError(f"{self.path} cannot be read: {error.strerror}") from None
+            raise NodeError(f"{self.path} cannot be read: {error.strerror}", code="VB602") from None
         if mark is not None and mark.token == self.token:
             _remove(self.path)
         _remove(self._temporary)
@@ -102,13 +102,18 @@ class Address(Resource, frozen=True, tag="address"):
         return f"address {self.address} in {os.path.dirname(self.path)}"
 
 
+def _call(directory: str, act: Callable[[], T], kind: Any = None, deadline: Deadline | None = None) -> T:
+    """As `distant.call`, which needs another process; but what is this node's own always answers."""
+    return act() if directory == HERE else distant.call(directory, act, kind, deadline)
+
+
 def _remove(path: str) -> None:
     try:
         os.unlink(path)
     except FileNotFoundError:
         return
     except OSError as error:
-        raise NodeError(f"{path} cannot be removed: {error.strerror}") from None
+        raise NodeError(f"{path} cannot be removed: {error.strerror}", code="VB602") from None
 
 
 def _read(path: str) -> _Mark | None:
@@ -149,7 +154,7 @@ class Found(msgspec.Struct, frozen=True):
 
 def look(directory: str) -> list[Found]:
     """Everything in the directory of reservations; nothing if there is none. NodeError if it cannot be read."""
-    return distant.call(directory, lambda: list(_look(directory)), list[Found])
+    return _call(directory, lambda: list(_look(directory)), list[Found])
 
 
 def _look(directory: str) -> Iterator[Found]:
@@ -158,7 +163,7 @@ def _look(directory: str) -> Iterator[Found]:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise NodeError(f"{directory}: {error.strerror}") from None
+        raise NodeError(f"{directory}: {error.strerror}", code="VB602") from None
     for name in names:
         path = os.path.join(directory, name)
         half = _TEMPORARY.fullmatch(name)

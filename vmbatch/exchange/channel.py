@@ -41,7 +41,7 @@ class Channel:
                 self._wrong = error.what
                 self._leave()
         if self._wrong and kind not in self._messages:
-            raise NodeError(self._wrong)
+            raise NodeError(self._wrong, code="VB709")
         return self._messages.get(kind)
 
     def _take(self, source: int) -> bytes:
@@ -63,9 +63,9 @@ class Channel:
             message = parse_message(line + b"\n", self._token)
             self._messages.setdefault(message.kind, message)
         if len(self._rest) > MESSAGE_BYTES:
-            raise NodeError("the guest wrote a message that is not one of the kit's")
+            raise NodeError("the guest wrote a message that is not one of the kit's", code="VB709")
         if self._left < 0:
-            raise NodeError(f"the guest wrote more than {_IN_ALL} bytes into its port for messages")
+            raise NodeError(f"the guest wrote more than {_IN_ALL} bytes into its port for messages", code="VB709")
 
     def _leave(self) -> None:
         """Gives the port back: what has ended would wake its reader again and again."""

@@ -32,16 +32,17 @@ class Export(Resource, frozen=True, tag="export"):
     def acquire(self) -> None:
         """Exports the directory. NodeError."""
         if ":" in self.address:
-            raise NodeError(f"exports are for IPv4, and the guest has {self.address}", "give the guest an IPv4 address")
+            raise NodeError(f"exports are for IPv4, and the guest has {self.address}", "give the guest an IPv4 address",
+                            code="VB607")
         if self._is_there(Deadline(_SECONDS)):
-            raise NodeError(f"{self.path} is exported to {self.address} already")
+            raise NodeError(f"{self.path} is exported to {self.address} already", code="VB607")
         squash = f"all_squash,anonuid={self.uid},anongid={self.gid}"
         options = f"rw,sync,sec=sys,no_subtree_check,{squash},fsid={self.fsid}"
         try:
             process.run([PROGRAM, "-o", options, f"{self._client}:{self.path}"], Deadline(_SECONDS))
         except CommandError as error:
             raise NodeError(f"{self.path} cannot be exported to {self.address}: {error.what}",
-                            "is this node's NFS server the kernel's, and running?") from None
+                            "is this node's NFS server the kernel's, and running?", code="VB607") from None
 
     def release(self, deadline: Deadline, *, last: bool) -> None:
         """Ends the export; what is not exported is success."""
@@ -51,7 +52,8 @@ class Export(Resource, frozen=True, tag="export"):
             process.run([PROGRAM, "-u", f"{self._client}:{self.path}"], deadline)
         except CommandError as error:
             if self._is_there(deadline):
-                raise NodeError(f"the export of {self.path} to {self.address} cannot be ended: {error.what}") from None
+                raise NodeError(f"the export of {self.path} to {self.address} cannot be ended: {error.what}",
+                                code="VB607") from None
 
     def _is_there(self, deadline: Deadline) -> bool:
         return (self.path, self._client) in exported(deadline)
@@ -62,7 +64,7 @@ def exported(deadline: Deadline) -> list[tuple[str, str]]:
     try:
         listed = process.run([PROGRAM, "-s"], deadline)
     except CommandError as error:
-        raise NodeError(f"this node's exports cannot be read: {error.what}") from None
+        raise NodeError(f"this node's exports cannot be read: {error.what}", code="VB607") from None
     return [(str(path), str(client)) for path, client in re.findall(r"^(/\S+)\s+([^\s(]+)\(", listed, re.MULTILINE)]
 
 

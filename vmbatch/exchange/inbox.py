@@ -31,7 +31,7 @@ class Inbox:
             return None
         message = parse_message(data, self._token)
         if message.kind != kind:
-            raise NodeError(f"the guest wrote a {message.kind} message as its {kind} message")
+            raise NodeError(f"the guest wrote a {message.kind} message as its {kind} message", code="VB709")
         return message
 
     def _fetch(self, kind: str) -> bytes | None:

@@ -155,7 +155,8 @@ class Meeting:
             if found is not None:
                 return found
             if work.deadline.passed():
-                raise DeadlineError(f"{what} in time", f"see the logs of the job at {', '.join(map(short, self.member.others))}")
+                raise DeadlineError(f"{what} in time", f"see the logs of the job at {', '.join(map(short, self.member.others))}",
+                                    code="VB608")
             time.sleep(min(_POLL_SECONDS, work.deadline.left()))
 
 

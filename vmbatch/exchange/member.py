@@ -97,11 +97,11 @@ class Member(Resource, frozen=True, tag="member"):
         known = read(self.path)
         if known is not None and known.guest.node != self.node:
             raise NodeError(f"{known.guest.node} and {self.node} have the same entry, {self.path}",
-                            "nodes that share a directory must have different names up to the first dot")
+                            "nodes that share a directory must have different names up to the first dot", code="VB608")
         if known is not None and known.guest.token == self.token:
-            raise NodeError(f"{self.path} is there already", "this start has made it before")
+            raise NodeError(f"{self.path} is there already", "this start has made it before", code="VB608")
         if known is None and os.path.lexists(self.path):
-            raise NodeError(f"{self.path} is no entry of a job", "see what it is, and remove it by hand")
+            raise NodeError(f"{self.path} is no entry of a job", "see what it is, and remove it by hand", code="VB608")
         _write(self._temporary, self.path, Entry(job=self.job, rank=self.rank, guest=Guest(self.token, self.node, self.name)))
 
     def write(self, entry: Entry) -> None:
@@ -112,7 +112,7 @@ class Member(Resource, frozen=True, tag="member"):
         """The entry as this start wrote it last. NodeError if it is not there any more."""
         entry = distant.call(self.directory, lambda: read(self.path), Entry | None)
         if entry is None or entry.guest.token != self.token:
-            raise NodeError(f"{self.path} is not this start's any more", "see who removes files there")
+            raise NodeError(f"{self.path} is not this start's any more", "see who removes files there", code="VB608")
         return entry
 
     def seen(self) -> list[Entry | None]:
@@ -183,7 +183,7 @@ def short(node: str) -> str:
 def check_node(node: str) -> None:
     """NodeError unless the host name can stand in a file's name."""
     if not _SHORT.fullmatch(short(node)):
-        raise NodeError(f"the node's name {node[:80]!r} cannot stand in a file's name", "give the node a host name")
+        raise NodeError(f"the node's name {node[:80]!r} cannot stand in a file's name", "give the node a host name", code="VB608")
 
 
 def _write(temporary: str, path: str, entry: Entry) -> None:
@@ -196,7 +196,8 @@ def _write(temporary: str, path: str, entry: Entry) -> None:
         os.rename(temporary, path)
     except OSError as error:
         raise NodeError(f"the job's nodes cannot meet: {path}: {error.strerror}",
-                        "[nodes] directory must be on a file system that all nodes mount, and root's on each of them") from None
+                        "[nodes] directory must be on a file system that all nodes mount, and root's on each of them",
+                        code="VB608") from None
 
 
 def _remove(path: str) -> None:
@@ -205,7 +206,7 @@ def _remove(path: str) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise NodeError(f"{path} cannot be removed: {error.strerror}") from None
+        raise NodeError(f"{path} cannot be removed: {error.strerror}", code="VB608") from None
 
 
 def read(path: str) -> Entry | None:
@@ -215,7 +216,7 @@ def read(path: str) -> Entry | None:
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
             return None
-        raise NodeError(f"{path}: {error.strerror}") from None
+        raise NodeError(f"{path}: {error.strerror}", code="VB608") from None
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return None
@@ -226,7 +227,7 @@ def read(path: str) -> Entry | None:
     except OSError as error:
         if error.errno == errno.ESTALE:  # replaced at the server while it was read
             return None
-        raise NodeError(f"{path}: {error.strerror}") from None
+        raise NodeError(f"{path}: {error.strerror}", code="VB608") from None
     finally:
         os.close(fd)
 
@@ -277,7 +278,7 @@ def of_failure(entry: Entry) -> VmBatchError:
 
     first, *rest = entry.failed
     if entry.fault == _BUSY:
-        return BusyError(f"node {short(entry.guest.node)}: {first}", detail=tuple(rest))
+        return BusyError(f"node {short(entry.guest.node)}: {first}", detail=tuple(rest), code="VB609")
     fault = next((fault for fault in Fault if fault.value == entry.fault), Fault.NODE)
     return SisterError(f"node {short(entry.guest.node)}: {first}", fault=fault, detail=tuple(rest))
 
@@ -293,7 +294,7 @@ def _look(directory: str, node: str) -> Iterator[tuple[str, str, bool]]:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise NodeError(f"{directory}: {error.strerror}") from None
+        raise NodeError(f"{directory}: {error.strerror}", code="VB608") from None
     for name in names:
         path = os.path.join(directory, name)
         if half := _TEMPORARY.fullmatch(name):

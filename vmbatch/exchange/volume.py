@@ -33,11 +33,11 @@ class Volume(Resource, frozen=True, tag="volume"):
         """Makes the directory and mounts the file system. NodeError."""
         if os.readlink("/proc/self/ns/mnt") != os.readlink("/proc/1/ns/mnt"):
             raise NodeError("the hooks run in a mount namespace of their own, where nobody else sees a guest's volume",
-                            "start the batch system's daemon without PrivateTmp, PrivateMounts and the like")
+                            "start the batch system's daemon without PrivateTmp, PrivateMounts and the like", code="VB607")
         try:
             os.mkdir(self.path, 0o700)
         except OSError as error:
-            raise NodeError(f"{self.path} cannot be made: {error.strerror}") from None
+            raise NodeError(f"{self.path} cannot be made: {error.strerror}", code="VB607") from None
         options = f"nosuid,nodev,noexec,size={self.size},nr_inodes={_FILES},mode=0700,uid={self.uid},gid={self.gid}"
         process.run(["/usr/bin/mount", "-t", "tmpfs", "-o", options, f"vmbatch:{self.token}", self.path], Deadline(_SECONDS))
 
@@ -49,7 +49,7 @@ class Volume(Resource, frozen=True, tag="volume"):
                 process.run(["/usr/bin/umount", "--lazy", "--no-canonicalize", place], deadline)
             except CommandError as error:
                 if (place, self.token) in mounted():
-                    raise NodeError(f"{self.path} cannot be unmounted: {error.what}") from None
+                    raise NodeError(f"{self.path} cannot be unmounted: {error.what}", code="VB607") from None
         with contextlib.suppress(OSError):  # not there, or another's; else it is removed with its parent
             os.rmdir(self.path)
 
@@ -60,7 +60,7 @@ def mounted() -> list[tuple[str, str]]:
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
             lines = [line.split(" ") for line in table]
     except OSError as error:
-        raise NodeError(f"/proc/self/mountinfo: {error.strerror}") from None
+        raise NodeError(f"/proc/self/mountinfo: {error.strerror}", code="VB607") from None
     found = []
     for words in lines:
         kind, source = words[words.index("-") + 1:][:2]

@@ -124,7 +124,7 @@ def appliance(view: View, device: str, account: str, directory: str, scratch: st
     """
     if not os.path.exists(f"{directory}/kernel"):
         raise NodeError(f"there is no appliance of libguestfs in {directory}",
-                        f"install libguestfs-tools; libguestfs-make-fixed-appliance {directory}")
+                        f"install libguestfs-tools; libguestfs-make-fixed-appliance {directory}", code="VB404")
     file.check_trusted(*(os.path.join(directory, name) for name in os.listdir(directory)))
     with contextlib.ExitStack() as opened:
         place = _socket_directory(scratch, account, opened)
@@ -174,10 +174,11 @@ def _served(view: View, place: int, account: str, deadline: Deadline, opened: co
     while not os.path.exists(f"/proc/self/fd/{place}/disk"):
         if server.poll() is not None:
             said = server.stdout.read().decode("utf-8", "replace") if server.stdout else ""
-            raise NodeError(f"qemu-storage-daemon does not serve a job's disk: {(said.strip().splitlines() or ['it ended'])[-1]}")
+            raise NodeError(f"qemu-storage-daemon does not serve a job's disk: {(said.strip().splitlines() or ['it ended'])[-1]}",
+                            code="VB404")
         process.alive()
         if deadline.passed():
-            raise DeadlineError("qemu-storage-daemon did not serve a job's disk in time")
+            raise DeadlineError("qemu-storage-daemon did not serve a job's disk in time", code="VB406")
         time.sleep(0.01)
     return server
 
@@ -186,7 +187,7 @@ def _stop(server: subprocess.Popen[bytes], deadline: Deadline) -> None:
     server.terminate()
     said = b"".join(process.stream(server, deadline, lambda: None)).decode("utf-8", "replace")
     if said.strip():
-        raise NodeError(f"a job's disk could not be closed: {said.strip().splitlines()[-1]}")
+        raise NodeError(f"a job's disk could not be closed: {said.strip().splitlines()[-1]}", code="VB404")
 
 
 class _Session:
@@ -231,7 +232,7 @@ class _Session:
                     while not select.select([], [self._archive], [], min(_ALIVE_SECONDS, self.deadline.left()))[1]:
                         process.alive()
                         if self.deadline.passed():
-                            raise DeadlineError("guestfish did not take the context in time")
+                            raise DeadlineError("guestfish did not take the context in time", code="VB406")
                     view = view[os.write(self._archive, view[: select.PIPE_BUF]) :]
         except BrokenPipeError:
             pass  # it says why
@@ -274,7 +275,8 @@ class _Session:
         while not select.select([source], [], [], min(_ALIVE_SECONDS, self.deadline.left()))[0]:
             process.alive()
             if self.deadline.passed():
-                raise DeadlineError("guestfish did not answer in time", "a node without KVM needs more [times] than others")
+                raise DeadlineError("guestfish did not answer in time", "a node without KVM needs more [times] than others",
+                                    code="VB406")
         return os.read(source, 1 << 16)
 
 
@@ -304,7 +306,8 @@ def _failed(command: str, output: str) -> FormatError | NodeError:
     lines = found or output.strip().splitlines() or ["it ended"]
     text = "".join(letter for letter in lines[-1] if letter.isprintable())[:300]
     if command == "run" or command.startswith("add-drive") or not found:
-        return NodeError(f"the appliance of libguestfs does not start: {text}", "see guestfish(1) and libguestfs-test-tool(1)")
+        return NodeError(f"the appliance of libguestfs does not start: {text}", "see guestfish(1) and libguestfs-test-tool(1)",
+                         code="VB404")
     if re.search(r"No space left on device|tar: .*: Wrote only", text):
         return FormatError("has a file system without enough room left for the context", "make it larger, or free some")
     return FormatError(f"has a file system that libguestfs cannot work on: {text}")
@@ -351,18 +354,18 @@ def _member(item: File, now: int) -> Iterator[bytes]:
         with open(os.open(item.source, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise NodeError(f"{item.source} is not a regular file")
+                raise NodeError(f"{item.source} is not a regular file", code="VB503")
             yield _header(item.path, tarfile.REGTYPE, item.mode, now, size=status.st_size)
             left = status.st_size
             while left:
                 piece = file.read(min(_CHUNK, left))
                 if not piece:
-                    raise NodeError(f"{item.source} became shorter while it was read")
+                    raise NodeError(f"{item.source} became shorter while it was read", code="VB503")
                 left -= len(piece)
                 yield piece
             yield bytes(-status.st_size % tarfile.BLOCKSIZE)
     except OSError as error:
-        raise NodeError(f"{item.source} cannot be read: {error.strerror}") from None
+        raise NodeError(f"{item.source} cannot be read: {error.strerror}", code="VB503") from None
 
 
 def _header(path: str, kind: bytes, mode: int, now: int, *, size: int = 0, target: str = "") -> bytes:

@@ -329,14 +329,14 @@ def _unusable(output: str) -> FormatError | NodeError:
     lines = [line.removeprefix("debugfs: ") for line in output.splitlines() if line.strip() and not _ECHO.match(line)]
     shown = _shown([re.sub(r" ?/dev/fd/\S+", "", line) for line in lines])
     if "Permission denied" in shown:
-        return NodeError(f"debugfs may not work on a job's disk{shown}", "its mode must be 0600")
+        return NodeError(f"debugfs may not work on a job's disk{shown}", "its mode must be 0600", code="VB404")
     return FormatError(f"has an ext file system that debugfs cannot work on{shown}", "check it with e2fsck -f")
 
 
 def _failed(command: str, lines: list[str]) -> FormatError | NodeError:
     text = " ".join(lines)
     if "No space left on device" in text or "Input/output error" in text:
-        return NodeError(f"a job's disk cannot be written to{_shown(lines)}", "is the spool's file system full?")
+        return NodeError(f"a job's disk cannot be written to{_shown(lines)}", "is the spool's file system full?", code="VB405")
     if re.search(r"Could not allocate (block|inode)", text):
         what = "inodes" if "allocate inode" in text else "room"
         return FormatError(f"has a file system without enough {what} left for the context", "make it larger, or free some")

@@ -85,7 +85,8 @@ class Fat:
             if re.search(r"Disk full|No free cluster", error.output):
                 raise FormatError("has a FAT file system without enough room left for the context") from None
             if re.search(r"No space left on device|Input/output error", error.output):
-                raise NodeError(f"a job's disk cannot be written to: {error.what}", "is the spool's file system full?") from None
+                raise NodeError(f"a job's disk cannot be written to: {error.what}", "is the spool's file system full?",
+                                code="VB405") from None
             raise _unusable(error) from None
 
     def _run(self, tool: str, *arguments: str, fds: tuple[int, ...] = (), quiet: bool = False) -> str:

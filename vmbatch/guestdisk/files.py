@@ -95,11 +95,12 @@ def check(items: Iterable[Item]) -> None:
         path = item.path
         if not _plain(path):
             raise SiteError(f"the guest's disk cannot get a file {path[:300]!r}",
-                            f"paths are absolute and printable, and have {_PATH_BYTES} bytes at most, each name {_NAME_BYTES}")
+                            f"paths are absolute and printable, and have {_PATH_BYTES} bytes at most, each name {_NAME_BYTES}",
+                            code="VB403")
         if path in seen or path in above or not seen.isdisjoint(parents(path)):
-            raise SiteError(f"the guest's disk would get {path[:300]!r} twice, or both as file and as directory")
+            raise SiteError(f"the guest's disk would get {path[:300]!r} twice, or both as file and as directory", code="VB403")
         if isinstance(item, Link) and not (_printable(item.target) and 0 < len(item.target.encode()) <= _TARGET_BYTES):
-            raise SiteError(f"the guest's disk cannot get a link to {item.target[:300]!r}")
+            raise SiteError(f"the guest's disk cannot get a link to {item.target[:300]!r}", code="VB403")
         if not _LABEL.fullmatch(item.label):
             raise ValueError(f"{item.label!r} is no label of SELinux")
         seen.add(path)
@@ -262,7 +263,7 @@ def lent(file: File, scratch: str) -> Iterator[int]:
             opened.callback(os.close, fd)
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
-                raise NodeError(f"{file.source} is not a regular file")
+                raise NodeError(f"{file.source} is not a regular file", code="VB503")
             if status.st_mode & stat.S_IROTH:
                 yield fd
                 return
@@ -274,7 +275,7 @@ def lent(file: File, scratch: str) -> Iterator[int]:
             while os.sendfile(copy, fd, None, _PIECE):
                 process.alive()
         except OSError as error:
-            raise NodeError(f"{file.source} cannot be read: {error.strerror}") from None
+            raise NodeError(f"{file.source} cannot be read: {error.strerror}", code="VB503") from None
         yield copy
 
 

@@ -78,7 +78,7 @@ class Injection(Piece, frozen=True, tag="injection"):
             with view(target.path, target.form, self.account, work.deadline, target.backing) as seen:
                 yield from self._by_a_tool(target, seen, work)
         except FormatError as error:
-            raise SiteError(f"{target.where}: the disk {error.what}", error.hint) from None
+            raise SiteError(f"{target.where}: the disk {error.what}", error.hint, code="VB403") from None
 
     def _by_a_tool(self, target: Target, seen: View, work: Work) -> Iterator[Guest]:
         place = table.Extent(0, seen.size)

@@ -176,19 +176,20 @@ def _loop(disk: int, offset: int, length: int, deadline: Deadline, opened: conte
             device = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:
             raise NodeError(f"no loop device for a job's disk: {error.filename or '/dev/loop-control'}: {error.strerror}",
-                            "modprobe loop; or leave trusted='yes' out of the <vbdisk>") from None
+                            "modprobe loop; or leave trusted='yes' out of the <vbdisk>", code="VB404") from None
         try:
             if os.major(os.fstat(device).st_rdev) != _LOOP_MAJOR:
-                raise NodeError(f"{path} is no loop device")
+                raise NodeError(f"{path} is no loop device", code="VB404")
             fcntl.ioctl(device, _CONFIGURE, config)
         except BaseException as error:
             os.close(device)
             if not isinstance(error, OSError):
                 raise
             if error.errno != errno.EBUSY:
-                raise NodeError(f"{path} does not take a job's disk: {error.strerror}", "it needs Linux 5.8") from None
+                raise NodeError(f"{path} does not take a job's disk: {error.strerror}", "it needs Linux 5.8",
+                                code="VB404") from None
             if deadline.passed():
-                raise DeadlineError("no loop device became free in time") from None
+                raise DeadlineError("no loop device became free in time", code="VB406") from None
         else:
             opened.callback(os.close, device)
             return path
@@ -210,7 +211,8 @@ def _mount(device: str, filesystem: str, deadline: Deadline) -> int:
                 raise FormatError(f"has a file system ({filesystem}) that the node's kernel does not mount: "
                                   f"{said or error.strerror}") from None
             if deadline.passed():
-                raise DeadlineError(f"another {filesystem} with the same identity was mounted for too long") from None
+                raise DeadlineError(f"another {filesystem} with the same identity was mounted for too long",
+                                    code="VB406") from None
         finally:
             os.close(context)
         process.alive()
@@ -222,7 +224,7 @@ def _open_filesystem(filesystem: str) -> int:
         return _call(_FSOPEN, ctypes.create_string_buffer(filesystem.encode()), _CLOEXEC)
     except OSError as error:
         raise NodeError(f"the node's kernel cannot mount {filesystem}: {error.strerror}",
-                        f"modprobe {filesystem}; or leave trusted='yes' out of the <vbdisk>") from None
+                        f"modprobe {filesystem}; or leave trusted='yes' out of the <vbdisk>", code="VB404") from None
 
 
 def _configure(context: int, command: int, key: str = "", value: str = "") -> None:
@@ -255,7 +257,7 @@ def _sync(root: int) -> None:
     try:
         if libc.syncfs(fd):
             raise NodeError(f"a job's disk cannot be written to: {os.strerror(ctypes.get_errno())}",
-                            "is the spool's file system full?")
+                            "is the spool's file system full?", code="VB405")
     finally:
         os.close(fd)
 
@@ -269,13 +271,13 @@ def _fill(fd: int, item: File, deadline: Deadline) -> None:
     try:
         source = os.open(item.source, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError as error:
-        raise NodeError(f"{item.source} cannot be read: {error.strerror}") from None
+        raise NodeError(f"{item.source} cannot be read: {error.strerror}", code="VB503") from None
     try:
         if not stat.S_ISREG(os.fstat(source).st_mode):
-            raise NodeError(f"{item.source} is not a regular file")
+            raise NodeError(f"{item.source} is not a regular file", code="VB503")
         while os.sendfile(fd, source, None, _PIECE):
             process.alive()
             if deadline.passed():
-                raise DeadlineError(f"{item.path} was not written in time")
+                raise DeadlineError(f"{item.path} was not written in time", code="VB406")
     finally:
         os.close(source)

@@ -79,7 +79,7 @@ class View(msgspec.Struct, frozen=True):
         except CommandError as error:
             raise CommandError(argv, error.status, error.output) from None
         except DeadlineError:
-            raise DeadlineError(f"{argv[0]} did not end in time") from None
+            raise DeadlineError(f"{argv[0]} did not end in time", code="VB406") from None
 
 
 @contextlib.contextmanager
@@ -91,19 +91,19 @@ def view(path: str, form: str, account: str, deadline: Deadline, backing: tuple[
     try:
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise NodeError(f"the disk {path} cannot be opened: {error.strerror}") from None
+        raise NodeError(f"the disk {path} cannot be opened: {error.strerror}", code="VB404") from None
     with contextlib.ExitStack() as opened:
         opened.callback(os.close, fd)
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
-            raise NodeError(f"the disk {path} is not a regular file")
+            raise NodeError(f"the disk {path} is not a regular file", code="VB404")
         if status.st_nlink != 1:
             raise NodeError(f"the disk {path} has {status.st_nlink} names, and others may use it",
-                            "give each job a disk of its own")
+                            "give each job a disk of its own", code="VB404")
         try:
             _check(_reader(fd), status.st_size, form, backing is not None)
         except FormatError as error:
-            raise NodeError(f"the disk {path} {error.what}", error.hint) from None
+            raise NodeError(f"the disk {path} {error.what}", error.hint, code="VB404") from None
         if form == "raw":
             name = opened.enter_context(_opened(f"/proc/self/fd/{fd}", os.O_PATH))
             opened.enter_context(_lent(fd, account))
@@ -221,7 +221,7 @@ def _wait_ready(said: Iterator[bytes], path: str) -> None:
     except CommandError:
         pass
     raise NodeError(f"qemu-storage-daemon cannot show the disk {path}: {_words(text) or 'it ended'}",
-                    "it needs /dev/fuse: modprobe fuse" if not os.path.exists("/dev/fuse") else "")
+                    "it needs /dev/fuse: modprobe fuse" if not os.path.exists("/dev/fuse") else "", code="VB404")
 
 
 @contextlib.contextmanager
@@ -229,7 +229,7 @@ def _mounted(pid: int, place: str, fd: int) -> Iterator[int]:
     """A name for the export (open(2), O_PATH), which lies over the disk in the daemon's namespace."""
     with _opened(f"/proc/{pid}/root{place}", os.O_PATH | os.O_NOFOLLOW) as name:
         if os.fstat(name).st_dev == os.fstat(fd).st_dev:
-            raise NodeError(f"qemu-storage-daemon has not mounted its view of {place}")
+            raise NodeError(f"qemu-storage-daemon has not mounted its view of {place}", code="VB404")
         yield name
 
 
@@ -244,9 +244,9 @@ def _stop(daemon: subprocess.Popen[bytes], said: Iterator[bytes], path: str) -> 
     try:
         text = b"".join(said)
     except DeadlineError:
-        raise DeadlineError(f"qemu-storage-daemon did not close the disk {path} in time") from None
+        raise DeadlineError(f"qemu-storage-daemon did not close the disk {path} in time", code="VB406") from None
     if text.strip():
-        raise NodeError(f"qemu-storage-daemon could not close the disk {path}: {_words(text)}")
+        raise NodeError(f"qemu-storage-daemon could not close the disk {path}: {_words(text)}", code="VB404")
 
 
 def _words(text: bytes) -> str:

@@ -40,14 +40,14 @@ def wait(uri: str, uuid: str, macs: Iterable[str], work: Work, sources: Iterable
             time.sleep(min(_ALIVE_SECONDS, over.left()))
         if work.deadline.passed():
             raise DeadlineError(f"nobody knows the address of the guest ({'; '.join(said)})",
-                                "see whether its network is up, and whether libvirt serves its DHCP")
+                                "see whether its network is up, and whether libvirt serves its DHCP", code="VB604")
 
 
 def find(uri: str, uuid: str, macs: Iterable[str], sources: Iterable[str] = SOURCES) -> tuple[list[str], list[str]]:
     """(addresses of the first source that knows any, IPv4 first; what each source without any said). NodeError."""
     domain = virt.find(uri, uuid)
     if domain is None:
-        raise NodeError("the guest has ended before it had an address", "see its console")
+        raise NodeError("the guest has ended before it had an address", "see its console", code="VB706")
     order = {mac.lower(): number for number, mac in enumerate(macs)}
     said = []
     for source in sources:
@@ -55,7 +55,7 @@ def find(uri: str, uuid: str, macs: Iterable[str], sources: Iterable[str] = SOUR
             known = _ask(domain, source)
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-                raise NodeError("the guest has ended before it had an address", "see its console") from None
+                raise NodeError("the guest has ended before it had an address", "see its console", code="VB706") from None
             said.append(f"{source}: {printable(str(error).encode('utf-8', 'replace'), 120)}")
             continue
         found = sorted((ipaddress.ip_address(text).version, order[mac], number, text)
@@ -104,7 +104,7 @@ def of_this_node() -> tuple[str, ...]:
             with open("/proc/net/if_inet6", encoding="ascii") as table:
                 found |= {str(ipaddress.ip_address(bytes.fromhex(line.split()[0]))) for line in table}
     except OSError as error:
-        raise NodeError(f"this node's addresses cannot be read: {error.filename}: {error.strerror}") from None
+        raise NodeError(f"this node's addresses cannot be read: {error.filename}: {error.strerror}", code="VB604") from None
     return tuple(sorted(address for address in found if not ipaddress.ip_address(address).is_loopback))
 
 

@@ -42,6 +42,20 @@ def started(pid: int) -> int | None:
         return None
 
 
+def runs(process: ProcessIdentity) -> bool:
+    """Whether it still runs; where proc(5) hides the processes of others (hidepid), whether one with its number does."""
+    begun = started(process.pid)
+    if begun is not None:
+        return begun == process.started
+    try:
+        os.kill(process.pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 def age(pid: int) -> float:
     """Seconds since a process was started; 0 if there is none."""
     begun = started(pid)

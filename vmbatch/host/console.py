@@ -1,10 +1,12 @@
 """What a guest wrote to its console: the guest's to choose, so bounded and stripped before anybody sees it."""
 
+import codecs
 import contextlib
 import os
 import re
 
 from ..guest import printable
+from . import acl
 
 _TAIL_BYTES = 64 << 10
 _LINE_CHARS = 200
@@ -81,6 +83,16 @@ def _tail(path: str) -> bytes:
         os.close(fd)
 
 
+def show_to(path: str, uid: int) -> None:
+    """An account can read a guest's console log, too, if there is one. OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            acl.let_read(fd, uid)
+        finally:
+            os.close(fd)
+
+
 def panic(path: str) -> str | None:
     """The last words of the guest's kernel, if it says it is dead; some kernels then wait for ever."""
     match = _PANIC.search(read_tail(path))
@@ -96,3 +108,42 @@ def printable_lines(text: bytes) -> list[str]:
 def printable_tail(text: bytes, count: int) -> str:
     """The last lines on one line."""
     return "; ".join(printable_lines(text)[-count:])
+
+
+_ESC, _BEL = 0x1B, 0x07
+
+
+class Plain:
+    """A stream of a guest's without what a terminal would obey: escape sequences, also torn ones, and control characters."""
+
+    def __init__(self) -> None:
+        self._state = ""
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+
+    def feed(self, data: bytes) -> bytes:
+        """What can be shown of more of it; lines end with a newline alone."""
+        kept = bytes(byte for byte in data if self._shown(byte))
+        return "".join(char for char in self._decode(kept) if char.isprintable() or char in "\n\t").encode()
+
+    def _shown(self, byte: int) -> bool:
+        """Whether a byte is text. ECMA-48: ESC alone, a control sequence up to its final byte, a string up to BEL or ESC \\."""
+        if byte in b"\n":
+            self._state = ""  # nothing that a guest begins hides its next line
+            return True
+        if byte == _ESC:
+            self._state = "escape"
+            return False
+        if self._state == "escape":
+            self._state = {ord("["): "sequence", ord("]"): "string", ord("P"): "string", ord("X"): "string",
+                           ord("^"): "string", ord("_"): "string"}.get(byte, "more" if 0x20 <= byte <= 0x2F else "")
+            return False
+        if self._state == "sequence":
+            self._state = "" if 0x40 <= byte <= 0x7E else "sequence"
+            return False
+        if self._state == "more":
+            self._state = "more" if 0x20 <= byte <= 0x2F else ""
+            return False
+        if self._state == "string":
+            self._state = "" if byte == _BEL else "string"
+            return False
+        return True

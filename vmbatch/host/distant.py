@@ -41,6 +41,7 @@ class _Wrong(msgspec.Struct, frozen=True):
     hint: str = ""
     fault: Fault = Fault.NODE
     detail: tuple[str, ...] = ()
+    code: str = ""
 
 
 class _Answer(msgspec.Struct, frozen=True):
@@ -50,24 +51,13 @@ class _Answer(msgspec.Struct, frozen=True):
     wrong: _Wrong | None = None
 
 
-class Held:
-    """What another process keeps open until `close`, or until we die."""
-
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
-
-    def close(self) -> None:
-        """Lets it go."""
-        _end(self._pid)
-
-
 def call(place: str, act: Callable[[], T], kind: Any = None, deadline: Deadline | None = None) -> T:
     """What `act` returns, of the type `kind`, or raises; it works on files in `place`.
 
     UnreachableError if they do not answer by the deadline; without one, 30 s are enough. Asks `process.alive` meanwhile. The
     other process has our locks, and dies with us: so nobody who gets a lock of ours meets what it may still do.
     """
-    pid, source = _start(act, stay=False)
+    pid, source = _start(act)
     try:
         answer = _answer(place, source, deadline or process.patience(_ANSWER_SECONDS))
     finally:
@@ -76,21 +66,24 @@ def call(place: str, act: Callable[[], T], kind: Any = None, deadline: Deadline 
     return cast(T, _result(answer, kind))
 
 
-def hold(place: str, act: Callable[[], bool]) -> Held | None:
-    """What `act` keeps open in the other process, if it returns true. As `call`."""
-    pid, source = _start(act, stay=True)
-    held = False
-    try:
-        held = bool(_result(_answer(place, source, process.patience(_ANSWER_SECONDS)), bool))
-    finally:
-        os.close(source)
-        if not held:
-            _end(pid)
-    return Held(pid) if held else None
+class Question:
+    """A call that goes on beside others, in a process of its own, from now on."""
+
+    def __init__(self, place: str, act: Callable[[], object]) -> None:
+        self._place = place
+        self._pid, self._source = _start(act)
+
+    def answer(self, kind: Any, deadline: Deadline) -> Any:
+        """As `call`, once; what others do not answer says nothing of this."""
+        try:
+            return _result(_wait(self._place, self._source, deadline), kind)
+        finally:
+            os.close(self._source)
+            _end(self._pid)
 
 
-def _start(act: Callable[[], object], *, stay: bool) -> tuple[int, int]:
-    """(process, where its answer comes); `stay`: then it waits to be killed."""
+def _start(act: Callable[[], object]) -> tuple[int, int]:
+    """(process, where its answer comes)."""
     source, sink = os.pipe2(os.O_CLOEXEC)
     parent = os.getpid()
     pid = os.fork()
@@ -104,8 +97,6 @@ def _start(act: Callable[[], object], *, stay: bool) -> tuple[int, int]:
             os.close(source)
             data = _tried(act)
             _write(sink, len(data).to_bytes(_LENGTH) + data)
-            while stay:
-                signal.pause()
     finally:
         os._exit(0)
 
@@ -117,7 +108,8 @@ def _tried(act: Callable[[], object]) -> bytes:
         path = error.filename if isinstance(error.filename, str) else None
         answer = _Answer(wrong=_Wrong(number=error.errno or 0, path=path, what=error.strerror or str(error)))
     except VmBatchError as error:
-        answer = _Answer(wrong=_Wrong(type(error).__name__, 0, None, error.what, error.hint, error.fault, error.detail))
+        answer = _Answer(wrong=_Wrong(type(error).__name__, what=error.what, hint=error.hint, fault=error.fault,
+                                      detail=error.detail, code=error.code))
     except BaseException:
         answer = _Answer(wrong=_Wrong(what=traceback.format_exc()))
     return msgspec.msgpack.encode(answer)
@@ -130,9 +122,21 @@ def _write(sink: int, data: bytes) -> None:
 
 
 def _answer(place: str, source: int, over: Deadline) -> _Answer:
-    """What comes; another thread's process may keep its end open. UnreachableError, what `process.alive` raises."""
+    """What comes, and less patience with places that have not answered before."""
     if _silent:
         over = over.earlier(_AGAIN_SECONDS)
+    try:
+        found = _wait(place, source, over)
+    except UnreachableError:
+        if over.passed():
+            _silent.add(place)
+        raise
+    _silent.discard(place)
+    return found
+
+
+def _wait(place: str, source: int, over: Deadline) -> _Answer:
+    """What comes; another thread's process may keep its end open. UnreachableError, what `process.alive` raises."""
     data = b""
     while len(data) < _LENGTH or len(data) < _LENGTH + int.from_bytes(data[:_LENGTH]):
         if select.select([source], [], [], min(_ALIVE_SECONDS, over.left()))[0]:
@@ -141,11 +145,9 @@ def _answer(place: str, source: int, over: Deadline) -> _Answer:
             if not piece:
                 raise UnreachableError(f"the process that works in {place} was killed")
         elif over.passed():
-            _silent.add(place)
             raise UnreachableError(f"{place} does not answer", "is its server up, and can this node reach it?")
         else:
             process.alive()
-    _silent.discard(place)
     return msgspec.msgpack.decode(data[_LENGTH:], type=_Answer)
 
 
@@ -158,7 +160,7 @@ def _result(answer: _Answer, kind: Any) -> Any:
     for known in _errors(VmBatchError):
         if known.__name__ == wrong.name:
             error = known.__new__(known)
-            VmBatchError.__init__(error, wrong.what, wrong.hint, fault=wrong.fault, detail=wrong.detail)
+            VmBatchError.__init__(error, wrong.what, wrong.hint, code=wrong.code, fault=wrong.fault, detail=wrong.detail)
             raise error
     raise RuntimeError(wrong.what)
 

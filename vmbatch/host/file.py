@@ -16,6 +16,8 @@ _BLOCK = 4096
 _ZEROS = bytes(_BLOCK)
 _AT_ONCE = 4096
 """Names that are read of a directory before they are removed: of a stranger's there may be millions."""
+OWNER, GROUP = os.geteuid(), os.getegid()
+"""Whose all is that we make: root's, or a user's who runs guests of their own."""
 
 
 def _chain(path: str) -> Iterator[str]:
@@ -28,7 +30,7 @@ def _chain(path: str) -> Iterator[str]:
 
 
 def check_trusted(*paths: str) -> None:
-    """SiteError unless none but root can change these files or a directory above them, links included.
+    """SiteError unless none but root, and we, can change these files or a directory above them, links included.
 
     In a directory above them that has the sticky bit, others may have files of their own.
     """
@@ -45,13 +47,13 @@ def _check(place: str, *, sticky: bool) -> None:
     try:
         status = os.lstat(place)
     except OSError as error:
-        raise SiteError(f"{place}: {error.strerror}") from None
+        raise SiteError(f"{place}: {error.strerror}", code="VB107") from None
     shared = sticky and status.st_mode & stat.S_ISVTX
     if status.st_mode & 0o022 and not stat.S_ISLNK(status.st_mode) and not shared:
         raise SiteError(f"{place} can be changed by others than root (mode {stat.S_IMODE(status.st_mode):04o})",
-                        f"chmod go-w {place}")
-    if status.st_uid != 0:
-        raise SiteError(f"{place} belongs to uid {status.st_uid}, not to root", f"chown root {place}")
+                        f"chmod go-w {place}", code="VB106")
+    if status.st_uid not in (0, OWNER):
+        raise SiteError(f"{place} belongs to uid {status.st_uid}, not to root", f"chown root {place}", code="VB106")
 
 
 def check_secret(path: str) -> None:
@@ -59,7 +61,7 @@ def check_secret(path: str) -> None:
     check_trusted(path)
     mode = stat.S_IMODE(os.stat(path).st_mode)
     if mode & 0o077:
-        raise SiteError(f"{path} can be read by others than root (mode {mode:04o})", f"chmod 600 {path}")
+        raise SiteError(f"{path} can be read by others than root (mode {mode:04o})", f"chmod 600 {path}", code="VB106")
 
 
 def nearest(path: str) -> str:
@@ -73,12 +75,12 @@ def read_trusted(path: str) -> bytes:
     try:
         with open(path, "rb", opener=_open_plain) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise SiteError(f"{path} is not a regular file")
+                raise SiteError(f"{path} is not a regular file", code="VB107")
             data = file.read(_READ_LIMIT + 1)
     except OSError as error:
-        raise SiteError(f"{path}: {error.strerror}") from None
+        raise SiteError(f"{path}: {error.strerror}", code="VB107") from None
     if len(data) > _READ_LIMIT:
-        raise SiteError(f"{path} is larger than {_READ_LIMIT} bytes")
+        raise SiteError(f"{path} is larger than {_READ_LIMIT} bytes", code="VB107")
     return data
 
 
@@ -97,11 +99,11 @@ def sync_directory(path: str) -> None:
 
 def give(fd: int, readers: int | None) -> None:
     """Makes a file root's and read-only: for a group, or for everybody."""
-    os.fchown(fd, 0, readers or 0)
+    os.fchown(fd, OWNER, readers or GROUP)
     os.fchmod(fd, 0o444 if readers is None else 0o440)
 
 
-def write_new(path: str, data: bytes, mode: int, owner: tuple[int, int] = (0, 0)) -> None:
+def write_new(path: str, data: bytes, mode: int, owner: tuple[int, int] = (OWNER, GROUP)) -> None:
     """Writes a file that must not be there yet."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with open(fd, "wb") as file:
@@ -110,18 +112,38 @@ def write_new(path: str, data: bytes, mode: int, owner: tuple[int, int] = (0, 0)
         os.fchmod(fd, mode)
 
 
-def replace(path: str, data: bytes, mode: int, group: int = 0) -> None:
-    """Puts a whole file of root's in place of an older one or of none; readers see one of both."""
+def replace(path: str, data: bytes, mode: int, group: int = GROUP, *, sync: bool = False) -> None:
+    """Puts a whole file of root's in place of an older one or of none; readers see one of both.
+
+    With `sync` so they do after a power loss.
+    """
     temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.new")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
         with open(fd, "wb") as file:
             file.write(data)
-            os.fchown(fd, 0, group)
+            os.fchown(fd, OWNER, group)
             os.fchmod(fd, mode)
+            if sync:
+                file.flush()
+                os.fsync(fd)
         os.rename(temporary, path)
     except OSError:
         os.unlink(temporary)
+        raise
+    if sync:
+        sync_directory(os.path.dirname(path))
+
+
+def put(path: str, data: bytes, mode: int = 0o644) -> None:
+    """As `replace`, of the caller's own and into a directory that others may write: by a name that nobody can guess. OSError."""
+    temporary = os.path.join(os.path.dirname(os.path.abspath(path)), f".{secrets.token_hex(16)}")
+    try:
+        write_new(temporary, data, mode, (-1, -1))
+        os.rename(temporary, path)
+    except OSError:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
         raise
 
 
@@ -159,7 +181,7 @@ def make_state_directory(path: str, mode: int) -> None:
         raise _not_ours(path) from None
     try:
         status = os.fstat(fd)
-        if status.st_uid != 0 or status.st_mode & 0o022:
+        if status.st_uid != OWNER or status.st_mode & 0o022:
             raise _not_ours(path)
         if stat.S_IMODE(status.st_mode) != mode:
             os.fchmod(fd, mode)
@@ -168,7 +190,7 @@ def make_state_directory(path: str, mode: int) -> None:
 
 
 def _not_ours(path: str) -> NodeError:
-    return NodeError(f"{path} is not a directory that only root can write", f"chown root {path}; chmod go-w {path}")
+    return NodeError(f"{path} is not a directory that only root can write", f"chown root {path}; chmod go-w {path}", code="VB106")
 
 
 def _open_directory(path: str, parent: int | None = None) -> int:
@@ -187,13 +209,14 @@ def remove_tree(path: str, deadline: Deadline, *, last: str = "") -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise NodeError(f"{path} cannot be removed: {error.strerror}") from None
+        raise NodeError(f"{path} cannot be removed: {error.strerror}", code="VB911") from None
     try:
         _close_to_others(top)
         while names := _some(top, last):
             for name in names:
                 if deadline.passed():
-                    raise UnreachableError(f"{path} has more in it than can be removed in time", "the sweep goes on with it")
+                    raise UnreachableError(f"{path} has more in it than can be removed in time", "the sweep goes on with it",
+                                           code="VB911")
                 if not _unlink(name, top):
                     _remove_inner(name, top, deadline)
         with contextlib.suppress(FileNotFoundError):
@@ -201,7 +224,7 @@ def remove_tree(path: str, deadline: Deadline, *, last: str = "") -> None:
                 os.unlink(last, dir_fd=top)
         os.rmdir(path)
     except OSError as error:
-        raise NodeError(f"{path} cannot be removed: {error.strerror}") from None
+        raise NodeError(f"{path} cannot be removed: {error.strerror}", code="VB911") from None
     finally:
         os.close(top)
 
@@ -225,8 +248,8 @@ def _remove_inner(name: str, top: int, deadline: Deadline) -> None:
 def _close_to_others(directory: int) -> None:
     """A stranger's directory becomes root's: even who has it open makes nothing in it from now on (open(2), EACCES)."""
     status = os.fstat(directory)
-    if status.st_uid != 0 or status.st_mode & 0o022:
-        os.fchown(directory, 0, 0)
+    if status.st_uid != OWNER or status.st_mode & 0o022:
+        os.fchown(directory, OWNER, GROUP)
         os.fchmod(directory, 0o700)
 
 
@@ -255,7 +278,7 @@ def seal(path: str) -> None:
             if stat.S_ISREG(os.lstat(name, dir_fd=parent).st_mode):
                 fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
                 try:
-                    os.fchown(fd, 0, 0)
+                    os.fchown(fd, OWNER, GROUP)
                     os.fchmod(fd, 0o600)
                 finally:
                     os.close(fd)
@@ -268,10 +291,10 @@ def read_same(path: str, identity: tuple[int, int, int], limit: int) -> bytes:
     with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         status = os.fstat(file.fileno())
         if (status.st_dev, status.st_ino, status.st_mtime_ns) != identity:
-            raise NodeError(f"{path} has been replaced while the job was being started")
+            raise NodeError(f"{path} has been replaced while the job was being started", code="VB917")
         data = file.read(limit + 1)
     if len(data) > limit:
-        raise NodeError(f"{path} is larger than {limit} bytes")
+        raise NodeError(f"{path} is larger than {limit} bytes", code="VB107")
     return data
 
 

@@ -39,8 +39,10 @@ _HINTS = {401: "give VmBatch a password: [images] netrc", 403: "the server lets 
 class ServerError(NodeError):
     """A server, or the way to it, does not give what was asked for; another server may. `reason` is `what` without the URL."""
 
-    def __init__(self, url: str, reason: str, hint: str = "") -> None:
-        super().__init__(f"{shown(url)}: {reason}", hint)
+    code = "VB304"
+
+    def __init__(self, url: str, reason: str, hint: str = "", *, code: str = "") -> None:
+        super().__init__(f"{shown(url)}: {reason}", hint, code=code)
         self.reason = reason
 
 
@@ -50,6 +52,8 @@ class ReachError(ServerError):
 
 class CutError(ServerError):
     """A body ended before its end: going on from there may help."""
+
+    code = "VB305"
 
 
 class StatusError(ServerError):
@@ -132,8 +136,10 @@ class _End(msgspec.Struct, frozen=True):
 class Response:
     """An answer whose body is being read by another thread; `headers` by their names in lower case."""
 
-    def __init__(self, url: str, access: Access, headers: dict[str, str], allowed: tuple[str, ...] | None) -> None:
+    def __init__(self, url: str, access: Access, headers: dict[str, str], allowed: tuple[str, ...] | None,
+                 method: str = "GET") -> None:
         self.url = url
+        self._method = method
         self.status = 0
         self.headers: dict[str, str] = {}
         self._asked = url
@@ -180,7 +186,7 @@ class Response:
     def _check(self, deadline: Deadline, alive: Callable[[], None]) -> None:
         alive()
         if deadline.passed():
-            raise DeadlineError(f"{shown(self._asked)} was not downloaded in time", "see [images] transfer")
+            raise DeadlineError(f"{shown(self._asked)} was not downloaded in time", "see [images] transfer", code="VB311")
 
     def _work(self) -> None:
         from requests.adapters import HTTPAdapter
@@ -219,7 +225,7 @@ class Response:
 
         first = _origin(self.url) == _origin(self._asked)
         password = _password(self._asked, self._access.netrc) if first else None
-        request = requests.Request("GET", _bare(self.url), self._request_headers, auth=password)
+        request = requests.Request(self._method, _bare(self.url), self._request_headers, auth=password)
         return adapter.send(
             request.prepare(), stream=True, timeout=(self._access.connect_timeout, self._access.read_timeout),
             verify=_authorities(self._access) if self.url.startswith("https:") else True,
@@ -229,13 +235,17 @@ class Response:
         if _origin(target) is None or "@" in _split(target).netloc:
             raise ServerError(self._asked, f"the server redirects to {shown(target)}, which is not a URL to follow")
         if self.url.startswith("https:") and not target.startswith("https:"):
-            raise ServerError(self._asked, f"the server redirects from https to {shown(target)}, which anybody can change")
+            raise ServerError(self._asked, f"the server redirects from https to {shown(target)}, which anybody can change",
+                              code="VB307")
         if self._allowed is not None and not is_allowed(target, self._allowed):
-            raise ServerError(self._asked, f"the server redirects to {shown(target)}, and images may not come from there")
+            raise ServerError(self._asked, f"the server redirects to {shown(target)}, and images may not come from there",
+                              code="VB307")
 
     def _read(self, answer: requests.Response) -> None:
         length = self.headers.get("content-length", "")
         left = int(length) if re.fullmatch(r"[0-9]{1,18}", length) and "transfer-encoding" not in self.headers else None
+        if self._method == "HEAD":
+            return
         while not self._stop.is_set():
             chunk = answer.raw.read1(_CHUNK if left is None else min(_CHUNK, left)) if left != 0 else b""
             if not chunk:
@@ -255,13 +265,13 @@ class Response:
 
 def open_url(
     url: str, headers: dict[str, str], access: Access, *, allowed: tuple[str, ...] | None, deadline: Deadline,
-    alive: Callable[[], None],
+    alive: Callable[[], None], method: str = "GET",
 ) -> Response:
     """Asks for a URL and waits for the answer, of whatever status. ServerError, SiteError, DeadlineError; what `alive` raises."""
 
     if allowed is not None and not is_allowed(url, allowed):
-        raise ServerError(url, "images may not come from there")
-    response = Response(url, access, headers, allowed)
+        raise ServerError(url, "images may not come from there", code="VB307")
+    response = Response(url, access, headers, allowed, method)
     try:
         response.wait(deadline, alive)
     except BaseException:
@@ -298,9 +308,9 @@ def _password(url: str, path: str) -> tuple[str, str] | None:
     try:
         found = netrc.netrc(path).authenticators(parts.hostname or "")
     except OSError as error:
-        raise SiteError(f"{path} cannot be read: {error.strerror}", "see [images] netrc") from None
+        raise SiteError(f"{path} cannot be read: {error.strerror}", "see [images] netrc", code="VB306") from None
     except netrc.NetrcParseError as error:
-        raise SiteError(f"{path}:{error.lineno}: {error.msg}", "see [images] netrc and netrc(5)") from None
+        raise SiteError(f"{path}:{error.lineno}: {error.msg}", "see [images] netrc and netrc(5)", code="VB306") from None
     return None if found is None else (found[0] or found[1], found[2])
 
 
@@ -308,14 +318,15 @@ def _authorities(access: Access) -> str:
     """The file or directory of certificate authorities; those of the system where OpenSSL was built to look, not certifi's."""
     if access.ca_bundle:
         if not os.path.exists(access.ca_bundle):
-            raise SiteError(f"{access.ca_bundle} is not there", "see [images] ca_bundle")
+            raise SiteError(f"{access.ca_bundle} is not there", "see [images] ca_bundle", code="VB306")
         file.check_trusted(access.ca_bundle)
         return access.ca_bundle
     paths = ssl.get_default_verify_paths()
     for path in (paths.openssl_cafile, paths.openssl_capath):
         if os.path.exists(path):
             return path
-    raise SiteError("this node has no certificate authorities for https", "install ca-certificates, or set [images] ca_bundle")
+    raise SiteError("this node has no certificate authorities for https", "install ca-certificates, or set [images] ca_bundle",
+                    code="VB306")
 
 
 def _certificate(access: Access) -> str | tuple[str, str] | None:
@@ -323,7 +334,7 @@ def _certificate(access: Access) -> str | tuple[str, str] | None:
         return None
     for path in filter(None, (access.client_certificate, access.client_key)):
         if not os.path.exists(path):
-            raise SiteError(f"{path} is not there", "see [images] client_certificate and client_key")
+            raise SiteError(f"{path} is not there", "see [images] client_certificate and client_key", code="VB306")
         file.check_trusted(path)
     file.check_secret(access.client_key or access.client_certificate)
     return (access.client_certificate, access.client_key) if access.client_key else access.client_certificate
@@ -354,7 +365,8 @@ def _explain(error: Exception, url: str, answered: bool, access: Access) -> Serv
     causes = list(_causes(error))
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return ServerError(url, f"the server's certificate is not trusted: {cause.verify_message}", "see [images] ca_bundle")
+            return ServerError(url, f"the server's certificate is not trusted: {cause.verify_message}", "see [images] ca_bundle",
+                               code="VB306")
     if answered:
         if any(isinstance(cause, TimeoutError) for cause in causes):
             return CutError(url, f"the server has sent nothing for {access.read_timeout:g} s", "see [images] read")
@@ -367,7 +379,7 @@ def _explain(error: Exception, url: str, answered: bool, access: Access) -> Serv
                               "correct the URL, or see the node's DNS")
         if isinstance(cause, ssl.SSLError):
             return ServerError(url, f"no secure connection: {(cause.reason or 'unknown').replace('_', ' ').lower()}",
-                               "see [images] client_certificate")
+                               "see [images] client_certificate", code="VB306")
         if isinstance(cause, ConnectionRefusedError):
             return ReachError(url, "the server refuses the connection", "see whether it runs")
     if isinstance(error, exceptions.ConnectTimeout):

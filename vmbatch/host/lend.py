@@ -36,13 +36,13 @@ def open_as(user: User, path: str, deadline: Deadline) -> tuple[int, str]:
         try:
             theirs.close()
             if not select.select([ours], [], [], deadline.left())[0]:
-                raise DeadlineError(f"{path} could not be opened in time")
+                raise DeadlineError(f"{path} could not be opened in time", code="VB311")
             said, lent, _, _ = socket.recv_fds(ours, 256, 1)
         finally:
             process.end(borrower)
     if not lent:
         why = "".join(char for char in said.decode(errors="replace") if char.isprintable())
-        raise JobError(f"{path}: {why or 'cannot be opened'}", "the image must be readable for you")
+        raise JobError(f"{path}: {why or 'cannot be opened'}", "the image must be readable for you", code="VB302")
     for extra in lent[1:]:
         os.close(extra)
     os.set_inheritable(lent[0], False)

@@ -57,9 +57,9 @@ def account_of(name: str) -> pwd.struct_passwd:
     try:
         found = pwd.getpwnam(name)
     except KeyError:
-        raise SiteError(f"this node knows no account {name}", "see [images] account in vmbatch.conf") from None
+        raise SiteError(f"this node knows no account {name}", "see [images] account in vmbatch.conf", code="VB916") from None
     if found.pw_uid == 0:
-        raise SiteError(f"the account {name} is root's", "see [images] account in vmbatch.conf")
+        raise SiteError(f"the account {name} is root's", "see [images] account in vmbatch.conf", code="VB916")
     return found
 
 
@@ -75,16 +75,20 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """A helper that dies with us (util-linux setpriv(1), PR_SET_PDEATHSIG), as root, as `user`, or as an account without rights.
 
+    Who is not root has but one account, and gives a helper no way to another.
+
     To be called from a thread that lives as long: the kernel takes the thread for the parent (prctl(2)).
     `limits` are options of util-linux prlimit(1), such as `--cpu=60`. `stderr` as Popen takes it. Only root's helpers get
     our locks. SiteError, NodeError.
     """
-    drop = [] if user is None else [
+    drop = [] if user is None else ["--no-new-privs"] if os.geteuid() else [
         f"--reuid={user.uid}", f"--regid={user.group.gid}",
         f"--groups={','.join(str(group.gid) for group in user.groups)}" if user.groups else "--clear-groups",
         "--no-new-privs", "--inh-caps=-all",
     ]
-    if account is not None:
+    if account is not None and os.geteuid():
+        drop = ["--no-new-privs"]
+    elif account is not None:
         nobody = account_of(account)
         drop = [f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups", "--no-new-privs", "--inh-caps=-all"]
     bound = ["/usr/bin/prlimit", *limits, "--"] if limits else []
@@ -96,7 +100,7 @@ def start(
             env=ENVIRONMENT, cwd="/", pass_fds=(*locks, *pass_fds), restore_signals=True, process_group=0,
         )
     except OSError as error:
-        raise NodeError(f"/usr/bin/setpriv cannot be started: {error.strerror}", "install util-linux") from None
+        raise NodeError(f"/usr/bin/setpriv cannot be started: {error.strerror}", "install util-linux", code="VB910") from None
 
 
 def run(
@@ -125,7 +129,7 @@ def _to_the_end(process: subprocess.Popen[bytes], name: str, deadline: Deadline)
             return process.communicate(timeout=min(_ALIVE_SECONDS, deadline.left()) if _watched else deadline.left())
         except subprocess.TimeoutExpired:
             if deadline.passed():
-                raise DeadlineError(f"{name} did not end in time") from None
+                raise DeadlineError(f"{name} did not end in time", code="VB910") from None
             alive()
 
 
@@ -137,7 +141,7 @@ def stream(process: subprocess.Popen[bytes], deadline: Deadline, alive: Callable
     while True:
         alive()
         if deadline.passed():
-            raise DeadlineError(f"{_program(process)} did not end in time")
+            raise DeadlineError(f"{_program(process)} did not end in time", code="VB910")
         if not select.select([source], [], [], min(_ALIVE_SECONDS, deadline.left()))[0]:
             continue
         piece = os.read(source, _PIECE)
@@ -147,7 +151,7 @@ def stream(process: subprocess.Popen[bytes], deadline: Deadline, alive: Callable
     try:
         process.wait(timeout=deadline.left())
     except subprocess.TimeoutExpired:
-        raise DeadlineError(f"{_program(process)} did not end in time") from None
+        raise DeadlineError(f"{_program(process)} did not end in time", code="VB910") from None
     if process.returncode:
         raise CommandError([_program(process)], process.returncode, "")
 
@@ -199,7 +203,7 @@ def detach(argv: list[str]) -> None:
         subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT,
                          cwd="/", start_new_session=True)
     except OSError as error:
-        raise NodeError(f"{argv[0]} cannot be started: {error.strerror}") from None
+        raise NodeError(f"{argv[0]} cannot be started: {error.strerror}", code="VB910") from None
 
 
 def end_all(words: list[str], deadline: Deadline) -> None:
@@ -208,11 +212,11 @@ def end_all(words: list[str], deadline: Deadline) -> None:
         with contextlib.suppress(OSError):
             handle = os.pidfd_open(int(name))
             try:
-                if os.stat(f"/proc/{name}").st_uid != 0 or _arguments(name) != words:
+                if os.stat(f"/proc/{name}").st_uid != os.geteuid() or _arguments(name) != words:
                     continue
                 signal.pidfd_send_signal(handle, signal.SIGKILL)
                 if not select.select([handle], [], [], max(_LAST_SECONDS, deadline.left()))[0]:
-                    raise NodeError(f"the process {name} ({' '.join(words)}) does not end")
+                    raise NodeError(f"the process {name} ({' '.join(words)}) does not end", code="VB910")
             finally:
                 os.close(handle)
 

@@ -73,6 +73,8 @@ class RootAccess(msgspec.Struct, frozen=True, kw_only=True):
 class DroppedError(NodeError):
     """The connection ended while something was under way; nobody knows how far it got."""
 
+    code = "VB506"
+
 
 class Outcome(msgspec.Struct, frozen=True):
     """How a command ended: its exit status, -1 for a death by signal, and the end of what it wrote, made printable."""
@@ -96,7 +98,7 @@ def check(access: RootAccess) -> None:
         parse_host_key(line)
     if bool(access.host_keys) == access.first_use:
         raise SiteError("root's ssh needs the guest's host key, or leave to trust the first one, and not both",
-                        "see <vbrootssh hostkey='...' firstuse='...'>")
+                        "see <vbrootssh hostkey='...' firstuse='...'>", code="VB507")
 
 
 def parse_host_key(line: str) -> tuple[str, bytes]:
@@ -105,14 +107,14 @@ def parse_host_key(line: str) -> tuple[str, bytes]:
     kind = words[0] if words else ""
     if kind not in _HOST_KEY:
         raise SiteError(f"{line[:60]!r} is not a host key as in /etc/ssh/ssh_host_ed25519_key.pub",
-                        f"it begins with one of {', '.join(_HOST_KEY)}")
+                        f"it begins with one of {', '.join(_HOST_KEY)}", code="VB507")
     try:
         blob = a2b_base64(words[1] if len(words) > 1 else "", strict_mode=True)
     except Base64Error:
         blob = b""
     name = kind.encode()
     if not blob.startswith(len(name).to_bytes(4, "big") + name) or len(blob) < len(name) + 36:
-        raise SiteError(f"the host key {line[:60]!r} is not whole", "copy the line of the guest's .pub file")
+        raise SiteError(f"the host key {line[:60]!r} is not whole", "copy the line of the guest's .pub file", code="VB507")
     return kind, blob
 
 
@@ -132,9 +134,9 @@ def load_key(path: str) -> PKey:
             continue
     if locked:
         raise SiteError(f"the private key {path} has a passphrase, and nobody is there to type it",
-                        f"ssh-keygen -p -N '' -f {path}")
+                        f"ssh-keygen -p -N '' -f {path}", code="VB507")
     raise SiteError(f"{path} is not a private key of type ed25519, ecdsa or rsa in OpenSSH's form",
-                    "make one with ssh-keygen -t ed25519")
+                    "make one with ssh-keygen -t ed25519", code="VB507")
 
 
 def pause(seconds: float, work: Work) -> None:
@@ -213,8 +215,9 @@ class Connection:
             return
         if self._refused:
             raise SiteError(f"the guest at {self._address} does not let root in: {self._cause}",
-                            f"its image must have the public half of {self._access.key} for root, and an sshd that takes it")
-        raise DeadlineError(f"root's ssh to the guest at {self._address} was not done in time: {self._cause}")
+                            f"its image must have the public half of {self._access.key} for root, and an sshd that takes it",
+                            code="VB506")
+        raise DeadlineError(f"root's ssh to the guest at {self._address} was not done in time: {self._cause}", code="VB506")
 
     def _watched(self, call: Callable[[], T]) -> T:
         """Does what may block in another thread; cuts the connection at the deadline, and when `alive` raises."""
@@ -250,7 +253,7 @@ class Connection:
         except _AgainError:
             if counted.flooded:
                 raise NodeError(f"what answers at {self._address} port {self._access.port} sends without end, "
-                                "and is not an sshd") from None
+                                "and is not an sshd", code="VB506") from None
             raise
 
     def _dial(self) -> socket.socket:
@@ -258,7 +261,7 @@ class Connection:
         try:
             number = ipaddress.ip_address(self._address)
         except ValueError:
-            raise NodeError(f"{self._address[:60]!r} is not the address of a guest") from None
+            raise NodeError(f"{self._address[:60]!r} is not the address of a guest", code="VB506") from None
         dialled = socket.socket(socket.AF_INET6 if number.version == 6 else socket.AF_INET, socket.SOCK_STREAM)
         try:
             dialled.setblocking(False)
@@ -301,7 +304,7 @@ class Connection:
         counted.limit = _FLOOD
         if self._pinned and shown.asbytes() not in self._pinned:
             raise SiteError(f"the guest at {self._address} shows another host key than the pinned one: "
-                            f"{_shown(shown)}", "correct <vbrootssh hostkey='...'>, or find out who answers there")
+                            f"{_shown(shown)}", "correct <vbrootssh hostkey='...'>, or find out who answers there", code="VB506")
         try:
             transport.auth_publickey("root", key)
         except paramiko.BadAuthenticationType as error:
@@ -324,14 +327,16 @@ class Connection:
         if isinstance(error, IncompatiblePeer):
             if "host key" in text and self._pinned:
                 return SiteError(f"the guest at {self._address} has no host key of the pinned type "
-                                 f"({_listed(sorted(set(self._pinned.values())))})", "correct <vbrootssh hostkey='...'>")
+                                 f"({_listed(sorted(set(self._pinned.values())))})", "correct <vbrootssh hostkey='...'>",
+                                 code="VB506")
             if text.startswith("Incompatible version"):
-                return SiteError(f"{place} speaks an ssh older than version 2", "use CDROM or DISK for such a guest")
+                return SiteError(f"{place} speaks an ssh older than version 2", "use CDROM or DISK for such a guest",
+                                 code="VB506")
             return SiteError(f"the guest's sshd at {self._address} and VmBatch have no algorithm in common: {_clean(text)}",
-                             "it may be too old, with SHA-1 alone: use CDROM or DISK for such a guest")
+                             "it may be too old, with SHA-1 alone: use CDROM or DISK for such a guest", code="VB506")
         if text.startswith("Indecipherable protocol") or text == "Invalid SSH banner":
             said = text.partition('"')[2][:-1]
-            return SiteError(f"{place} is not an sshd; it says {_clean(said)!r}", "see <vbrootssh port='...'>")
+            return SiteError(f"{place} is not an sshd; it says {_clean(said)!r}", "see <vbrootssh port='...'>", code="VB506")
         if text.startswith("Error reading SSH protocol banner"):
             return _AgainError("cut", "sshd ends the connection before its first word" if counted.ended else "sshd says nothing")
         return _AgainError("cut", f"the connection ended in its handshake{_reason(error)}")
@@ -358,7 +363,7 @@ class Connection:
 
     def _lost(self, counted: _Counted, reason: str) -> NodeError:
         if counted.flooded:
-            return NodeError(f"the guest at {self._address} sends without end over ssh")
+            return NodeError(f"the guest at {self._address} sends without end over ssh", code="VB506")
         return DroppedError(f"the ssh connection to the guest at {self._address} was dropped{reason}")
 
     def _open(self, transport: Transport, command: str) -> Channel:
@@ -373,7 +378,7 @@ class Connection:
             if _ends(transport):
                 raise
             raise NodeError(f"the guest at {self._address} lets root in, but runs no command for it",
-                            "see ForceCommand, and root's shell, in the image") from None
+                            "see ForceCommand, and root's shell, in the image", code="VB506") from None
         return channel
 
 
@@ -389,7 +394,7 @@ class _Output:
         """NodeError above 256 KiB."""
         self._all += len(data)
         if self._all > _OUTPUT:
-            raise NodeError(f"the guest at {self._address} sends without end over ssh")
+            raise NodeError(f"the guest at {self._address} sends without end over ssh", code="VB506")
         self._tail += data
         del self._tail[:-_TAIL]
 

@@ -15,7 +15,8 @@ def make_key(path: str, comment: str, deadline: Deadline) -> None:
     process.run(["/usr/bin/ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", path], deadline)
 
 
-def prove_login(handover: str, user: User, address: str, alias: str, party: bytes = b"") -> subprocess.Popen[bytes]:
+def prove_login(handover: str, user: User, address: str, alias: str, party: bytes = b"",
+                port: int = 22) -> subprocess.Popen[bytes]:
     """Starts a login as the submitting user, with the user's rights on the node and the job's key.
 
     `party` is what the guest is told of the job's other guests on that occasion, one a line.
@@ -26,8 +27,8 @@ def prove_login(handover: str, user: User, address: str, alias: str, party: byte
         os.write(said, party)
         os.lseek(said, 0, os.SEEK_SET)
     try:
-        return process.start([*sshargs.client(handover, alias), *(() if party else ("-n",)), *sshargs.target(user.name, address),
-                              login_command(party=bool(party))], user=user, stdin=said)
+        return process.start([*sshargs.client(handover, alias), *(() if party else ("-n",)),
+                              *sshargs.target(user.name, address, port), login_command(party=bool(party))], user=user, stdin=said)
     finally:
         if said is not None:
             os.close(said)

@@ -1,5 +1,6 @@
 """libvirt: connections, transient domains, their events. Nothing here waits longer for libvirtd than it may."""
 
+import contextlib
 import functools
 import os
 import re
@@ -27,7 +28,11 @@ _ENDS = {
     "shutdown": "it was shut down from inside",
     "crashed": "it or its QEMU has crashed, or its watchdog has fired",
 }
-_QEMU_LOGS = "/var/log/libvirt/qemu"
+_STATES = {
+    "qemu:///system": ("/run/libvirt/qemu", "/var/log/libvirt/qemu"),
+    "qemu:///session": ("$XDG_RUNTIME_DIR/libvirt/qemu/run", "~/.cache/libvirt/qemu/log"),
+}
+"""Where libvirtd has the guests' pid files and logs (src/qemu/qemu_conf.c, virQEMUDriverConfigNew)."""
 _TAIL_BYTES = 4096
 _LOOK_SECONDS = 1.0
 _ANSWER_SECONDS = 30.0
@@ -61,7 +66,7 @@ def within(over: Deadline, ask: Callable[[], T]) -> T:
         try:
             process.alive()
             if over.passed():
-                raise DeadlineError("libvirtd did not answer in time", "does virsh list answer on this node?")
+                raise DeadlineError("libvirtd did not answer in time", "does virsh list answer on this node?", code="VB701")
         except VmBatchError:
             _connections.clear()
             raise
@@ -95,7 +100,7 @@ def connect(uri: str, over: Deadline | None = None) -> "libvirt.virConnect":
         try:
             known = within(over or process.patience(_ANSWER_SECONDS), lambda: _open(uri))
         except libvirt.libvirtError as error:
-            raise NodeError(f"libvirt at {uri} does not answer: {error}", _HINT) from None
+            raise NodeError(f"libvirt at {uri} does not answer: {error}", _HINT, code="VB701") from None
         _connections[uri] = known
     return known
 
@@ -117,8 +122,46 @@ def node_size(uri: str) -> tuple[int, int]:
     try:
         _model, mebibytes, processors, *_ = ask(connection.getInfo)
     except libvirt.libvirtError as error:
-        raise NodeError(f"libvirt at {uri} does not answer: {error}") from None
+        raise NodeError(f"libvirt at {uri} does not answer: {error}", code="VB701") from None
     return int(processors), int(mebibytes) << 20
+
+
+def versions(uri: str) -> tuple[str, str, str]:
+    """(libvirt's version, the hypervisor's name, its version). NodeError."""
+    connection = connect(uri)
+    try:
+        library, kind, hypervisor = ask(lambda: (connection.getLibVersion(), connection.getType(), connection.getVersion()))
+    except libvirt.libvirtError as error:
+        raise NodeError(f"libvirt at {uri} does not answer: {error}", code="VB701") from None
+    return _dotted(library), str(kind), _dotted(hypervisor)
+
+
+def _dotted(number: int) -> str:
+    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
+
+
+def capabilities(uri: str) -> str:
+    """The XML of what the node and its hypervisor are. NodeError."""
+    try:
+        connection = connect(uri)
+        return str(ask(connection.getCapabilities))
+    except libvirt.libvirtError as error:
+        raise NodeError(f"libvirt at {uri} does not answer: {error}", code="VB701") from None
+
+
+def domain_capabilities(uri: str, emulator: str | None, arch: str | None, machine: str | None, kind: str) -> str:
+    """The XML of what domains of a type can have here. NodeError with libvirt's reason where there can be none."""
+    connection = connect(uri)
+    try:
+        return str(ask(lambda: connection.getDomainCapabilities(emulator, arch, machine, kind, 0)))
+    except libvirt.libvirtError as error:
+        raise NodeError(f"libvirt has no domains of type {kind}: {error}", code="VB702") from None
+
+
+def answers(uri: str) -> bool:
+    """Whether there is a connection of this process that works, as far as it has seen; asks nobody."""
+    known = _connections.get(uri)
+    return known is not None and _is_alive(known)
 
 
 def _is_alive(connection: "libvirt.virConnect") -> bool:
@@ -136,7 +179,7 @@ def create(uri: str, xml: str) -> None:
     try:
         within(over, lambda: connection.createXML(xml, 0))
     except libvirt.libvirtError as error:
-        raise NodeError(f"libvirt did not start the guest: {error}") from None
+        raise NodeError(f"libvirt did not start the guest: {error}", code="VB702") from None
 
 
 def find(uri: str, uuid: str, over: Deadline | None = None) -> "libvirt.virDomain | None":
@@ -148,7 +191,7 @@ def find(uri: str, uuid: str, over: Deadline | None = None) -> "libvirt.virDomai
     except libvirt.libvirtError as error:
         if error.get_error_code() in _MISSING:
             return None
-        raise NodeError(f"libvirt at {uri} does not answer: {error}") from None
+        raise NodeError(f"libvirt at {uri} does not answer: {error}", code="VB701") from None
 
 
 def owner(domain: "libvirt.virDomain", over: Deadline | None = None) -> str | None:
@@ -164,7 +207,7 @@ def owner(domain: "libvirt.virDomain", over: Deadline | None = None) -> str | No
             return None
         if error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID:
             return ""
-        raise NodeError(f"libvirt does not say whose a domain is: {error}") from None
+        raise NodeError(f"libvirt does not say whose a domain is: {error}", code="VB703") from None
     match = re.search(r"\btoken=[\"']([0-9a-f]{32})[\"']", text)
     return match[1] if match else None
 
@@ -176,8 +219,8 @@ def running_xml(uri: str, uuid: str) -> str:
         if domain is not None:
             return str(ask(domain.XMLDesc))
     except libvirt.libvirtError as error:
-        raise NodeError(f"libvirt does not describe the guest: {error}") from None
-    raise NodeError("the guest has ended")
+        raise NodeError(f"libvirt does not describe the guest: {error}", code="VB703") from None
+    raise NodeError("the guest has ended", code="VB706")
 
 
 def number(domain: "libvirt.virDomain") -> int:
@@ -194,7 +237,7 @@ def destroy(domain: "libvirt.virDomain", over: Deadline) -> None:
         within(over, domain.destroy)
     except libvirt.libvirtError as error:
         if error.get_error_code() not in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID):
-            raise NodeError(f"libvirt did not end the guest: {error}") from None
+            raise NodeError(f"libvirt did not end the guest: {error}", code="VB713") from None
 
 
 def suspend(domain: "libvirt.virDomain") -> None:
@@ -202,7 +245,7 @@ def suspend(domain: "libvirt.virDomain") -> None:
     try:
         ask(domain.suspend)
     except libvirt.libvirtError as error:
-        raise NodeError(f"libvirt did not pause the guest: {error}") from None
+        raise NodeError(f"libvirt did not pause the guest: {error}", code="VB703") from None
 
 
 def shut_down(uri: str, uuid: str, deadline: Deadline) -> None:
@@ -215,7 +258,7 @@ def shut_down(uri: str, uuid: str, deadline: Deadline) -> None:
             return
         within(deadline, lambda: domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN))
     except libvirt.libvirtError as error:
-        raise NodeError(f"libvirt did not ask the guest to shut down: {error}") from None
+        raise NodeError(f"libvirt did not ask the guest to shut down: {error}", code="VB703") from None
     while not deadline.passed() and state(uri, uuid) != "gone":
         changed.wait(min(_LOOK_SECONDS, deadline.left()))
         changed.clear()
@@ -240,11 +283,7 @@ def guest_group(uri: str) -> int | None:
 
     Of QEMU: what virQEMUDriverCreateCapabilities (src/qemu/qemu_conf.c) has of the model `dac`, `+UID:+GID`. NodeError.
     """
-    try:
-        connection = connect(uri)
-        text = ask(connection.getCapabilities)
-    except libvirt.libvirtError as error:
-        raise NodeError(f"libvirt at {uri} does not answer: {error}") from None
+    text = capabilities(uri)
     model = re.search(r"<secmodel>\s*<model>dac</model>.*?</secmodel>", text, re.DOTALL)
     label = re.search(r"<baselabel type='qemu'>\+[0-9]+:\+([0-9]+)</baselabel>", model[0]) if model else None
     return int(label[1]) if label else None
@@ -253,17 +292,45 @@ def guest_group(uri: str) -> int | None:
 def pid_of(uri: str, name: str, uuid: str) -> int | None:
     """The process of QEMU's that runs a guest, by the file that libvirtd has of it; None where that is not known.
 
-    libvirt does not say it otherwise (src/qemu/qemu_process.c, qemuProcessPrepareHost; its stateDir is src/qemu/qemu_conf.c).
+    libvirt does not say it otherwise (src/qemu/qemu_process.c, qemuProcessPrepareHost; the file's name is NAME.pid).
     """
-    if uri != "qemu:///system":
+    if uri not in _STATES:
         return None
     try:
-        with open(f"/run/libvirt/qemu/{name}.pid", "rb") as file:
+        with open(os.path.expandvars(f"{_STATES[uri][0]}/{name}.pid"), "rb") as file:
             pid = int(file.read(20))
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             return pid if uuid.encode() in file.read() else None
     except (OSError, ValueError):
         return None
+
+
+def forward(uri: str, uuid: str, interface: int) -> int:
+    """The port of 127.0.0.1 that leads, through QEMU's user network at this interface, to the guest's sshd. NodeError.
+
+    libvirt calls the network hostnetN (src/qemu/qemu_command.c); QEMU takes a free port itself for 0, and says which
+    (hmp-commands.hx, hostfwd_add; net/slirp.c).
+    """
+    import libvirt_qemu
+
+    domain = find(uri, uuid)
+    if domain is None:
+        raise NodeError("the guest has ended", code="VB706")
+
+    def say(command: str) -> str:
+        return str(ask(lambda: libvirt_qemu.qemuMonitorCommand(domain, command,
+                                                               libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP)))
+
+    try:
+        refused = say(f"hostfwd_add hostnet{interface} tcp:127.0.0.1:0-:22").strip()
+        known = say("info usernet")
+    except libvirt.libvirtError as error:
+        refused, known = str(error), ""
+    found = re.search(r"TCP\[HOST_FORWARD\]\s+[0-9]+\s+127\.0\.0\.1\s+([0-9]+)\s+\S+\s+22\s", known)
+    if refused or found is None:
+        raise NodeError(f"QEMU does not open a way to the guest's sshd: {refused or 'it names no port'}",
+                        "<interface type='user'> takes QEMU's own user network, without a <backend>", code="VB703")
+    return int(found[1])
 
 
 def trouble(uri: str, name: str, uuid: str) -> str:
@@ -285,10 +352,10 @@ def trouble(uri: str, name: str, uuid: str) -> str:
 
 def _end(uri: str, name: str) -> str:
     """How a guest of QEMU's has ended, from the last line that libvirtd has written of it (src/qemu/qemu_process.c)."""
-    if uri != "qemu:///system":
+    if uri not in _STATES:
         return ""
     try:
-        with open(f"{_QEMU_LOGS}/{name}.log", "rb") as file:
+        with open(os.path.expanduser(f"{_STATES[uri][1]}/{name}.log"), "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
             found = re.findall(rb"shutting down, reason=([a-z]+)", file.read(_TAIL_BYTES))
     except OSError:
@@ -303,7 +370,7 @@ def on_event(uri: str, call: Callable[[], None]) -> None:
         ask(lambda: connection.domainEventRegisterAny(
             None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lambda *_arguments: call(), None))
     except libvirt.libvirtError as error:
-        raise NodeError(f"libvirt at {uri} gives no events: {error}") from None
+        raise NodeError(f"libvirt at {uri} gives no events: {error}", code="VB701") from None
 
 
 def ours(uri: str) -> list[tuple[str, str, str]]:
@@ -312,10 +379,62 @@ def ours(uri: str) -> list[tuple[str, str, str]]:
     try:
         domains = ask(connection.listAllDomains)
     except libvirt.libvirtError as error:
-        raise NodeError(f"libvirt at {uri} does not answer: {error}") from None
+        raise NodeError(f"libvirt at {uri} does not answer: {error}", code="VB701") from None
     found = []
     for domain in domains:
         token = owner(domain)
         if token:
             found.append((str(domain.name()), str(domain.UUIDString()), token))
     return found
+
+
+class Console:
+    """The first console of a running guest, for reading and writing, until it is left; nobody else has it meanwhile.
+
+    `descriptor` is readable when there is something to `read`, and when the guest has ended, so that the console is `over`.
+    """
+
+    def __init__(self, uri: str, uuid: str) -> None:
+        """NodeError."""
+        domain = find(uri, uuid)
+        if domain is None:
+            raise NodeError("the guest has ended", code="VB703")
+        self.over = False
+        self.descriptor, self._sink = os.pipe2(os.O_CLOEXEC)
+        self._stream = connect(uri).newStream(0)
+        try:
+            ask(lambda: domain.openConsole(None, self._stream, libvirt.VIR_DOMAIN_CONSOLE_SAFE))
+        except libvirt.libvirtError as error:
+            os.close(self.descriptor)
+            os.close(self._sink)
+            raise NodeError(f"libvirt does not open the guest's console: {error}",
+                            "somebody else may have it open, such as virsh console", code="VB703") from None
+        threading.Thread(target=self._copy, name="console", daemon=True).start()
+
+    def __enter__(self) -> "Console":
+        return self
+
+    def _copy(self) -> None:
+        with contextlib.suppress(libvirt.libvirtError, OSError):
+            while data := self._stream.recv(_TAIL_BYTES):
+                os.write(self._sink, data)
+        self.over = True
+        with contextlib.suppress(OSError):
+            os.close(self._sink)
+
+    def read(self) -> bytes:
+        """What there is; waits if there is nothing."""
+        return os.read(self.descriptor, _TAIL_BYTES)
+
+    def write(self, data: bytes) -> None:
+        """Types into it. NodeError."""
+        try:
+            while data:
+                data = data[self._stream.send(data):]
+        except libvirt.libvirtError as error:
+            raise NodeError(f"the guest's console takes nothing more: {error}", code="VB703") from None
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(libvirt.libvirtError):
+            self._stream.abort()
+        os.close(self.descriptor)

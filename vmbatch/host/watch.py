@@ -24,6 +24,10 @@ class Watch:
         """Wakes when a file in `path` is written, renamed there or made."""
         self._inotify.add_watch(path, flags.CREATE | flags.MODIFY | flags.CLOSE_WRITE | flags.MOVED_TO)
 
+    def file(self, path: str) -> None:
+        """Wakes when a file is written."""
+        self._inotify.add_watch(path, flags.MODIFY)
+
     def descriptor(self, fd: int) -> None:
         """Wakes when `fd`, for instance a pidfd, becomes readable."""
         self._poll.register(fd, select.POLLIN)

@@ -42,7 +42,8 @@ def domains(deadline: Deadline) -> list[XenDomain]:
     """All but dom0. NodeError."""
     program = process.find("xl")
     if program is None:
-        raise NodeError("xl is not on this node", "install Xen's tools; VmBatch sees with them whether a guest is really gone")
+        raise NodeError("xl is not on this node", "install Xen's tools; VmBatch sees with them whether a guest is really gone",
+                        code="VB910")
     return parse_list(process.run([program, "list", "-v"], deadline, quiet=True))
 
 
@@ -67,7 +68,8 @@ def see_gone(uuid: str, spool: str, numbers: set[int], deadline: Deadline) -> No
             what = [*(f"Xen's domain {domain.number} ({'dying' if domain.dying else domain.name})" for domain in left),
                     *(f"the back end {name}" for name in devices), *loops]
             raise NodeError(f"of the guest is left after its end: {', '.join(what)}",
-                            "xl list, xenstore-ls /local/domain/0/backend and losetup show it; the sweep tries again")
+                            "xl list, xenstore-ls /local/domain/0/backend and losetup show it; the sweep tries again",
+                            code="VB713")
         time.sleep(min(_PAUSE_SECONDS, deadline.left()))
 
 
@@ -80,7 +82,7 @@ def _destroy(domain: XenDomain, deadline: Deadline) -> None:
         process.run([program, "destroy", str(domain.number)], deadline)
     except CommandError as error:
         if any(other.number == domain.number and not other.dying for other in domains(deadline)):
-            raise NodeError(f"xl does not end Xen's domain {domain.number}: {error}") from None
+            raise NodeError(f"xl does not end Xen's domain {domain.number}: {error}", code="VB713") from None
 
 
 def backends(numbers: set[int]) -> list[str]:

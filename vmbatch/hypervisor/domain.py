@@ -90,7 +90,7 @@ class Domain(Resource, frozen=True, tag="domain"):
                 if patience.passed():
                     return True
             elif tried and deadline.passed():
-                raise DeadlineError(f"the guest {self.name} is still there after its end")
+                raise DeadlineError(f"the guest {self.name} is still there after its end", code="VB713")
             else:
                 owner = virt.owner(domain, over)
                 if owner and self.xen:

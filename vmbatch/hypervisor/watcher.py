@@ -68,4 +68,4 @@ def read(path: str) -> Watcher:
         with open(path, "rb") as file:
             return msgspec.json.decode(file.read(_LIMIT), type=Watcher)
     except (OSError, msgspec.DecodeError) as error:
-        raise NodeError(f"{path} is no watcher's record: {error}") from None
+        raise NodeError(f"{path} is no watcher's record: {error}", code="VB907") from None

@@ -35,7 +35,7 @@ class Seal(msgspec.Struct, frozen=True):
 
 def check(path: str, checksum: Checksum, store: Store, programs: tuple[str, ...], account: str, work: Work) -> None:
     """SiteError unless the image has the digest. The file is read only if it is not known, or not as it was."""
-    key = hashlib.sha256(f"{path}\0{checksum.function}".encode()).hexdigest()[:32]
+    key = _key(path, checksum)
     seal = store.incoming(key, "seal")
     wanted = _seal(path, checksum)
     if _read(seal) == wanted:
@@ -48,14 +48,23 @@ def check(path: str, checksum: Checksum, store: Store, programs: tuple[str, ...]
         if found != checksum.value:
             raise differs(f"the image {path}", checksum, found)
         if _seal(path, checksum) != wanted:
-            raise SiteError(f"the image {path} is being changed", "put a new image beside it and rename it")
+            raise SiteError(f"the image {path} is being changed", "put a new image beside it and rename it", code="VB312")
         file.replace(seal, msgspec.json.encode(wanted), 0o600)
+
+
+def is_checked(path: str, checksum: Checksum, store: Store) -> bool:
+    """Whether the image was found right, and is as it was then."""
+    return _read(store.incoming(_key(path, checksum), "seal")) == _seal(path, checksum)
+
+
+def _key(path: str, checksum: Checksum) -> str:
+    return hashlib.sha256(f"{path}\0{checksum.function}".encode()).hexdigest()[:32]
 
 
 def differs(what: str, checksum: Checksum, found: str) -> SiteError:
     """The error for an image with another digest than it must have."""
     return SiteError(f"{what} has the {checksum.function} {found}; the template wants {checksum.value}",
-                     "the image was changed or damaged; if it is the right one, correct <vbcheckhash>")
+                     "the image was changed or damaged; if it is the right one, correct <vbcheckhash>", code="VB301")
 
 
 def _seal(path: str, checksum: Checksum) -> Seal:
@@ -79,7 +88,7 @@ def of_file(fd: int, function: str, programs: tuple[str, ...], account: str, wor
             work.alive()
             if work.deadline.passed():
                 raise SiteError("an image could not be read in the time that a job's start has",
-                                "raise $prologalarm, or run vmbatch image fetch --all before")
+                                "raise $prologalarm, or run vmbatch image fetch --all before", code="VB311")
             state.update(piece)
             offset += len(piece)
         return state.hexdigest()
@@ -95,7 +104,7 @@ def check_program(function: str, programs: tuple[str, ...]) -> None:
         return
     if function not in programs:
         raise SiteError(f"<vbcheckhash hashfunction='{function}'>: this program is not listed in [images] hash_programs",
-                        f"use one of {', '.join(digest.ALGORITHMS)}, or list it")
+                        f"use one of {', '.join(digest.ALGORITHMS)}, or list it", code="VB313")
     file.check_trusted(function)
 
 

@@ -51,7 +51,8 @@ def take(ready: str, making: str, deadline: Deadline, work: Work) -> Turn:
         os.close(lock)
         work.alive()
         if deadline.passed():
-            raise DeadlineError(f"another job still makes and fills the disk {ready}", "this job will find it there later")
+            raise DeadlineError(f"another job still makes and fills the disk {ready}", "this job will find it there later",
+                                code="VB311")
         time.sleep(_POLL_SECONDS)
 
 

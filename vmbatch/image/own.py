@@ -29,21 +29,22 @@ _FORMATS = {"raw": "raw", "img": "raw", "qcow2": "qcow2", "qcow": "qcow", "vhd":
 def source(wish: str, offer: UserImage, method: str, sources: tuple[str, ...]) -> ImageSource:
     """What a submitter asks for, as an image source. JobError unless the site allows it. Nothing is looked at."""
     if not sources:
-        raise JobError(f"{offer.name}: this site takes no images of users", "the admins name [userimages] sources")
+        raise JobError(f"{offer.name}: this site takes no images of users", "the admins name [userimages] sources", code="VB308")
     if len(wish) > 2000 or not wish.isprintable():
-        raise JobError(f"{offer.name}: this is not the path or URL of an image")
+        raise JobError(f"{offer.name}: this is not the path or URL of an image", code="VB308")
     if wish.startswith(("http://", "https://")):
         allowed = http.is_allowed(wish, tuple(place for place in sources if "://" in place))
     else:
         if not re.fullmatch(r"(/(?!\.\.?(/|$))[^/]+)+", wish):
             raise JobError(f"{offer.name}={wish[:200]}: not an absolute path, and not a URL with http:// or https://",
-                           "write for instance -l other=vbuserimage=/home/alice/image.qcow2")
+                           "write for instance -l other=vbuserimage=/home/alice/image.qcow2", code="VB308")
         allowed = any(wish.startswith(place) for place in sources if place.startswith("/"))
     if not allowed:
-        raise JobError(f"{offer.name}={wish[:200]}: images may not come from there", f"this site allows {', '.join(sources)}")
+        raise JobError(f"{offer.name}={wish[:200]}: images may not come from there", f"this site allows {', '.join(sources)}",
+                       code="VB308")
     name, packed = _unpacked(wish.partition("?")[0] if "://" in wish else wish)
     if packed and not wish.startswith("http"):
-        raise JobError(f"{offer.name}={wish[:200]}: local images are not unpacked", "unpack it")
+        raise JobError(f"{offer.name}={wish[:200]}: local images are not unpacked", "unpack it", code="VB308")
     form = _FORMATS.get(name.rpartition(".")[2].lower(), offer.format)
     return ImageSource((wish,), method, form, packed, None, "qcow2")
 
@@ -78,7 +79,7 @@ def _remote(wanted: ImageSource, store: Store, terms: Terms, work: Work) -> Held
                     return _admit(wanted, made, fetched.digests["sha256"], fetched.content, fetched.validators, store, key, terms,
                                   work)
             if held is None:
-                raise JobError(f"{http.shown(wanted.places[0])}: the server sends no image")
+                raise JobError(f"{http.shown(wanted.places[0])}: the server sends no image", code="VB304")
             store.confirm(held)
             kept, held = held, None
             return kept
@@ -108,9 +109,9 @@ def _fetch(wanted: ImageSource, made: str, store: Store, key: str, held: Held | 
             known=held.record.validators if held else None,
             progress=work.progress or Progress(work.say, name=http.shown(wanted.places[0])))
     except http.ServerError as error:
-        raise JobError(error.what, error.hint) from None
+        raise JobError(error.what, error.hint, code="VB309") from None
     except FormatError as error:
-        raise JobError(f"the image {http.shown(wanted.places[0])} {error.what}", error.hint) from None
+        raise JobError(f"the image {http.shown(wanted.places[0])} {error.what}", error.hint, code="VB309") from None
 
 
 def _local(wanted: ImageSource, store: Store, user: User, terms: Terms, work: Work) -> Held:
@@ -119,13 +120,14 @@ def _local(wanted: ImageSource, store: Store, user: User, terms: Terms, work: Wo
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
-            raise JobError(f"the image {path} is not a regular file")
+            raise JobError(f"the image {path} is not a regular file", code="VB308")
         places = tuple(os.path.join(os.path.realpath(place), "") for place in terms.sources if place.startswith("/"))
         if not any(real.startswith(place) for place in places):
             raise JobError(f"the image {path} really lies at {real}, and images may not come from there",
-                           "a link does not change where an image lies")
+                           "a link does not change where an image lies", code="VB308")
         if not status.st_size or status.st_size > terms.user_largest + (terms.user_largest >> 4):
-            raise JobError(f"the image {path} has {status.st_size} bytes; it may have 1 to {format_size(terms.user_largest)}")
+            raise JobError(f"the image {path} has {status.st_size} bytes; it may have 1 to {format_size(terms.user_largest)}",
+                           code="VB308")
         key = record.key(wanted, f"{_state(status)} {_pins(terms)}")
         held = store.find(key)
         if held:
@@ -151,7 +153,7 @@ def _state(status: os.stat_result) -> str:
 
 
 def _changed(path: str) -> JobError:
-    return JobError(f"the image {path} was changed while it was read", "put a new image beside it and rename it")
+    return JobError(f"the image {path} was changed while it was read", "put a new image beside it and rename it", code="VB312")
 
 
 def _pins(terms: Terms) -> str:
@@ -183,7 +185,7 @@ def _copy(fd: int, made: str, path: str, size: int, store: Store, terms: Terms, 
                 file.write_sparse(target.fileno(), piece, done - len(piece))
             os.ftruncate(target.fileno(), done)
     except CommandError:
-        raise JobError(f"the image {path} cannot be read to its end") from None
+        raise JobError(f"the image {path} cannot be read to its end", code="VB309") from None
     finally:
         process.end(reader)
     if done != size:
@@ -196,7 +198,8 @@ def _admit(wanted: ImageSource, made: str, published: str, content: str, validat
     """Judges what a user brought, and makes of it what a guest may have."""
     name = http.shown(wanted.places[0])
     if terms.user_digests and published not in terms.user_digests:
-        raise JobError(f"the image {name} has the SHA-256 {published}, which is not one that this site allows", "ask its admins")
+        raise JobError(f"the image {name} has the SHA-256 {published}, which is not one that this site allows", "ask its admins",
+                       code="VB308")
     signer = ""
     fd = os.open(made, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -207,7 +210,7 @@ def _admit(wanted: ImageSource, made: str, published: str, content: str, validat
             signer = signature.check(fd, authorities=terms.authorities, subject=terms.signers, account=terms.account, work=work)
     except FormatError as error:
         hint = _NAMES if error.hint.startswith("state source_format") else error.hint
-        raise JobError(f"the image {name} {error.what}", hint) from None
+        raise JobError(f"the image {name} {error.what}", hint, code="VB309") from None
     finally:
         os.close(fd)
     form = wanted.format
@@ -246,7 +249,7 @@ def _convert(made: str, form: str, name: str, terms: Terms, work: Work) -> None:
         except CommandError as error:
             said = error.output.strip().splitlines()
             raise JobError(f"the image {name} cannot be converted: {said[-1] if said else error}",
-                           "try qemu-img check on it") from None
+                           "try qemu-img check on it", code="VB309") from None
         os.chown(clean, 0, 0, follow_symlinks=False)
         os.rename(clean, made)
 

@@ -68,7 +68,7 @@ def _download(source: ImageSource, held: Held | None, store: Store, key: str, te
             known=held.record.validators if held else None,
             progress=work.progress or Progress(work.say, name=http.shown(source.places[0])))
     except FormatError as error:
-        raise SiteError(f"the image {http.shown(source.places[0])} {error.what}", error.hint) from None
+        raise SiteError(f"the image {http.shown(source.places[0])} {error.what}", error.hint, code="VB303") from None
     except EndedError:
         raise
     except NodeError as error:
@@ -81,13 +81,15 @@ def _download(source: ImageSource, held: Held | None, store: Store, key: str, te
         store.confirm(held)
         return held
     if fetched is None:
-        raise NodeError(f"{http.shown(source.places[0])}: the server says that an image is unchanged which is not there")
+        raise NodeError(f"{http.shown(source.places[0])}: the server says that an image is unchanged which is not there",
+                        code="VB304")
     try:
         verify(source, made, fetched, terms, work)
         known = local.known(made, source.format, terms.largest,
-                            lambda what, hint: SiteError(f"the image {http.shown(source.places[0])} {what}", hint))
+                            lambda what, hint: SiteError(f"the image {http.shown(source.places[0])} {what}", hint, code="VB303"))
         if known.chained:
-            raise SiteError(f"the image {http.shown(source.places[0])} is a differencing VHD, and its parent is not here")
+            raise SiteError(f"the image {http.shown(source.places[0])} is a differencing VHD, and its parent is not here",
+                            code="VB303")
         return store.publish(key, made, Record(
             origin=http.shown(fetched.validators.url), format=source.format, size=known.size, content=fetched.content,
             published=fetched.digests, validators=fetched.validators, stamp=stamp(os.stat(made)), checked=time.time()))
@@ -110,7 +112,7 @@ def verify(source: ImageSource, made: str, fetched: transfer.Transferred, terms:
     if found is None:
         if source.compression:
             raise SiteError(f"<vbcheckhash hashfunction='{source.checksum.function}'>: a program cannot check a packed image",
-                            f"use one of {', '.join(digest.ALGORITHMS)}")
+                            f"use one of {', '.join(digest.ALGORITHMS)}", code="VB313")
         with open(made, "rb") as image:
             found = local.of_file(image.fileno(), source.checksum.function, terms.programs, terms.account, work)
         fetched.digests[source.checksum.function] = found

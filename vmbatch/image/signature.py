@@ -56,7 +56,7 @@ def check(fd: int, *, authorities: str, subject: str, account: str, work: Work) 
     """
     if not os.path.isdir(authorities):
         raise SiteError(f"{authorities}, the directory of those who may certify signers, is not there",
-                        "see [userimages] authorities in vmbatch.conf")
+                        "see [userimages] authorities in vmbatch.conf", code="VB313")
     file.check_trusted(authorities)
     size = os.fstat(fd).st_size
     block = _block(fd, size)
@@ -113,7 +113,7 @@ def _digest(fd: int, size: int, work: Work) -> bytes:
     while offset < size:
         work.alive()
         if work.deadline.passed():
-            raise DeadlineError("the signature of an image was not checked in time")
+            raise DeadlineError("the signature of an image was not checked in time", code="VB311")
         piece = os.pread(fd, min(_PIECE, size - offset), offset)
         if not piece:
             raise FormatError("was cut while it was read")

@@ -100,7 +100,8 @@ class Store:
                 while not _flock(fd, fcntl.LOCK_EX):
                     alive()
                     if deadline.passed():
-                        raise DeadlineError("another job is still downloading the same image", "the job will find it there later")
+                        raise DeadlineError("another job is still downloading the same image", "the job will find it there later",
+                                            code="VB311")
                     time.sleep(_POLL_SECONDS)
                 if not os.fstat(fd).st_nlink:
                     continue
@@ -283,7 +284,7 @@ def make_room(directory: str, limit: int, keep_free: int, coming: int) -> None:
     missing = _missing(directory, limit, keep_free, coming)
     if missing > 0:
         raise NodeError(f"the store of images {directory} has no room for {coming >> 20} MiB: {missing >> 20} MiB are missing, "
-                        "and all else is in use", "see vmbatch image list; [images] limit and keep_free")
+                        "and all else is in use", "see vmbatch image list; [images] limit and keep_free", code="VB310")
 
 
 def _missing(directory: str, limit: int, keep_free: int, coming: int) -> int:
@@ -300,7 +301,7 @@ def check_user_limit(store: Store, limit: int, coming: int) -> None:
             return
         store.remove(content.name, content.keys)
     if store.size() + coming > limit:
-        raise NodeError(f"the images of this user would take more than [userimages] limit = {format_size(limit)}")
+        raise NodeError(f"the images of this user would take more than [userimages] limit = {format_size(limit)}", code="VB310")
 
 
 def stamp(status: os.stat_result) -> Stamp:

@@ -104,7 +104,8 @@ def fetch(
         except OSError as error:
             forget(partial)
             reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
-            raise NodeError(f"{http.shown(url)} cannot be written to {os.path.dirname(partial)}: {reason}") from None
+            raise NodeError(f"{http.shown(url)} cannot be written to {os.path.dirname(partial)}: {reason}",
+                            code="VB310") from None
         finally:
             if download.separate:
                 download.drop_target()
@@ -113,7 +114,7 @@ def fetch(
     if len(failures) == 1:
         raise failures[0]
     raise NodeError("no server has the image: " + "; ".join(failure.what for failure in failures),
-                    next((failure.hint for failure in failures if failure.hint), ""))
+                    next((failure.hint for failure in failures if failure.hint), ""), code="VB304")
 
 
 def forget(partial: str) -> None:
@@ -197,7 +198,8 @@ class _Download:
                     used.close()
         if answer is not None:
             answer.close()
-        raise http.ServerError(self.url, f"{why}, {_PATIENCE} times", "try again later, or tell whoever runs the server")
+        raise http.ServerError(self.url, f"{why}, {_PATIENCE} times", "try again later, or tell whoever runs the server",
+                               code="VB305")
 
     def drop_target(self) -> None:
         """Removes what was unpacked of an object that is not whole."""
@@ -368,7 +370,8 @@ class _Download:
         if time.monotonic() >= self._pulse_at:
             self.alive()
             if self.deadline.passed():
-                raise DeadlineError(f"{http.shown(self.url)} was not downloaded and unpacked in time", "see [images] transfer")
+                raise DeadlineError(f"{http.shown(self.url)} was not downloaded and unpacked in time", "see [images] transfer",
+                                    code="VB311")
             self._pulse_at = time.monotonic() + _PULSE_SECONDS
 
     def _written(self, count: int) -> None:

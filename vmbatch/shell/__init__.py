@@ -5,14 +5,21 @@ A job waits for what is imported here before ssh is started: nothing but what Py
 
 import os
 
+LOST = "VB802"
+"""The code, in the catalogue of errors, of a guest that was lost under its job."""
+
 
 class RefusedError(Exception):
-    """The job may not run; the text says why."""
+    """The job may not run; the text says why, and `code` is the catalogue's (vmbatch/catalogue.py)."""
+
+    def __init__(self, text: str, *, code: str = "VB801") -> None:
+        super().__init__(text)
+        self.code = code
 
 
-def say(text: str) -> None:
+def say(text: str, code: str = "") -> None:
     """A line in the job's stderr."""
     import contextlib
 
     with contextlib.suppress(OSError):
-        os.write(2, f"vmbatch: {text}\n".encode(errors="replace"))
+        os.write(2, f"vmbatch: {text}{f' [{code}]' if code else ''}\n".encode(errors="replace"))

@@ -52,7 +52,7 @@ class Call:
             options += words.pop(0)
         if "c" in options:
             if len(words) != 1:
-                raise RefusedError("-c takes one command line")
+                raise RefusedError("-c takes one command line", code="VB803")
             self.command = os.fsencode(words[0])
         elif words:
             self._take_script(words[0], known)
@@ -68,7 +68,7 @@ class Call:
             with open(path, "rb") as file:
                 self.script = file.read()
         except OSError as error:
-            raise RefusedError(f"{path}: {error.strerror}") from None
+            raise RefusedError(f"{path}: {error.strerror}", code="VB803") from None
 
     def _read_input(self, known: str | None) -> None:
         """A line with the script's path, or the script."""

@@ -26,10 +26,10 @@ class Connection:
     def __init__(self, place: str, handover: Handover) -> None:
         self.id = os.urandom(8).hex()
         self._handover = handover
-        self._base = [*sshargs.client(place, handover.alias), "-p", "22"]  # or ssh looks the port up
+        self._base = sshargs.client(place, handover.alias)
         self._socket = f"{place}/control/{self.id}"
         self._control = f"-oControlPath={self._socket}"
-        self._target = sshargs.target(handover.user, handover.address)
+        self._target = sshargs.target(handover.user, handover.address, handover.port)
         self.answered = True
         """Whether the guest has answered when it was asked for the status of the run."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from . import RefusedError, say
+from . import LOST, RefusedError, say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 ENDED = 253
 """Exit status: the guest has ended under its job."""
-HUNG = 252
-"""Exit status: the node has ended the guest, which had hung."""
+ENDED_HERE = 252
+"""Exit status: the node has ended the guest, and says why."""
 VERDICT = "verdict"
 """What the node has to say of the guest's end: a file of root's in the hand-over directory."""
 
@@ -52,7 +52,8 @@ class Guest:
         try:
             text = trusted(f"{self._place}/{VERDICT}").decode(errors="replace").strip()
         except (OSError, RefusedError):
-            say("the job's guest has ended before its job: it has crashed, was shut down from inside, or was ended on the node")
+            say("the job's guest has ended before its job: it has crashed, was shut down from inside, or was ended on the node",
+                LOST)
             return ENDED
-        say(text)
-        return HUNG
+        say(text, LOST)
+        return ENDED_HERE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from . import RefusedError, say
+from . import LOST, RefusedError, say
 from .connection import FAILURE, Connection
 from .guest import Guest
 
@@ -58,7 +58,7 @@ def on_terminal(place: str, handover: Handover, call: Call, environ: dict[str, s
     guest = Guest(place, handover)
     signals = Signals(connection, guest)
     if not connection.give_request(call.request()):
-        raise RefusedError("its guest cannot be reached")
+        raise RefusedError("its guest cannot be reached", code="VB802")
     with signals.ignored():
         child = connection.start_on_terminal(environ)
     return _result(connection, guest, signals.wait(child, hangs_up=True))
@@ -102,7 +102,7 @@ def _result(connection: Connection, guest: Guest, code: int) -> int:
         return guest.judge()
     silent = guest.descriptor >= 0 and not connection.answered
     why = ": it is there, but hangs, is paused, or has lost its network" if silent else ""
-    say(f"the connection to the job's guest was lost (ssh: {code}){why}; the job may not have ended")
+    say(f"the connection to the job's guest was lost (ssh: {code}){why}; the job may not have ended", LOST)
     return FAILURE
 
 

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 static char prefix[] = @PREFIX@;
+__attribute__((used)) static const char mark[] = @MARK@;
 static char *head[] = {@INTERPRETER@, "-I", "-S", "-X", "utf8", "-c", @CODE@};
 static char *own[] = {"PATH=/usr/bin:/bin", "LC_ALL=C", "HOME=/"};
 

@@ -22,7 +22,7 @@ class Directory(Resource, frozen=True, tag="directory"):
     path: str
     token: str
     mode: int
-    group: int = 0
+    group: int = file.GROUP
     distant: bool = False
 
     def __str__(self) -> str:
@@ -39,9 +39,9 @@ class Directory(Resource, frozen=True, tag="directory"):
         try:
             os.mkdir(self.path, 0o700)
         except OSError as error:
-            raise NodeError(f"{self.path} cannot be made: {error.strerror}") from None
+            raise NodeError(f"{self.path} cannot be made: {error.strerror}", code="VB906") from None
         file.write_new(os.path.join(self.path, MARK), self.token.encode(), 0o600)
-        os.chown(self.path, 0, self.group)
+        os.chown(self.path, file.OWNER, self.group)
         os.chmod(self.path, self.mode)
 
     def release(self, deadline: Deadline, *, last: bool) -> None:

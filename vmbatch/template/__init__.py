@@ -1,17 +1,19 @@
 """Domain templates: a libvirt domain XML with VmBatch's tags in it."""
 
+from .adapt import adapted, brought
 from .context import LABELS, GuestDisk, RootSsh
 from .devices import NodeDirectory, channel_path, console_path
 from .disk import BlankSource, Checksum, DiskTag, ImageSource, MediumTag, UserImage, known_format
-from .guard import LEARNED, Guard, filter_xml, has_bridge, leases, others
+from .guard import LEARNED, LEARNT, Guard, filter_xml, others
 from .read import Credential, TarFile, Template, parse
 from .resources import Resources, own_size
 from .share import Share
+from .virtnet import VirtNet, parse_network
 from .write import DiskChange, DomainChange, DriverChange, InterfaceChange, domain_xml
 
 __all__ = [
-    "LABELS", "LEARNED", "BlankSource", "Checksum", "Credential", "DiskChange", "DiskTag", "DomainChange", "DriverChange",
-    "Guard", "GuestDisk", "ImageSource", "InterfaceChange", "MediumTag", "NodeDirectory", "Resources", "RootSsh", "Share",
-    "TarFile", "Template", "UserImage", "channel_path", "console_path", "domain_xml", "filter_xml", "has_bridge", "known_format",
-    "leases", "others", "own_size", "parse",
+    "LABELS", "LEARNED", "LEARNT", "BlankSource", "Checksum", "Credential", "DiskChange", "DiskTag", "DomainChange",
+    "DriverChange", "Guard", "GuestDisk", "ImageSource", "InterfaceChange", "MediumTag", "NodeDirectory", "Resources", "RootSsh",
+    "Share", "TarFile", "Template", "UserImage", "VirtNet", "adapted", "brought", "channel_path", "console_path", "domain_xml",
+    "filter_xml", "known_format", "others", "own_size", "parse", "parse_network",
 ]

@@ -12,7 +12,9 @@ from lxml import etree
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 LEARNED = {"CTRL_IP_LEARNING": "dhcp"}
-"""Parameters of a filter for a guest that asks DHCP: libvirt reads the server's answers, and `$IP` is what was given."""
+"""Parameters of a filter with the address `LEARNT`: libvirt reads what the server answers."""
+LEARNT = "$IP"
+"""In place of an address of IPv4: those that libvirt has learnt."""
 
 _LINK_LOCAL = {4: "169.254.0.0/16", 6: "fe80::/10"}
 """Of IPv4 it has what clouds tell their machines (169.254.169.254)."""
@@ -23,16 +25,18 @@ _ROUTER, _REDIRECT = "134", "137"
 
 
 class Guard(msgspec.Struct, frozen=True):
-    """What an interface is held to: its `mac`, and its own addresses, '' for none of that family; `learned`: IPv4's is from DHCP.
+    """What an interface is held to: its `mac`, and its own addresses; `ipv6` is '' for none.
+
+    `dhcp`: it asks DHCP for its IPv4 addresses. As long as it has none of them, and no `ipv6`, nothing but DHCP passes.
 
     The guest cannot reach `closed`, nor they it. Of the `node` it reaches the ports `services`, and answers it from port 22 to
     ports from `replies` on.
     """
 
     mac: str
-    ipv4: str
+    ipv4: tuple[str, ...]
     ipv6: str
-    learned: bool
+    dhcp: bool
     node: tuple[str, ...]
     closed: tuple[str, ...]
     services: tuple[int, ...]
@@ -45,56 +49,64 @@ def filter_xml(name: str, uuid: str, guard: Guard) -> bytes:
     etree.SubElement(root, "uuid").text = uuid
     rules = _Rules(root)
     rules.add("drop", "mac", match="no", srcmacaddr=guard.mac)
-    if guard.learned or guard.ipv4:
-        _arp(rules, guard)
-        if guard.learned:
-            rules.add("accept", "ip", **_hosts("src", "0.0.0.0/32"), **_hosts("dst", "255.255.255.255/32"), protocol="udp",
-                      srcportstart="68", dstportstart="67")
-        rules.add("drop", "ip", match="no", srcipaddr="$IP" if guard.learned else guard.ipv4)
-        rules.add("drop", "ip", protocol="udp", srcportstart="67")
-        if guard.learned:  # renewed at its server, and then at any (RFC 2131, 4.4.5)
-            rules.add("accept", "ip", protocol="udp", srcportstart="68", dstportstart="67")
-        _family(rules, guard, 4)
-        rules.add("accept", "mac", protocolid="ipv4")
+    if guard.dhcp:
+        rules.add("accept", "ip", **_hosts("src", "0.0.0.0/32"), **_hosts("dst", "255.255.255.255/32"), protocol="udp",
+                  srcportstart="68", dstportstart="67")
+    if guard.ipv4:
+        _ipv4(rules, guard)
     if guard.ipv6:
-        for kind in (_ROUTER, _REDIRECT):
-            rules.add("drop", "ipv6", protocol="icmpv6", type=kind)
-        for source in ("::/128", _LINK_LOCAL[6]):
-            rules.add("accept", "ipv6", protocol="icmpv6", **_hosts("src", source))
-        rules.add("drop", "ipv6", match="no", srcipaddr=guard.ipv6)
-        rules.add("drop", "ipv6", protocol="udp", srcportstart="547")
-        _family(rules, guard, 6)
-        rules.add("accept", "mac", protocolid="ipv6")
-    else:
+        _ipv6(rules, guard)
+    elif guard.ipv4:
         rules.add("drop", "mac", "in", protocolid="ipv6")
+    else:
+        rules.add("accept", "ip", "in", protocol="udp", srcportstart="67", dstportstart="68")
+        rules.add("drop", "mac", "in")
     rules.add("drop", "mac")
     return etree.tostring(root, encoding="utf-8", pretty_print=True)
 
 
-def _arp(rules: "_Rules", guard: Guard) -> None:
-    rules.add("drop", "arp", match="no", arpsrcmacaddr=guard.mac)
-    rules.add("drop", "arp", match="no", arpsrcipaddr="$IP" if guard.learned else guard.ipv4)
-    rules.add("accept", "mac", protocolid="arp")
+def _ipv4(rules: "_Rules", guard: Guard) -> None:
+    for own in guard.ipv4:
+        rules.add("accept", "arp", arpsrcmacaddr=guard.mac, arpsrcipaddr=own)
+    rules.add("drop", "ip", protocol="udp", srcportstart="67")
+    for own in guard.ipv4 if guard.dhcp else ():  # renewed at its server, and then at any (RFC 2131, 4.4.5)
+        rules.add("accept", "ip", srcipaddr=own, protocol="udp", srcportstart="68", dstportstart="67")
+    _family(rules, guard, 4, guard.ipv4)
 
 
-def _family(rules: "_Rules", guard: Guard, version: int) -> None:
-    """What IPv4 and IPv6 have in common; the source has been checked."""
+def _ipv6(rules: "_Rules", guard: Guard) -> None:
+    for kind in (_ROUTER, _REDIRECT):
+        rules.add("drop", "ipv6", protocol="icmpv6", type=kind)
+    for source in ("::/128", _LINK_LOCAL[6]):
+        rules.add("accept", "ipv6", protocol="icmpv6", **_hosts("src", source))
+    rules.add("drop", "ipv6", protocol="udp", srcportstart="547")
+    _family(rules, guard, 6, (guard.ipv6,))
+
+
+def _family(rules: "_Rules", guard: Guard, version: int, sources: tuple[str, ...]) -> None:
+    """What IPv4 and IPv6 have in common: all that passes is from the guest's own `sources`."""
     kind, ping = {4: ("ip", "icmp"), 6: ("ipv6", "icmpv6")}[version]
+
+    def accept(**what: str) -> None:
+        for own in sources:
+            rules.add("accept", kind, srcipaddr=own, **what)
+
     for place in _of(version, guard.closed):
         rules.add("drop", kind, **_hosts("dst", place))
         rules.add("drop", kind, "in", **_hosts("src", place))
-    rules.add("accept", kind, protocol=ping)
+    accept(protocol=ping)
     for place in (_LINK_LOCAL[version], _MULTICAST[version]):
         rules.add("drop", kind, **_hosts("dst", place))
     for first, last in _runs(guard.services):
         for protocol in ("tcp", "udp"):
-            rules.add("accept", kind, protocol=protocol, dstportstart=str(first), dstportend=str(last))
-    rules.add("accept", kind, protocol="tcp", srcportstart="22", dstportstart=str(guard.replies), dstportend="65535")
+            accept(protocol=protocol, dstportstart=str(first), dstportend=str(last))
+    accept(protocol="tcp", srcportstart="22", dstportstart=str(guard.replies), dstportend="65535")
     for place in _of(version, guard.node):
         rules.add("drop", kind, **_hosts("dst", place))
-    rules.add("accept", kind, protocol="udp", srcportstart="123", dstportstart="123")
+    accept(protocol="udp", srcportstart="123", dstportstart="123")
     for protocol, lowest, highest in (("tcp", "0", "21"), ("tcp", "23", "1023"), ("udp", "0", "1023")):
         rules.add("drop", kind, protocol=protocol, srcportstart=lowest, srcportend=highest)
+    accept()
 
 
 class _Rules:
@@ -151,17 +163,3 @@ def span(first: str, last: str) -> list[str]:
     """The networks that make up all addresses from `first` to `last`."""
     ends = ipaddress.ip_address(first), ipaddress.ip_address(last)
     return [str(network) for network in ipaddress.summarize_address_range(*ends)]
-
-
-def has_bridge(xml: str) -> bool:
-    """Whether a network of libvirt's, of which this is the XML, is a bridge of Linux's: ebtables sees nothing else."""
-    root = etree.fromstring(xml.encode())
-    return root.find("bridge") is not None and root.find(".//virtualport") is None
-
-
-def leases(xml: str) -> tuple[str, ...]:
-    """The addresses that libvirt's own DHCP gives to guests of a network, out of its XML."""
-    found: list[str] = []
-    for place in etree.fromstring(xml.encode()).findall("ip/dhcp/range"):
-        found += span(place.get("start", ""), place.get("end", ""))
-    return tuple(found)

@@ -71,11 +71,12 @@ def parse(text: bytes, path: str) -> Template:
     try:
         root = etree.fromstring(text, parser)
     except etree.XMLSyntaxError as error:
-        raise InputError(path, [(error.lineno or 0, f"is not XML: {(error.msg or '').rsplit(', line', 1)[0]}")]) from None
+        raise InputError(path, [(error.lineno or 0, f"is not XML: {(error.msg or '').rsplit(', line', 1)[0]}")],
+                         code="VB103") from None
     if root.getroottree().docinfo.doctype:
-        raise InputError(path, [(1, "has a DOCTYPE; a template may have neither DTD nor entities")])
+        raise InputError(path, [(1, "has a DOCTYPE; a template may have neither DTD nor entities")], code="VB103")
     if root.tag != "domain":
-        raise InputError(path, [(root.sourceline or 0, f"is a <{root.tag!s}>, not a libvirt <domain>")])
+        raise InputError(path, [(root.sourceline or 0, f"is a <{root.tag!s}>, not a libvirt <domain>")], code="VB103")
     found = schema.problems(root) + _libvirt_problems(root)
     if root.get("type") == "xen":
         found += _xen_problems(root)
@@ -93,7 +94,7 @@ def parse(text: bytes, path: str) -> Template:
         check_firmware(root, found)
     found.extend([*_names_taken_twice(disks), *_context_problems(root, disks)])
     if found:
-        raise InputError(path, found)
+        raise InputError(path, found, code="VB103")
     return Template(
         path=path,
         root=root,

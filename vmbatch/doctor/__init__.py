@@ -1,0 +1,1 @@
+"""What a site needs, condition by condition: looked at, judged, and said with what to do."""
