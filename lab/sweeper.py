@@ -27,7 +27,7 @@ class Sweeper:
 def main() -> None:
     """A sweep for each line of standard input; each answer begins with a line that has its length in bytes."""
     import vmbatch.sweep
-    from vmbatch.cli import main as vmbatch
+    from vmbatch.cli import main as command
 
     answers = os.fdopen(os.dup(1), "wb")
     for _line in sys.stdin.buffer:
@@ -35,7 +35,7 @@ def main() -> None:
         if os.fork() == 0:
             os.dup2(theirs, 1)
             os.dup2(theirs, 2)
-            vmbatch(["sweep", "--dry-run"])
+            command(["sweep", "--dry-run"])
         os.close(theirs)
         with open(ours, "rb") as opened:
             said = opened.read()
