@@ -5,6 +5,14 @@ QUICK = "console=hvc0 quiet mitigations=off cryptomgr.notests=1"
 MEDIUM = """<disk type='file' device='disk'><driver name='qemu' type='raw'/><vbpreparecdrom source='context.iso'/>
       <target dev='xvdb' bus='xen'/><readonly/></disk>"""
 BRIDGE = "<interface type='bridge'><source bridge='xenbr0'/></interface>"
+POOL = "first='10.78.0.20' count='20' prefix='24'"
+STATIC = BRIDGE.replace("<source", f"<vbnetwork method='static' {POOL}/><source")
+WHERE = """#!/bin/sh
+id -un
+ip -4 addr show eth0 | sed -n 's/^ *inet \\([^ ]*\\) .*/\\1/p'
+cat /sys/hypervisor/type
+"""
+"""A job's script: its user, the guest's address, the hypervisor."""
 ROOT = f"""<disk type='file' device='disk'><driver name='qemu' type='raw'/>
       <vbdisksource source='{IMAGES}/disk.raw' copy_method='cow'/><target dev='xvda' bus='xen'/></disk>"""
 

@@ -5,17 +5,9 @@ import re
 import pytest
 
 from .conftest import Dom0
-from .template import BRIDGE, MEDIUM, ROOT, template
+from .template import MEDIUM, STATIC, WHERE, template
 
 pytestmark = [pytest.mark.xen, pytest.mark.usefixtures("nothing_left")]
-
-POOL = "first='10.78.0.20' count='20' prefix='24'"
-STATIC = BRIDGE.replace("<source", f"<vbnetwork method='static' {POOL}/><source")
-WHERE = """#!/bin/sh
-id -un
-ip -4 addr show eth0 | sed -n 's/^ *inet \\([^ ]*\\) .*/\\1/p'
-cat /sys/hypervisor/type
-"""
 
 
 def test_over_the_console_alone(dom0: Dom0) -> None:
@@ -24,15 +16,6 @@ def test_over_the_console_alone(dom0: Dom0) -> None:
     ended = dom0.play("#!/bin/sh\nid -un; ls /sys/class/net; cat; exit 7\n", template(config, network=""))
     assert (ended.verdict, ended.status, ended.errors) == ("run", 7, ""), ended.told()
     assert ended.output == "alice\nlo\n"
-
-
-def test_files_in_the_disk_and_a_static_address(dom0: Dom0) -> None:
-    layout = "<vbdisks><vbdisk name='rootdisk' dev='xvda' partition='xvda1'/></vbdisks>"
-    ended = dom0.play(WHERE, template(devices=layout + ROOT, disk=True, method="DISK", network=STATIC))
-    assert (ended.verdict, ended.status, ended.errors) == ("run", 0, ""), ended.told()
-    user, address, kind = ended.output.split()
-    assert (user, kind) == ("alice", "xen")
-    assert re.fullmatch(r"10\.78\.0\.[23]\d/24", address)
 
 
 def test_by_roots_ssh(dom0: Dom0) -> None:
