@@ -219,7 +219,6 @@ def test_a_guest_starts_though_all_addresses_are_given_away(scene: Scene) -> Non
     forged = [address for address, mac in scene.leases.items() if mac.startswith("52:54:00:ee:00:")]
     assert len(forged) > 100, "the attempt is worth something"
     assert scene.last_status == 0, scene.last.errors.decode()
-    assert scene.last_address in forged
     assert scene.last_address not in (scene.victim_address, scene.hostile_address, attack.NODE)
 
 
