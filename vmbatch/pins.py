@@ -99,7 +99,7 @@ class Pins:
             if not self.addresses:
                 self._see_room()
             if state is not None:
-                self._next = math.inf if self.addresses else self._room.at
+                self._next = self._room.at if self._rooms and not self.addresses else math.inf
 
     def _state(self) -> tuple[tuple[int, int], ...] | None:
         """What changes when a lease does; None where that is not known."""
