@@ -231,7 +231,7 @@ def bring_up(chosen: Plan, start: Start, config: Config, log: Log, deadline: Dea
         act(Address(os.path.join(reservation.HERE, address), chosen.job.token, chosen.job.id, os.uname().nodename))
         trace.write(config.log_trace, trace.Lease(time.time(), chosen.job.token, chosen.job.id, address))
 
-    wait = Wait(chosen, start, config, deadline, Pins(chosen.waiting, reserve, log), meeting)
+    wait = Wait(chosen, start, config, deadline, Pins(chosen.waiting, chosen.rooms, reserve, log), meeting)
     try:
         if chosen.export is not None:
             with log.phase("export"):

@@ -18,14 +18,19 @@ from .errors import EndedError, NodeError, TakenError
 from .host import arp, virt, virtnet
 from .host.log import Log
 from .host.watch import Watch
+from .hypervisor.lease import Room
 from .hypervisor.netfilter import NetworkFilter
+from .resource import Work
 from .template import Guard, VirtNet, filter_xml
+from .units import Deadline
 
 LEASES = "/var/lib/libvirt/dnsmasq"
 """Here libvirt renames a file BRIDGE.status into place when a lease changes (src/network/leaseshelper.c)."""
 _MOST = 4
 """Addresses of one interface: a boot has one, or a second one for another program that asks DHCP by another name."""
 _PAUSE_SECONDS = 0.1
+_ROOM_SECONDS = 10.0
+"""How long a guest has nothing until it is seen to again that there is something: another one may have taken all meanwhile."""
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -52,10 +57,15 @@ def _asking(uri: str) -> Iterator[None]:
 
 
 class Pins:
-    """The interfaces of a guest that boots; `reserve` makes an address this start's. TakenError if it is another's."""
+    """The interfaces of a guest that boots; `rooms` are for one that has nothing yet.
 
-    def __init__(self, waiting: Iterable[Waiting], reserve: Callable[[str], None], log: Log) -> None:
+    `reserve` makes an address this start's, with TakenError if it is another's.
+    """
+
+    def __init__(self, waiting: Iterable[Waiting], rooms: Iterable[Room], reserve: Callable[[str], None], log: Log) -> None:
         self._of: dict[Waiting, tuple[str, ...]] = dict.fromkeys(waiting, ())
+        self._rooms = tuple(rooms)
+        self._room = Deadline(_ROOM_SECONDS)
         self._reserve = reserve
         self._reserved: set[str] = set()
         self._log = log
@@ -86,8 +96,10 @@ class Pins:
         with contextlib.suppress(_AwayError):
             for number, each in enumerate(self._of):
                 self._open(each, None if state is None else state[number][1] / 1e9)
+            if not self.addresses:
+                self._see_room()
             if state is not None:
-                self._next = math.inf
+                self._next = self._room.at if self._rooms and not self.addresses else math.inf
 
     def _state(self) -> tuple[tuple[int, int], ...] | None:
         """What changes when a lease does; None where that is not known."""
@@ -115,6 +127,15 @@ class Pins:
             arp.tell(each.net.bridge, each.net.server, mac, address)
         self._log.part("guest filter", time.monotonic() - begin)
         self._log.part("guest lease", 0.0 if changed is None else max(0.0, time.time() - changed))
+
+    def _see_room(self) -> None:
+        """Sees to it, every so often, that there are addresses left. NodeError."""
+        if not self._room.passed():
+            return
+        for room in self._rooms:
+            with _asking(room.uri):
+                room.make(Work(self._room, lambda: None, self._log.detail))
+        self._room = Deadline(_ROOM_SECONDS)
 
     def _keep(self, address: str, network: str) -> None:
         """Reserves an address, once."""

@@ -98,8 +98,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What will be made, in order, what is said of it, and what must be known to wait for the guest and to hand it over.
 
     `reservations` come first, and may fail with TakenError. `export` lacks the guest's address, and `address` is '' where only a
-    DHCP server knows it. `waiting` are the interfaces that are closed until libvirt's DHCP has given them an address; `sealed`:
-    beside what it gives there, and `addresses`, the guest has none.
+    DHCP server knows it. `waiting` are the interfaces that are closed until libvirt's DHCP has given them an address, `rooms` see
+    to it that it can; `sealed`: beside what it gives there, and `addresses`, the guest has none.
     `forwarded` is the number of the interface in QEMU's user network, where that is the way to the guest.
     `recorded`: the log at `console` is not written by the hypervisor, but from the console's pty, as long as the guest boots.
     """
@@ -121,6 +121,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     macs: tuple[str, ...]
     addresses: tuple[str, ...]
     waiting: tuple[Waiting, ...]
+    rooms: tuple[Room, ...]
     sealed: bool
     images: tuple[trace.Image, ...]
     delivery: Delivery | None
@@ -181,6 +182,7 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
     console = os.path.join(spool, "console.log")
     keys = os.path.join(spool, "keys")
     place = os.path.join(share, "guest")
+    leases = tuple(_leases(template, config, facts, nets))
     changes, guards, waiting = _guards(job, template, config, facts, nets, spool, met)
     xml = domain_xml(template, DomainChange(
         name=domain.name, uuid=domain.uuid, job=job.id, token=job.token, user=job.user.name, console=console,
@@ -201,7 +203,7 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
     own = Keys(keys, job.id)
     meeting = (Introduction(met, keys, job.nodes, job.node_file or ""),) if met is not None else ()
     phases = (
-        Phase("leases", tuple(_leases(template, config, facts, nets))),
+        Phase("leases", leases),
         Phase("disks", (Directory(spool, job.token, 0o711), *disks.steps)),
         Phase("meeting", (own, *meeting) if meeting else ()),
         Phase("context", (
@@ -222,6 +224,7 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
                 console=console, recorded=profile.xen, handover=handover, alias=alias,
                 notes=(*granted.notes, *disks.notes, *_unguarded(facts)), macs=macs, delivery=context.delivery,
                 addresses=tuple(address for interface in facts.addresses for address in interface), waiting=waiting,
+                rooms=tuple(step for step in leases if isinstance(step, Room)),
                 sealed=bool(waiting) and len(waiting) == sum(net.method == "dhcp" for net in nets),
                 images=tuple(_traced(template, facts)),
                 console_shell=template.console_shell, messages=template.messages,

@@ -83,7 +83,7 @@ def test_a_network_that_is_used_up_heals(machine: Machine) -> None:
     said: list[str] = []
     forged = {f"10.77.0.{number}": new_mac() for number in range(131, 135)}
     for address, mac in forged.items():
-        machine.ask(mac, address, b"forged")
+        machine.ask(mac, address, mac.encode())
     own = new_mac()
     Room(SYSTEM, FOUR, (own,)).make(Work(Deadline(5), lambda: None, said.append))
     [line] = said

@@ -78,6 +78,7 @@ def test_libvirtd_is_killed_as_the_guest_gets_its_address(mom: Mom, early: bool)
     prologue = mom.start_prologue(job)
     shown(job, r"phase start \d")
     if early:
+        time.sleep(1)  # so that the prologue waits for the guest, which is slower
         libvirtd.kill()
     address = own_lease(job)
     libvirtd.kill()

@@ -280,7 +280,7 @@ class Scene:
         self.chosen = planned(TEMPLATE, VirtNet("default", "virbr0", "192.168.122.1", (("192.168.122.2", "192.168.122.99"),)),
                               spool_directory=str(place))
         Path(self.chosen.waiting[0].filter.xml).parent.mkdir()
-        self.pins = Pins(self.chosen.waiting, self._reserve, Log(str(place), "42.vm", "prologue"))
+        self.pins = Pins(self.chosen.waiting, self.chosen.rooms, self._reserve, Log(str(place), "42.vm", "prologue"))
         self.log = place / "42.vm.log"
 
     def _reserve(self, address: str) -> None:
@@ -328,6 +328,20 @@ def test_nobody_asks_libvirt_while_nothing_changes(scene: Scene) -> None:
     scene.network.trouble = NodeError("asked")
     scene.pins.look()
     assert scene.pins.pause == float("inf")
+
+
+def test_what_others_have_taken_meanwhile_is_taken_back(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as the guest has nothing: another one may have asked for all in the time that it took to boot."""
+    scene.give()
+    scene.network.leases = [Lease(f"192.168.122.{number}", f"52:54:00:ee:00:{number:02x}") for number in range(2, 100)]
+    scene.pins.look()
+    assert scene.network.freed == []
+    assert 9 < scene.pins.pause <= 10
+    monkeypatch.setattr(pins, "_ROOM_SECONDS", 0.0)
+    again = Pins(scene.chosen.waiting, scene.chosen.rooms, scene._reserve, Log(str(scene.log.parent), "42.vm", "prologue"))
+    again.look()
+    assert len(scene.network.freed) == 16
+    assert "taken back from machines that have gone" in scene.log.read_text()
 
 
 def watched(opened: Pins) -> list[str]:
@@ -410,7 +424,7 @@ def test_what_else_fails_ends_the_start(scene: Scene, error: NodeError, answers:
 
 def test_a_guest_without_such_interfaces(tmp_path: Path, network: Network) -> None:
     network.trouble = NodeError("asked")
-    none = Pins((), lambda address: None, Log(str(tmp_path), "42.vm", "prologue"))
+    none = Pins((), (), lambda address: None, Log(str(tmp_path), "42.vm", "prologue"))
     none.look()
     assert (none.addresses, none.closed(), none.pause, watched(none)) == ((), [], float("inf"), [])
 
