@@ -133,6 +133,7 @@ class QuietNode(Node):
     def connection(self, _: object) -> None:
         """None is kept."""
 
+
 def in_child(act: object) -> list[str]:
     """What `act` returns or raises, called in a child: vmbatch's own connection to libvirt does not outlive it."""
     assert callable(act)
