@@ -122,12 +122,12 @@ DISK_TEMPLATE = """<domain type='test'>
 
 ON_DISK = {"/var/lib/vmbatch": 0o711, str(place.SHARE): 0o711}
 """What a site has on a disk, whose directories list names in another order than a tmpfs does; with its mode."""
-IN_MEMORY = {"/run/vmbatch": 0o711, "/run/libvirt": 0o755, "/var/lib/libvirt": 0o755, "/var/log/vmbatch": 0o750,
+IN_MEMORY = {"/run/vmbatch": 0o711, "/run/libvirt": 0o755, "/var/lib/libvirt": 0o755, "/var/log/vmbatch": 0o711,
              "/etc/vmbatch": 0o755, "/var/lib/nfs": 0o755}
 """As a first job leaves them, so that the points of all jobs have the same numbers."""
 SPOOL = Path("/var/lib/vmbatch/spool")
 SOCKET = Path("/run/libvirt/libvirt-sock")
-_SAID = Path("/var/log/vmbatch/.daemons")
+_SAID = Path("/run/libvirt/daemons.log")
 _PID = Path("/run/libvirt/crash.pid")
 
 

@@ -319,7 +319,7 @@ def test_a_libvirtd_that_is_not_there() -> None:
         said = Said()
     finally:
         aside.rename(socket)
-    assert set(said.whole["left_out"]) == {"emulators", "accounts", "networks", "filters", "room", "leftovers"}
+    assert set(said.whole["left_out"]) == {"plans", "emulators", "accounts", "networks", "filters", "room", "leftovers"}
     assert "is libvirtd running on this node?" in said.only("libvirt", "error",
                                                             "libvirt at qemu:///system does not answer")["advice"]
 

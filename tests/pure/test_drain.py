@@ -71,7 +71,7 @@ def test_mistakes(why: str, place: Path) -> None:
 
 
 @pytest.mark.error("VB921")
-@pytest.mark.parametrize("words", [("drain",), ("undrain",), ("kill", "42"), ("metrics",), ("log", "42"), ("console", "42")])
+@pytest.mark.parametrize("words", [("drain",), ("undrain",), ("kill", "42"), ("metrics",), ("console", "42", "--write")])
 def test_what_is_roots_alone(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1500)
     code, text = ask(*words)

@@ -216,6 +216,7 @@ def test_a_start_that_failed_without_an_environment(commands: Commands) -> None:
 
 def test_a_start_whose_slurmd_has_ended_goes_back(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without draining: slurmd was not hindered by us."""
+    monkeypatch.setattr(os, "getppid", lambda: 7)
     system, config = Slurm(), parse_config(b"", "x")
     monkeypatch.setattr(os, "getppid", lambda: 1)
     assert system.unwanted(call(), config) == "slurmd has ended, and nobody waits for this Prolog"
