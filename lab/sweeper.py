@@ -3,6 +3,7 @@
 For machines on which that start takes seconds, as under emulation.
 """
 
+import importlib
 import os
 import subprocess
 import sys
@@ -26,8 +27,9 @@ class Sweeper:
 
 def main() -> None:
     """A sweep for each line of standard input; each answer begins with a line that has its length in bytes."""
-    import vmbatch.sweep
     from vmbatch.cli import main as command
+
+    importlib.import_module("vmbatch.sweep")
 
     answers = os.fdopen(os.dup(1), "wb")
     for _line in sys.stdin.buffer:
