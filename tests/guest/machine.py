@@ -51,7 +51,7 @@ class Machine:
         packet = attack.udp(attack.NOBODY, attack.EVERYBODY, (68, 67), message)
         self._link.send(attack.BROADCAST + attack.packed(mac) + b"\x08\x00" + packet)
         self._asked.add(mac)
-        assert until(mac, before | {address})
+        assert until(mac, before | {address}), virtnet.leases(SYSTEM, NETWORK)
 
     def close(self) -> None:
         for mac in self._asked:

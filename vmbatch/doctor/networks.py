@@ -90,7 +90,7 @@ def judge_network(name: str, found: virtnet.Network, dhcp: Dhcp | None, config: 
         return ok(f"{name} is active" + ("" if dhcp is None else "; its DHCP is not libvirt's"))
     said = f"{name} is active: DHCP has {dhcp.addresses} addresses, {max(dhcp.addresses - dhcp.leased, 0)} of them free"
     if dhcp.leased >= dhcp.addresses:
-        return error(said, "each job's guest has a MAC of its own: make the range larger, or <lease expiry> shorter")
+        return error(said, "starts take back what machines had that have gone; if guests have them all, make the range larger")
     if isinstance(config.admission_slots, int) and dhcp.addresses < config.admission_slots:
         return warning(said, f"[admission] slots = {config.admission_slots}: make the range larger")
     return ok(said)
