@@ -39,7 +39,8 @@ def _up(_: argparse.Namespace) -> int:
 def _down(_: argparse.Namespace) -> int:
     for name in suite.nodes():
         os.environ["VMBATCH_LAB"] = name
-        node.down()
+        if place.state().exists():
+            node.down()
     return 0
 
 

@@ -79,13 +79,13 @@ def _work(node: str, waiting: "collections.deque[str]") -> list[Done]:
 def _run(node: str, part: str, before: set[str]) -> tuple[Done, set[str]]:
     """How the part went, and what is left of jobs on the node; what was left before is held against an earlier part."""
     began = time.monotonic()
-    pytest = _in_node(node, "pytest", "--no-header", f"tests/{part}")
+    pytest = _in_node(node, "pytest", "--no-header", "--durations=10", "--durations-min=8", f"tests/{part}")
     left = _left(node, before)
     text = pytest.stdout.decode(errors="replace").rstrip()
     verdict, status = text.rpartition("\n")[2].strip("= "), pytest.returncode
     if new := sorted(left - before):
         text = "\n".join((text, "left on the node by these tests:", *(f"  {line}" for line in new)))
-        verdict, status = f"{verdict}; {len(new)} things left on the node", status or 1
+        verdict, status = f"{verdict}; left on the node: {len(new)}", status or 1
     with _show:
         print(f"\n== tests/{part}\n{text}", flush=True)
     return Done(part, status, verdict, time.monotonic() - began), left

@@ -1,5 +1,9 @@
 """The parts in which the whole suite runs."""
 
+import subprocess
+
+import pytest
+
 from lab import place, suite
 
 
@@ -14,3 +18,19 @@ def test_every_test_is_in_one_part() -> None:
 
 def test_long_folders_are_there() -> None:
     assert all((place.CLONE / "tests" / folder).is_dir() for folder in suite.LONG)
+
+
+def test_what_a_part_leaves_is_held_against_it_alone(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its tests passed, and it fails; the next one in the same node does not."""
+    monkeypatch.setattr(suite, "_ENDING_SECONDS", 0.0)
+    left = b"/run/vmbatch/claims/one\n"
+
+    def in_node(_node: str, module: str, *words: str) -> "subprocess.CompletedProcess[bytes]":
+        return subprocess.CompletedProcess([module, *words], 0, left if module == "lab.leftover" else b"== 3 passed in 0.1s ==\n")
+
+    monkeypatch.setattr(suite, "_in_node", in_node)
+    first, known = suite._run("a", "kit", set())
+    assert (first.status, first.verdict) == (1, "3 passed in 0.1s; left on the node: 1")
+    assert "left on the node by these tests:\n  /run/vmbatch/claims/one" in capsys.readouterr().out
+    second, _ = suite._run("a", "image", known)
+    assert (second.status, second.verdict) == (0, "3 passed in 0.1s")

@@ -228,7 +228,7 @@ def test_a_key_that_comes_late(place: Path, stage: Stage) -> None:
 
 def test_a_key_that_never_comes(place: Path, stage: Stage) -> None:
     stage.refusals = 100
-    with pytest.raises(SiteError) as caught, Connection("127.0.0.1", access(place, stage), work(1.5)):
+    with pytest.raises(SiteError) as caught, Connection("127.0.0.1", access(place, stage), work(5)):
         pass
     assert caught.value.what.startswith(
         "the guest at 127.0.0.1 does not let root in: its sshd refuses root's key ssh-ed25519 SHA256:"
@@ -239,7 +239,7 @@ def test_a_key_that_never_comes(place: Path, stage: Stage) -> None:
 def test_passwords_only(place: Path, stage: Stage) -> None:
     stage.methods = "password,keyboard-\x1b[2Jinteractive"
     stage.key = ""
-    with pytest.raises(SiteError) as caught, Connection("127.0.0.1", access(place, stage), work(0.5)):
+    with pytest.raises(SiteError) as caught, Connection("127.0.0.1", access(place, stage), work(4)):
         pass
     assert caught.value.what == (
         "the guest at 127.0.0.1 does not let root in: its sshd takes no key of root's, only password, keyboard-interactive"
@@ -293,17 +293,17 @@ def test_a_command_that_ends_before_it_has_read_all(place: Path, stage: Stage) -
 def test_a_command_that_never_ends(place: Path, stage: Stage) -> None:
     stage.script = lambda channel, _command: None
     begin = time.monotonic()
-    with pytest.raises(DeadlineError) as caught, Connection("127.0.0.1", access(place, stage), work(1.5)) as connection:
+    with pytest.raises(DeadlineError) as caught, Connection("127.0.0.1", access(place, stage), work(5)) as connection:
         connection.run("true")
     assert caught.value.what.endswith("was not done in time: a command in the guest has not ended")
-    assert 1.4 < time.monotonic() - begin < 15
+    assert 4.9 < time.monotonic() - begin < 15
 
 
 def test_a_server_that_does_not_read(place: Path, stage: Stage) -> None:
     """The window is used up, and never opened again."""
     stage.script = lambda channel, _command: None
     begin = time.monotonic()
-    with pytest.raises(DeadlineError), Connection("127.0.0.1", access(place, stage), work(1.5)) as connection:
+    with pytest.raises(DeadlineError), Connection("127.0.0.1", access(place, stage), work(5)) as connection:
         connection.run("true", (b"x" * 100000 for _ in range(1000)))
     assert time.monotonic() - begin < 15
 
@@ -405,20 +405,20 @@ def test_a_job_that_is_over(place: Path, stage: Stage, when: str) -> None:
 
 def test_nothing_on_stderr(place: Path, stage: Stage) -> None:
     """The job's user reads it: paramiko's own words about a broken connection have no place there."""
-    stage.every = say(b"SSH-2.0-x\r\n" + b"\0\0\0\7" + bytes(100))
+    broken = say(b"SSH-2.0-x\r\n" + b"\0\0\0\7" + bytes(100))
+    stage.raw = {0: broken, 1: broken}
     code = (
         "import sys; from tests.rootssh.conftest import work; from vmbatch.host.rootssh import *\n"
         "root = RootAccess(key=sys.argv[1], first_use=True, port=int(sys.argv[2]))\n"
-        "try: Connection('127.0.0.1', root, work(1)).__enter__()\n"
-        "except NodeError as error: print(type(error).__name__)"
+        "with Connection('127.0.0.1', root, work(40)): print('in')"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(place / "root_key"), str(stage.port)],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
-    assert (done.stdout, done.stderr) == ("DeadlineError\n", "")
-    assert len(stage.seen) >= 2
+    assert (done.stdout, done.stderr) == ("in\n", "")
+    assert len(stage.seen) == 3
