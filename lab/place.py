@@ -15,6 +15,8 @@ IMAGES = Path("/srv/vmbatch/images")
 """CACHE as the node's libvirt sees it: read-only, so that no ownership is changed under another lab."""
 ENVIRONMENT = Path("/srv/vmbatch/venv")
 """The clone's .venv, where every user of the node can reach it."""
+VMBATCH = (f"{ENVIRONMENT}/bin/python3", f"{ENVIRONMENT}/bin/vmbatch")
+"""For every user: the program's own first line names the clone's .venv, which may lie where only root can look."""
 MOM = Path("/var/spool/torque")
 PBS = Path("/var/spool/pbs")
 INSIDE = Path("/run/vmbatch-lab.name")

@@ -93,8 +93,8 @@ class Said:
     def __init__(self, *options: str, uid: int = 0) -> None:
         begin = time.monotonic()
         account = pwd.getpwuid(uid)
-        done = subprocess.run([VMBATCH, "doctor", "--json", *options], capture_output=True, text=True, check=False, user=uid,
-                              group=account.pw_gid, extra_groups=[], cwd="/")
+        done = subprocess.run([*place.VMBATCH, "doctor", "--json", *options], capture_output=True, text=True, check=False,
+                              user=uid, group=account.pw_gid, extra_groups=[], cwd="/")
         self.seconds = time.monotonic() - begin
         self.status = done.returncode
         assert done.stdout, done.stderr

@@ -29,7 +29,7 @@ ROOT = [VMBATCH, "run", "-q", "-t", "busybox", "-u", "alice"]
 HOME = Path("/home/alice")
 STATE = HOME / ".local/state/vmbatch"
 RUNTIME = Path("/run/user/1500")
-ALICE = ["setpriv", "--reuid=1500", "--regid=1500", "--init-groups", "--"]
+ALICE = ["setpriv", "--reuid=1500", "--regid=1500", "--init-groups", "--", *place.VMBATCH]
 OWN = {"HOME": str(HOME), "XDG_RUNTIME_DIR": str(RUNTIME), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "USER": "alice"}
 URI = f"qemu+unix:///session?socket={RUNTIME}/libvirt/libvirt-sock"
 
@@ -276,7 +276,7 @@ def alone() -> Iterator[list[str]]:
     (settings / "small.xml").write_text(re.sub(r"<interface.*?</interface>", "<interface type='user'><model type='virtio'/>"
                                                "<rom enabled='no'/></interface>", text, flags=re.DOTALL))
     must(["chown", "-R", "alice:alice", HOME / ".config"])
-    yield [*ALICE, VMBATCH, "run", "-q", "-t", "small"]
+    yield [*ALICE, "run", "-q", "-t", "small"]
     assert own_leftover() == []
     must(["rm", "-rf", HOME / ".config/vmbatch", STATE, HOME / ".cache/vmbatch"])
 
@@ -317,13 +317,13 @@ def test_without_root_and_killed(alone: list[str]) -> None:
     assert process.stdout.readline() == b"armed\n"
     process.kill()
     process.wait()
-    assert b"would release" in done([*ALICE, VMBATCH, "sweep", "--dry-run"], environ=OWN).stdout
+    assert b"would release" in done([*ALICE, "sweep", "--dry-run"], environ=OWN).stdout
     assert done([*alone, "true"], environ=OWN).returncode == 0
-    assert done([*ALICE, VMBATCH, "sweep"], environ=OWN).stdout == b""
+    assert done([*ALICE, "sweep"], environ=OWN).stdout == b""
 
 
 def test_without_root_and_without_an_image(alone: list[str]) -> None:
-    found = done([*ALICE, VMBATCH, "run", "true"], environ=OWN)
+    found = done([*ALICE, "run", "true"], environ=OWN)
     assert found.returncode == 125
     assert b"there is no image for the guest (name one with --image, or a template with --template)" in found.stderr
     done([*alone, "true"], environ=OWN)

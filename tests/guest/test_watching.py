@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from lab import leftover
+from lab import leftover, place
 from lab.mom import Job, Mom
 from vmbatch import history
 from vmbatch.host.console import Plain
@@ -29,8 +29,8 @@ STARTING = ("admission", "image", "disks", "context", "boot", "ready")
 
 def ask(*words: str, user: str = "root", stdin: str = "") -> tuple[int, str, str]:
     """(exit status, stdout, stderr) of `vmbatch`, as somebody."""
-    done = subprocess.run([*become(user), VMBATCH, *words], input=stdin, capture_output=True, text=True, check=False, timeout=120,
-                          cwd="/")
+    done = subprocess.run([*become(user), *place.VMBATCH, *words], input=stdin, capture_output=True, text=True, check=False,
+                          timeout=120, cwd="/")
     return done.returncode, done.stdout, done.stderr
 
 
@@ -128,7 +128,8 @@ def test_who_may_do_what(mom: Mom) -> None:
 
 def test_the_log_and_the_console_go_on_until_the_end(mom: Mom) -> None:
     with live_job(mom, "disk") as job:
-        following = [subprocess.Popen([*become(user), VMBATCH, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd="/")
+        following = [subprocess.Popen([*become(user), *place.VMBATCH, *words], cwd="/",
+                                      stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
                      for user in ("root", "alice") for words in (("log", job.id, "-f"), ("console", job.id, "-f"))]
         [written] = Path("/var/lib/vmbatch/spool").glob(f"{job.id}.*/console.log")
         code, said, _ = ask("console", job.id)
