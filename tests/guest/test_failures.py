@@ -17,6 +17,8 @@ pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("nothing_left")]
 
 SCRIPT = b"#!/bin/sh\necho ran\n"
 BACK = "the job goes back into its queue"
+PATIENCE = '[timeouts]\nboot = "60s"'
+"""For guests that never get ready."""
 
 
 def seen(mom: Mom, name: str, verdict: str = "requeue") -> list[str]:
@@ -102,21 +104,18 @@ def test_a_network_that_is_not_there(mom: Mom) -> None:
         assert second == f"{BACK} [VB701]"
 
 
-def test_a_guest_with_an_address_of_another_network(mom: Mom) -> None:
-    with changed("mute", "<interface type='network'>", "<interface type='network'>"
-                 "<vbnetwork method='static' addresses='10.99.0.5' netmask='255.255.255.0'/>") as name:
+def test_a_guest_with_an_address_of_another_network(mom: Mom, configure: Configure) -> None:
+    with configure(PATIENCE), changed("mute", "<interface type='network'>", "<interface type='network'>"
+                                      "<vbnetwork method='static' addresses='10.99.0.5' netmask='255.255.255.0'/>") as name:
         [first, second] = seen(mom, name)
         assert first.startswith("job ID could not start: ")
         assert re.fullmatch(rf"{BACK} \[VB(604|707|704)\]", second)
 
 
 def test_a_share_that_guests_cannot_mount(mom: Mom, configure: Configure) -> None:
-    before = CONFIG.read_text()
-    CONFIG.write_text(before.replace('source = "10.77.0.1:/share"', 'source = "10.77.0.1:/nowhere"'))
-    try:
+    with configure(PATIENCE):
+        CONFIG.write_text(CONFIG.read_text().replace('source = "10.77.0.1:/share"', 'source = "10.77.0.1:/nowhere"'))
         [first, second] = seen(mom, "busybox")
-    finally:
-        CONFIG.write_text(before)
     assert first.startswith("job ID could not start: the guest ")
     assert "mounting 10.77.0.1:/nowhere/" in first or "has not announced its address on the share" in first
     assert re.fullmatch(rf"{BACK} \[VB(707|704|706)\]", second)
