@@ -25,7 +25,7 @@ from .disks import DOMAINS
 pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("nothing_left")]
 
 VMBATCH = str(place.ENVIRONMENT / "bin/vmbatch")
-ROOT = [VMBATCH, "run", "-q", "-t", "busybox", "-u", "alice"]
+ROOT = [*place.VMBATCH, "run", "-q", "-t", "busybox", "-u", "alice"]
 HOME = Path("/home/alice")
 STATE = HOME / ".local/state/vmbatch"
 RUNTIME = Path("/run/user/1500")
@@ -217,7 +217,7 @@ def test_a_terminal() -> None:
     """Both sides have one, with its size; it is not ours that the user's processes have."""
     pid, terminal = pty.fork()
     if not pid:
-        os.execv(VMBATCH, [*ROOT, "--", "sh", "-c", "stty size; tty; read x; echo got $x; exit 3"])  # noqa: S606
+        os.execv(ROOT[0], [*ROOT, "--", "sh", "-c", "stty size; tty; read x; echo got $x; exit 3"])  # noqa: S606
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 33, 111, 0, 0))
     said = until(terminal, b"/dev/")
     assert b"33 111" in said
@@ -230,7 +230,7 @@ def test_a_terminal() -> None:
 def test_ctrl_c_on_a_terminal() -> None:
     pid, terminal = pty.fork()
     if not pid:
-        os.execv(VMBATCH, [*ROOT, "--", "sh", "-c", trapping("INT", "echo stopped; exit 4")])  # noqa: S606
+        os.execv(ROOT[0], [*ROOT, "--", "sh", "-c", trapping("INT", "echo stopped; exit 4")])  # noqa: S606
     until(terminal, b"armed")
     os.write(terminal, b"\x03")
     until(terminal, b"stopped")
