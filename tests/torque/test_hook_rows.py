@@ -1,8 +1,10 @@
 """Rows of the hooks: exit statuses, deaths, permissions, job types, streams, and what reaches the user."""
 
+import contextlib
 import os
 import re
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -397,6 +399,13 @@ def test_a_forged_environment(nest: Worker) -> None:
     nest.play(a_forged_environment)
 
 
+def opened(pid: int) -> Iterator[str]:
+    """What each descriptor of a process is; it opens and closes some meanwhile."""
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            yield os.readlink(entry)
+
+
 def what_mom_leaks(stage: Stage) -> None:
     """Neither the prologue nor what it starts keeps mom's pipes; groups, umask and directory are not the user's."""
     torque = stage.torque(kill_delay=0.1)
@@ -405,7 +414,7 @@ def what_mom_leaks(stage: Stage) -> None:
     leaked = f"pipe:[{torque.leaked(1)}]"
     members = mom.session_members(pid)
     assert pid in members
-    assert leaked not in [os.readlink(entry) for member in members for entry in Path(f"/proc/{member}/fd").iterdir()]
+    assert leaked not in [target for member in members for target in opened(member)]
     status = Path(f"/proc/{pid}/status").read_text()
     assert re.search(r"^Groups:\s*$", status, re.MULTILINE), status
     assert re.search(r"^Umask:\s*0077$", status, re.MULTILINE), status
