@@ -25,7 +25,8 @@ from .disks import DOMAINS
 pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("nothing_left")]
 
 VMBATCH = str(place.ENVIRONMENT / "bin/vmbatch")
-ROOT = [*place.VMBATCH, "run", "-q", "-t", "busybox", "-u", "alice"]
+PROGRESS = [*place.VMBATCH, "run", "-t", "busybox", "-u", "alice"]
+ROOT = [*PROGRESS, "-q"]
 HOME = Path("/home/alice")
 STATE = HOME / ".local/state/vmbatch"
 RUNTIME = Path("/run/user/1500")
@@ -163,7 +164,7 @@ def test_a_limit_of_time() -> None:
 
 
 def test_ctrl_c_during_boot() -> None:
-    process = started([*ROOT[:2], *ROOT[3:], "true"])
+    process = started([*PROGRESS, "true"])
     wait_for(lambda: guests("qemu:///system"))
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130

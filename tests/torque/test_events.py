@@ -56,6 +56,14 @@ def begins(stage: Stage) -> list[int]:
     return [run["start"] for run in stage.runs() if run["event"] == "begin"]
 
 
+def ran_once_more(stage: Stage) -> bool:
+    """Whether a job ran once, and not in its first start: mostly in the second, but an epilogue that began in the same 10 ms as
+    the second's prologue, or later, ends that too, and the job is queued again.
+    """
+    ran = begins(stage)
+    return len(ran) == 1 and ran[0] > 1
+
+
 def a_whole_job(stage: Stage) -> None:
     torque = stage.torque()
     job = stage.submit(torque, exits=5)
@@ -222,7 +230,7 @@ def mom_restarted_during_a_prologue(stage: Stage, option: str) -> None:
     torque.restart(option)
     settle(stage, torque)
     assert torque.epilogues[0][1] == {"-p": LOST, "-P": 0}.get(option, RESTARTED)
-    assert begins(stage) == ([] if option == "-P" else [2])
+    assert begins(stage) == [] if option == "-P" else ran_once_more(stage)
     assert torque.ended[job].status == 0
 
 
@@ -246,7 +254,7 @@ def an_orphans_shell(stage: Stage) -> None:
     assert torque.run(20, lambda: bool(stage.runs())), stage.told(torque)
     os.kill(first.pid, signal.SIGCONT)
     settle(stage, torque)
-    assert begins(stage) == [2]
+    assert ran_once_more(stage)
     ended = torque.ended[job]
     assert ended.status == 0
     assert ended.errors is not None

@@ -15,7 +15,7 @@ from lab.torque import ABORTED, FAILED, Torque
 from .clients import Clients
 from .pool import Worker
 from .stage import MOM_CONFIG, SOCKET, Stage
-from .test_events import begins, settle, starting
+from .test_events import begins, ran_once_more, settle, starting
 
 pytestmark = pytest.mark.torque
 CLIENTS = SOCKET.with_name("clients")
@@ -304,7 +304,7 @@ def a_refusal_of_another_start(stage: Stage) -> None:
     stage.settings()
     torque.qrerun(job)
     settle(stage, torque)
-    assert begins(stage) == [2]
+    assert ran_once_more(stage)
 
 
 def test_a_refusal_of_another_start(nest: Worker) -> None:
