@@ -17,12 +17,16 @@ from vmbatch.report.figure import Figure
 from vmbatch.report.picture import picture
 from vmbatch.report.written import markdown, results
 
-from . import context, disk, native, shell, start
+from . import context, disk, footprint, growth, native, shell, start, together, whole
 
 PARTS: dict[str, Callable[[], Iterator[Figure]]] = {
     "start": start.figures,
+    "whole": whole.figures,
     "native": native.figures,
     "shell": shell.figures,
+    "together": together.figures,
+    "growth": growth.figures,
+    "footprint": footprint.figures,
     "disk": disk.figures,
     "context": context.figures,
 }

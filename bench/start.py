@@ -1,14 +1,18 @@
 """Prologue and epilogue beside a bare start and end of the same guest, and how soon behind the ready file the prologue ends."""
 
+import contextlib
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
-from lab import place
 from lab.mom import Mom
+from lab.place import SHARE
 from vmbatch.report import figure
 from vmbatch.report.figure import Figure
 
+from . import site
 from .bare import Bare
 from .beside import Seconds
 
@@ -26,6 +30,32 @@ def figures(rounds: int = 15) -> Iterator[Figure]:
         ours - bare for ours, bare in zip(seconds["prologue"], seconds["bare start"], strict=True)], limit=0.150)
     yield figure.beside(group, "epilogue", seconds["epilogue"], seconds["bare end"], _END, limit=1.3)
     yield figure.alone(group, "ready file to prologue's exit, local share", seconds["ready"], limit=0.050)
+    with _cached_share(Path("/srv/vmbatch/seen")):
+        ready = [job(Mom(), "busybox")["ready"] for _ in range(rounds)]
+    yield figure.alone(group, "ready file to prologue's exit, a share whose attributes are cached", ready)
+
+
+@contextlib.contextmanager
+def _cached_share(place: Path) -> Iterator[None]:
+    """The share as a client sees it: no event comes through, and names and attributes are believed for 3 s.
+
+    By FUSE, as what is measured must not depend on the node's kernel having NFS.
+    """
+    place.mkdir(mode=0o711)
+    served = subprocess.Popen(["bindfs", "-f", "-o", "attr_timeout=3,entry_timeout=3,negative_timeout=0", SHARE, place],
+                              stdin=subprocess.DEVNULL)
+    try:
+        over = time.monotonic() + 30
+        while f" {place} fuse" not in Path("/proc/self/mounts").read_text():
+            if time.monotonic() > over or served.poll() is not None:
+                raise RuntimeError("bindfs does not start")
+            time.sleep(0.01)
+        with site.changed({"share": f'directory = "{place}"\nlocal = false\n'}):
+            yield
+    finally:
+        subprocess.run(["umount", "--lazy", place], check=False)
+        served.wait()
+        place.rmdir()
 
 
 def measure(mom: Mom, queue: str, rounds: int) -> Seconds:
@@ -48,7 +78,7 @@ def job(mom: Mom, queue: str) -> dict[str, float]:
         now, took = time.time(), time.monotonic() - begin
         if verdict != "run":
             raise RuntimeError(accepted.errors.decode())
-        written = next(place.SHARE.glob(f"{accepted.file_id}@*/guest/ready")).stat().st_mtime
+        written = next(SHARE.glob(f"{accepted.file_id}@*/guest/ready")).stat().st_mtime
     finally:
         begin = time.monotonic()
         mom.start_epilogue(accepted).wait()

@@ -44,7 +44,7 @@ def picture(figures: Iterable[Figure], title: str) -> str:
         at = scale.at(tick)
         parts.append(f'<line class="{"one" if tick == 1 else "grid"}" x1="{at}" x2="{at}" y1="{_HEAD}" y2="{bottom}"/>'
                      f'<text class="soft" x="{at}" y="{bottom + 16}" text-anchor="middle">{tick:g}</text>')
-    parts.append(f'<text class="soft" x="{_LEFT}" y="{height - 4}">times the reference, or of the limit where there is none; '
+    parts.append(f'<text class="soft" x="12" y="{height - 4}">times the reference, or of the limit where there is none; '
                  "the bar is the middle half of the rounds, the mark the limit</text>")
     top = _HEAD
     for group, rows in groups.items():
