@@ -34,9 +34,9 @@ def figures(rounds: int = 15) -> Iterator[Figure]:
     """What each thing of which there is much adds to a prologue, and to an epilogue."""
     seconds: dict[str, Seconds] = nest.apart("bench.growth", str(rounds))
     for hook, limit in (("prologue", _LIMIT), ("epilogue", None)):
+        floor = seconds[hook].pop(_EMPTY)
         for name, values in seconds[hook].items():
-            if name != _EMPTY:
-                yield figure.beside(f"{hook.capitalize()} as work grows", name, values, seconds[hook][_EMPTY], _EMPTY, limit=limit)
+            yield figure.beside(f"{hook.capitalize()} as work grows", name, values, floor, _EMPTY, limit=limit)
 
 
 def inside(scratch: Path, rounds: int) -> dict[str, Seconds]:

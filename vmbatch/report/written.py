@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
+from . import Row
 from .figure import Figure
 
+Tables = Mapping[str, Sequence[Row]]
 _HEAD = "| | ours | reference | ratio | middle half | limit | |\n|---|--:|--:|--:|--:|--:|---|"
 
 
-def markdown(figures: Iterable[Figure], run: Mapping[str, str], picture: str = "") -> str:
-    """A table for each group; `run` is what is to be known of the run, `picture` the name of a file beside it."""
+_PHASES = "| phase | starts | P50 | P90 | P99 | most |\n|---|--:|--:|--:|--:|--:|"
+
+
+def markdown(figures: Iterable[Figure], run: Mapping[str, str], picture: str = "", tables: Tables | None = None) -> str:
+    """A table for each group; `run` is what is to be known of the run, `picture` the name of a file beside it.
+
+    `tables` has seconds of phases by title.
+    """
     groups: dict[str, list[Figure]] = {}
     for figure in figures:
         groups.setdefault(figure.group, []).append(figure)
@@ -24,12 +32,16 @@ def markdown(figures: Iterable[Figure], run: Mapping[str, str], picture: str = "
         against = {row.against for row in rows if row.against}
         if against:
             lines += [f"Reference: {'; '.join(sorted(against))}.", ""]
+    for title, phases in (tables or {}).items():
+        lines += [f"## {title}", "", _PHASES, *(
+            " | ".join([f"| {each.phase}", str(each.jobs), *(
+                quantity(value, "s") for value in (each.p50, each.p90, each.p99, each.most))]) + " |" for each in phases), ""]
     return "\n".join(lines)
 
 
-def results(figures: Iterable[Figure], run: Mapping[str, str]) -> bytes:
-    """JSON: `run`, and `rows` with the fields of a figure."""
-    return msgspec.json.format(msgspec.json.encode({"run": run, "rows": list(figures)})) + b"\n"
+def results(figures: Iterable[Figure], run: Mapping[str, str], tables: Tables | None = None) -> bytes:
+    """JSON: `run`, `rows` with the fields of a figure, and `phases` with seconds of phases by title."""
+    return msgspec.json.format(msgspec.json.encode({"run": run, "rows": list(figures), "phases": tables or {}})) + b"\n"
 
 
 def quantity(value: float, unit: str) -> str:
