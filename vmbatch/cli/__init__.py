@@ -10,6 +10,7 @@ import click
 from .. import __version__
 from ..errors import VmBatchError
 from . import complete
+from .bench import bench
 from .console import console
 from .doctor import doctor
 from .drain import drain, undrain
@@ -53,6 +54,7 @@ _SECTIONS = {
     "Templates": {
         "check": "Check a template, and the files that it names",
         "plan": "Show what a job with a template would do",
+        "bench": "Measure how long guests of a template take to start",
     },
     "Installation": {
         "install": "Put VmBatch onto this node, and into its batch system",
@@ -280,8 +282,8 @@ def hooks(directory: str, openpbs: bool, prefix: str | None) -> None:
         click.echo(f"vmbatch: remoteshell is a script, into which users' jobs can bring LD_PRELOAD and the like: {why}", err=True)
 
 
-for command in (completion, console, doctor, drain, explain, image, install, kill, log, metrics, ps, report, run, show, ssh,
-                trace, undrain, uninstall):
+for command in (bench, completion, console, doctor, drain, explain, image, install, kill, log, metrics, ps, report, run, show,
+                ssh, trace, undrain, uninstall):
     main.add_command(command)
 for listed in _SECTIONS.values():
     for called, said in listed.items():
