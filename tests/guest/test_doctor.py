@@ -140,7 +140,7 @@ def test_what_people_and_monitoring_read() -> None:
         0, f"ok       share         {place.SHARE} has mode 0711 and can be written to\n\n1 ok, 0 warnings, 0 errors\n")
     brief = [VMBATCH, "doctor", "--brief", "--only", "share"]
     assert subprocess.run(brief, capture_output=True, text=True,
-                          check=False).stdout == "VMBATCH OK - 1 conditions are as they should be\n"
+                          check=False).stdout == "VMBATCH OK - all is as it should be: 1 condition\n"
     with mode(place.SHARE, 0o755):
         done = subprocess.run(brief, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout.count("\n")) == (2, 1)
@@ -347,7 +347,7 @@ def test_a_guest_that_panics() -> None:
     assert done.returncode == 2
     assert "ERROR    boot          panic.xml: " in done.stdout
     assert "the guest's console ended with:" in done.stdout
-    assert "1 ok, 0 warnings, 1 errors" in done.stdout
+    assert "1 ok, 0 warnings, 1 error" in done.stdout
 
 
 @pytest.mark.parametrize(("options", "words"), [
