@@ -179,6 +179,8 @@ def test_a_setting_that_is_none() -> None:
 def test_a_template_with_a_mistake() -> None:
     with changed(DOMAINS / "copy.xml", "<memory", "<vbnonsense/><memory"):
         Said().only("templates", "error", "copy.xml:")
+        shown = subprocess.run([*place.VMBATCH, "doctor", "--only", "templates"], capture_output=True, text=True, check=False)
+        assert shown.stdout.splitlines()[-1] == "Once the templates are mended, look again: what only they need was not looked at"
 
 
 def test_a_network_that_is_down() -> None:

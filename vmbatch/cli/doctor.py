@@ -81,6 +81,8 @@ def doctor(as_json: bool, brief: bool, only: tuple[str, ...], whole: bool, boote
         click.echo(f"\n{counts['ok']} ok, {_counted(counts['warning'], 'warning')}, {_counted(counts['error'], 'error')}")
         if left_out:
             click.echo(f"Once that is mended, look again: nothing could be said of {', '.join(left_out)}")
+        elif any(finding.check == "templates" and finding.level == "error" for finding in found):
+            click.echo("Once the templates are mended, look again: what only they need was not looked at")
     sys.exit(LEVELS.index(worst(found)))
 
 
