@@ -140,7 +140,7 @@ def test_what_people_and_monitoring_read() -> None:
         0, f"ok       share         {place.SHARE} has mode 0711 and can be written to\n\n1 ok, 0 warnings, 0 errors\n")
     brief = [VMBATCH, "doctor", "--brief", "--only", "share"]
     assert subprocess.run(brief, capture_output=True, text=True,
-                          check=False).stdout == "VMBATCH OK - 1 conditions are as they should be\n"
+                          check=False).stdout == "VMBATCH OK - all is as it should be: 1 condition\n"
     with mode(place.SHARE, 0o755):
         done = subprocess.run(brief, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout.count("\n")) == (2, 1)
@@ -179,6 +179,8 @@ def test_a_setting_that_is_none() -> None:
 def test_a_template_with_a_mistake() -> None:
     with changed(DOMAINS / "copy.xml", "<memory", "<vbnonsense/><memory"):
         Said().only("templates", "error", "copy.xml:")
+        shown = subprocess.run([*place.VMBATCH, "doctor", "--only", "templates"], capture_output=True, text=True, check=False)
+        assert shown.stdout.splitlines()[-1] == "Once the templates are mended, look again: what only they need was not looked at"
 
 
 def test_a_network_that_is_down() -> None:
@@ -368,7 +370,7 @@ def test_a_guest_that_panics() -> None:
     assert done.returncode == 2
     assert "ERROR    boot          panic.xml: " in done.stdout
     assert "the guest's console ended with:" in done.stdout
-    assert "1 ok, 0 warnings, 1 errors" in done.stdout
+    assert "1 ok, 0 warnings, 1 error" in done.stdout
 
 
 @pytest.mark.parametrize(("options", "words"), [
