@@ -67,7 +67,7 @@ def _boot_menu(form: Template, _sizes: Sizes) -> Found:
 def _network_boot(form: Template, _sizes: Sizes) -> Found:
     for line, tag in _tags(form, "os/boot[@dev='network']"):
         if form.root.find("os/kernel") is None and next(tag.itersiblings("boot"), None) is not None:
-            yield line, "the firmware tries the network before the disk", 10.0
+            yield line, "the firmware tries the network before the disk", 7.0
 
 
 def _uefi(form: Template, _sizes: Sizes) -> Found:
