@@ -289,6 +289,27 @@ def test_a_guest_that_never_fits() -> None:
         Said().only("room", "error", "copy.xml: a guest needs 9")
 
 
+def test_what_slows_guests() -> None:
+    """A template, and a network of libvirt's; nothing of that is wrong."""
+    slow = Path("/run/slow-network.xml")
+    slow.write_text("<network><name>slow</name><bridge name='slowbr0'/><ip address='10.81.0.1' netmask='255.255.255.0'>"
+                    "<dhcp><range start='10.81.0.2' end='10.81.0.99'/></dhcp></ip></network>")
+    text = (DOMAINS / "busybox.xml").read_text().replace("<source network='lab'/>", "<source network='slow'/>")
+    text = text.replace("</cmdline>", "</cmdline><bootmenu enable='yes' timeout='4000'/>")
+    subprocess.run(["virsh", "-q", "net-create", str(slow)], check=True)
+    try:
+        with replaced(DOMAINS / "slow.xml", text), changed(CONFIG, "[queues]\n", "[queues]\nslow = \"slow.xml\"\n"):
+            said = Said("--only", "delays")
+    finally:
+        subprocess.run(["virsh", "-q", "net-destroy", "slow"], check=True)
+        slow.unlink()
+    assert (said.status, said.wrong()) == (0, [])
+    told = {each["found"]: each["advice"] for each in said.findings}
+    assert told["slow.xml: a start could take about 4.0 s less (boot-menu)"] == f"vmbatch check {DOMAINS}/slow.xml says more"
+    assert "no-ping" in told["the DHCP of libvirt's network slow lets each guest wait 3 s for its address"]
+    assert not any("network lab" in found for found in told)
+
+
 def test_a_sweep_that_nobody_runs() -> None:
     with replaced(CRON, "# nothing\n"):
         Said().only("timers", "warning", "nothing runs vmbatch sweep")
@@ -311,7 +332,7 @@ def test_a_libvirtd_that_hangs() -> None:
         os.kill(number, signal.SIGCONT)
     assert said.seconds < 35
     said.only("libvirt", "error", "no answer in time")
-    assert set(said.whole["left_out"]) == {"plans", "emulators", "accounts", "networks", "filters", "room", "leftovers"}
+    assert set(said.whole["left_out"]) == {"plans", "emulators", "accounts", "networks", "filters", "room", "delays", "leftovers"}
 
 
 def test_a_libvirtd_that_is_not_there() -> None:
@@ -321,7 +342,7 @@ def test_a_libvirtd_that_is_not_there() -> None:
         said = Said()
     finally:
         aside.rename(socket)
-    assert set(said.whole["left_out"]) == {"plans", "emulators", "accounts", "networks", "filters", "room", "leftovers"}
+    assert set(said.whole["left_out"]) == {"plans", "emulators", "accounts", "networks", "filters", "room", "delays", "leftovers"}
     assert "is libvirtd running on this node?" in said.only("libvirt", "error",
                                                             "libvirt at qemu:///system does not answer")["advice"]
 
