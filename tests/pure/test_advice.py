@@ -188,7 +188,7 @@ def test_check(path: str) -> None:
     menu, usb, emulated, last = said(path).splitlines()
     assert menu == f"{path}:5: advice boot-menu: the firmware waits for a key: about 7.0 s of a start; take <bootmenu> out"
     assert usb.startswith(f"{path}:7: advice usb: the guest has a USB controller: about 0.")
-    assert emulated == f"{path}: the seconds of usb were measured under emulation; with KVM they are fewer"
+    assert emulated == f"{path}: the seconds of usb were measured under emulation; expect fewer with KVM"
     assert last == f"{path}: right, for KVM with CDROM"
     assert said("--no-advice", path) == f"{path}: right, for KVM with CDROM\n"
 

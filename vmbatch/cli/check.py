@@ -49,7 +49,7 @@ def check(template: str, advice: bool, as_json: bool) -> None:
         click.echo(f"{template}:{each.line}: advice {each.name}: {each.found}: about {each.seconds:.1f} s of a start; "
                    f"{each.remedy}")
     if form.type == "kvm" and (emulated := [each.name for each in found if each.emulated]):
-        click.echo(f"{template}: the seconds of {', '.join(emulated)} were measured under emulation; with KVM they are fewer")
+        click.echo(f"{template}: the seconds of {', '.join(emulated)} were measured under emulation; expect fewer with KVM")
     click.echo(f"{template}: right, for {form.hypervisor} with {form.method}")
 
 

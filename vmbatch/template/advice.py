@@ -115,7 +115,7 @@ KINDS = (
     Kind("network-boot", _network_boot, "have it try the disk first, or alone"),
     Kind("uefi", _uefi, "let SeaBIOS do it, where the image can: neither firmware='efi' nor <loader>", emulated=True),
     Kind("debug", _debug, "write quiet in its place", emulated=True),
-    Kind("usb", _usb, "<controller type='usb' model='none'/>", emulated=True),
+    Kind("usb", _usb, "write <controller type='usb' model='none'/>", emulated=True),
     Kind("memory", _memory, "take it out; [admission] sees to it that the node's memory is enough"),
     Kind("copy", _copy, "copy_method='cow' takes no time; a copy takes none either where image and spool share an XFS or Btrfs"),
 )
