@@ -38,9 +38,9 @@ def images() -> Iterator[None]:
 
 def run(mom: Mom, name: str, changes: examples.Changes, script: str = "", settings: str = "", other: str = "") -> Ended:
     """`vmbatch check` of the example, then a job with it: the output's first two lines are the user's and the guest's names."""
-    template, before = DOMAINS / f"{name}.xml", CONFIG.read_text()
+    template, before = DOMAINS / f"example-{name}.xml", CONFIG.read_text()
     template.write_text(examples.text(name, changes))
-    CONFIG.write_text(before.replace("[queues]\n", f'[queues]\nexample = "{name}.xml"\n')
+    CONFIG.write_text(before.replace("[queues]\n", f'[queues]\nexample = "example-{name}.xml"\n')
                       + f'\n[timeouts]\nboot = "200s"\n{settings}')
     try:
         checked = subprocess.run([CHECK, "check", template], capture_output=True, text=True, check=False)
