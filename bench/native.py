@@ -10,14 +10,12 @@ from .beside import against, measure
 
 NULL = subprocess.DEVNULL
 _LIMIT = 1.5
-_REFERENCE = "python3 -I -c pass"
+REFERENCE = "python3 -I -c pass"
 
 
 def figures(rounds: int = 40) -> Iterator[Figure]:
     """Each hook, with the interpreter that it has here."""
     mom = Mom()
-    with open(mom.home / "mom_priv/prologue", encoding="utf-8") as hook:
-        interpreter = hook.readline()[2:].split()[0]
     before = ["1.server", "alice", "alice", "job", "nodes=1", "batch", "", "/nonexistent"]
     after = ["1.server", "alice", "alice", "job", "0", "nodes=1", "", "batch", "", "0", "/nonexistent"]
     hooks = {
@@ -25,9 +23,15 @@ def figures(rounds: int = 40) -> Iterator[Figure]:
         "epilogue": _run([str(mom.home / "mom_priv/epilogue"), *after]),
         "remoteshell as job_starter": _run([str(mom.home / "mom_priv/remoteshell"), "/bin/true"], {"PBS_QUEUE": "batch"}),
     }
-    floors = {_REFERENCE: _run([interpreter, "-I", "-c", "pass"]),
+    floors = {REFERENCE: _run([interpreter(mom), "-I", "-c", "pass"]),
               "python3 -I -c pass, Debian's": _run(["/usr/bin/python3", "-I", "-c", "pass"])}
-    yield from against("A job of a native queue", measure({**floors, **hooks}, rounds), _REFERENCE, dict.fromkeys(hooks, _LIMIT))
+    yield from against("A job of a native queue", measure({**floors, **hooks}, rounds), REFERENCE, dict.fromkeys(hooks, _LIMIT))
+
+
+def interpreter(mom: Mom) -> str:
+    """The Python of the hooks here."""
+    with open(mom.home / "mom_priv/prologue", encoding="utf-8") as hook:
+        return hook.readline()[2:].split()[0]
 
 
 def _run(argv: list[str], environment: dict[str, str] | None = None) -> Callable[[], None]:

@@ -159,3 +159,18 @@ def test_it_dies_with_us() -> None:
     finally:
         os.close(handle)
         parent.stdout.close()
+
+
+def test_no_signal_goes_to_a_process_that_has_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number may be another's by then."""
+    sent: list[int] = []
+    question = distant.Question("here", lambda: signal.pause())
+    monkeypatch.setattr(os, "kill", lambda pid, number: sent.append(number))
+    question.signal(signal.SIGUSR1)
+    monkeypatch.undo()
+    question.signal(signal.SIGKILL)
+    with pytest.raises(NodeError):
+        question.answer(int, Deadline(30))
+    monkeypatch.setattr(os, "kill", lambda pid, number: sent.append(number))
+    question.signal(signal.SIGUSR2)
+    assert sent == [signal.SIGUSR1]

@@ -40,7 +40,7 @@ def bench(template: str, user: str | None, rounds: int, at_once: int, output: st
     Each guest is made as for a job, and removed again. TEMPLATE is a path, or a name in [templates] directory.
 
     \b
-    Example: vmbatch bench debian.xml --user alice --rounds 10 --at-once 4 --output /tmp/bench
+    Example: vmbatch bench debian.xml --user alice --rounds 10 --at-once 4 --output bench
     """
     from ..command import choose_template
     from ..hooked import load_config
@@ -120,7 +120,7 @@ def _at_once(template: str, user: str, config: Config, number: int) -> list[Tria
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
-    if noted:
+    if noted or (failed is None and len(trials) < number):
         click.echo("vmbatch: interrupted; the guests are removed", err=True)
         sys.exit(_INTERRUPTED)
     if failed is not None:

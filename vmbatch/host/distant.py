@@ -80,12 +80,14 @@ class Question:
             return _result(_wait(self._place, self._source, deadline), kind)
         finally:
             os.close(self._source)
-            _end(self._pid)
+            pid, self._pid = self._pid, 0
+            _end(pid)
 
     def signal(self, number: int) -> None:
-        """To its process, as long as that has not answered."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._pid, number)
+        """To its process, as long as that has not answered: afterwards its number may be another's."""
+        if self._pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, number)
 
 
 def _start(act: Callable[[], object]) -> tuple[int, int]:

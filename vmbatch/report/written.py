@@ -11,8 +11,6 @@ from .figure import Figure
 
 Tables = Mapping[str, Sequence[Row]]
 _HEAD = "| | ours | reference | ratio | middle half | limit | |\n|---|--:|--:|--:|--:|--:|---|"
-
-
 _PHASES = "| phase | starts | P50 | P90 | P99 | most |\n|---|--:|--:|--:|--:|--:|"
 
 
