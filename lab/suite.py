@@ -13,16 +13,17 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from . import guest, place
+from .xen import parts as outer
 
 LONG = (
     "xen", "guest/test_context_matrix.py", "crash", "torque", "guest/test_examples.py", "guest/test_disks.py", "kit",
     "guest/test_run.py", "guestdisk", "guest/test_start_and_end.py", "guest/test_disk_context.py", "guest/test_hostile_guest.py",
-    "guest/test_lost_guests.py", "nodes", "load", "image", "install", "guest/test_console_shell.py", "pure", "hostile_user",
+    "nodes", "load", "image", "install", "guest/test_console_shell.py", "pure", "hostile_user",
     "rootssh",
 )
 """Parts that take long are begun first, so that no node has one left when the others are done."""
-WAITING = ("slurm", "guest/test_failures.py", "guest/test_shares.py")
-"""Parts that take a processor for less than two thirds of their time: for others' limits, and for servers that are not there."""
+WAITING = ("slurm", "guest/test_failures.py", "guest/test_shares.py", "guest/test_lost_guests.py")
+"""Parts that leave their processor idle for long: while limits pass, guests hang, and servers are asked that are not there."""
 _ENDING_SECONDS = 10.0
 _TESTS = place.CLONE / "tests"
 _COUNT = re.compile(r"(\d+) ([a-z]+)")
@@ -53,7 +54,7 @@ def parts() -> list[str]:
 
 def run() -> int:
     """0, or the exit status of the first part that failed; all parts run. What a part says is shown when it is done."""
-    guest.directories()
+    _build()
     began = time.monotonic()
     working: Parts = collections.deque(part for part in parts() if part not in WAITING)
     waiting: Parts = collections.deque(WAITING)
@@ -74,6 +75,14 @@ def run() -> int:
     told = ", ".join(f"{number} {what}" for what, number in sorted(total.items()))
     print(f"{time.monotonic() - began:6.0f} s  {told}")
     return next((one.status for one in done if one.status), 0)
+
+
+def _build() -> None:
+    """All that machines boot from, as the nodes have no way to Debian's packages."""
+    with ThreadPoolExecutor(2) as builders:
+        guests, xen = builders.submit(guest.directories), builders.submit(outer.directories)
+        guests.result()
+        xen.result()
 
 
 def _work(node: str, queues: tuple[Parts, ...]) -> list[Done]:
