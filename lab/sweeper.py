@@ -8,10 +8,12 @@ import importlib
 import os
 import subprocess
 import sys
-import traceback
 
-LOADS = ("vmbatch.hooked", "vmbatch.sweep", "vmbatch.host.xen")
+from . import loaded
+
+LOADS = ("vmbatch.cli", "vmbatch.hooked", "vmbatch.sweep", "vmbatch.host.xen")
 """What the command loads when it needs it; the rest comes with these."""
+_SECONDS = 600.0
 
 
 class Sweeper:
@@ -37,28 +39,12 @@ class Sweeper:
 
 def main() -> None:
     """A sweep for each line of standard input; each answer begins with a line that has its length in bytes."""
-    from vmbatch.cli import main as command
-
     for name in LOADS:
         importlib.import_module(name)
     gc.freeze()
     answers = os.fdopen(os.dup(1), "wb")
     for _line in sys.stdin.buffer:
-        ours, theirs = os.pipe()
-        if os.fork() == 0:
-            os.dup2(theirs, 1)
-            os.dup2(theirs, 2)
-            try:
-                command(["sweep", "--dry-run"])
-            except SystemExit:
-                sys.stdout.flush()
-            except BaseException:
-                os.write(2, traceback.format_exc().encode())
-            os._exit(0)
-        os.close(theirs)
-        with open(ours, "rb") as opened:
-            said = opened.read()
-        os.wait()
+        said = loaded.vmbatch(["sweep", "--dry-run"], _SECONDS)[1].encode()
         answers.write(b"%d\n%s" % (len(said), said))
         answers.flush()
 
