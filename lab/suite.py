@@ -1,4 +1,4 @@
-"""The whole suite, folder by folder, in two nodes at the same time, as a guest under emulation takes one processor; what mostly
+"""The whole suite, folder by folder, in two nodes at the same time, as a guest under emulation takes one processor; what often
 waits goes into a third one beside them.
 """
 
@@ -16,14 +16,13 @@ from . import guest, place
 from .xen import parts as outer
 
 LONG = (
-    "xen", "guest/test_context_matrix.py", "crash", "torque", "guest/test_examples.py", "guest/test_disks.py", "kit",
-    "guest/test_run.py", "guestdisk", "guest/test_start_and_end.py", "guest/test_disk_context.py", "guest/test_hostile_guest.py",
-    "nodes", "load", "image", "install", "guest/test_console_shell.py", "pure", "hostile_user",
-    "rootssh",
+    "xen", "guest/test_context_matrix.py", "guest/test_examples.py", "guest/test_disks.py", "guest/test_run.py", "guestdisk",
+    "guest/test_start_and_end.py", "guest/test_disk_context.py", "guest/test_hostile_guest.py", "nodes", "load", "image",
+    "install", "guest/test_console_shell.py", "pure", "hostile_user", "rootssh",
 )
 """Parts that take long are begun first, so that no node has one left when the others are done."""
-WAITING = ("slurm", "guest/test_failures.py", "guest/test_shares.py", "guest/test_lost_guests.py")
-"""Parts that leave their processor idle for long: while limits pass, guests hang, and servers are asked that are not there."""
+WAITING = ("slurm", "crash", "torque", "kit", "guest/test_failures.py", "guest/test_shares.py", "guest/test_lost_guests.py")
+"""Parts that leave their processor idle for a third of their time and more: they wait for hooks, limits, other machines."""
 _ENDING_SECONDS = 10.0
 _TESTS = place.CLONE / "tests"
 _COUNT = re.compile(r"(\d+) ([a-z]+)")
