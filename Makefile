@@ -11,9 +11,9 @@ export PIP_ROOT_USER_ACTION := ignore
 demo: .venv/.stamp-product
 	@$(python) -m lab demo
 
-test: .venv/.stamp-product dist/deb/.stamp
+test: packages
+	@$(MAKE) --no-print-directory -j2 .venv/.stamp-product dist/deb/.stamp
 ifeq ($(PYTEST_ARGS),)
-	@$(python) -m lab.xen build >/dev/null
 	@$(python) -m lab suite
 else
 	@$(python) -m lab exec -- $(python) -m pytest $(PYTEST_ARGS)

@@ -92,7 +92,7 @@ def parser() -> argparse.ArgumentParser:
         ("status", _status, "whether the node is up, and its guests; status 3: down"),
         ("guests", _guests, "build the guests, and print their directories"),
         ("demo", _demo, "run one job in a guest, and show it"),
-        ("suite", _suite, "run all tests, in two nodes at the same time"),
+        ("suite", _suite, "run all tests, in three nodes at the same time"),
     ):
         verbs.add_parser(name, help=text, description=text).set_defaults(act=act)
     text = "run a command in the node, in the same directory, with its exit status"

@@ -91,6 +91,35 @@ class Forked:
         return status
 
 
+def vmbatch(words: Sequence[str], seconds: float = 30.0) -> tuple[int, str]:
+    """`vmbatch WORDS`, forked from this process: its exit status, what it wrote on both streams. subprocess.TimeoutExpired."""
+    from vmbatch.cli import main
+
+    with open(os.memfd_create("said"), "w+b") as said:
+        pid = os.fork()
+        if pid == 0:
+            os.dup2(said.fileno(), 1)
+            os.dup2(said.fileno(), 2)
+            os.closerange(3, 1 << 16)
+            status = 1
+            try:
+                main(list(words))
+            except SystemExit as end:
+                status = end.code if isinstance(end.code, int) else int(bool(end.code))
+                sys.stdout.flush()
+            except BaseException:
+                os.write(2, traceback.format_exc().encode())
+            os._exit(status)
+        try:
+            status = Forked(pid, words).wait(seconds)
+        except subprocess.TimeoutExpired:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
+        said.seek(0)
+        return status, said.read().decode(errors="replace")
+
+
 class LoadedMom(mom.Mom):
     """A mom whose hooks are forked from this process."""
 

@@ -41,7 +41,7 @@ def resolve(names: Sequence[str]) -> list[Package]:
     try:
         return parse_simulation(run(ask))
     except ProcessError:
-        run([*_APT, "update"])
+        _update()
         return parse_simulation(run(ask))
 
 
@@ -54,9 +54,15 @@ def fetch(packages: Iterable[Package]) -> list[Path]:
             try:
                 _download(missing)
             except ProcessError:  # the index names a version that the mirror has replaced
-                run([*_APT, "update"])
+                _update()
                 _download(missing)
     return [package.file for package in wanted]
+
+
+def _update() -> None:
+    """One at a time, as apt does not wait for another that is at it."""
+    with locked("lists"):
+        run([*_APT, "update"])
 
 
 def _download(packages: Sequence[Package]) -> None:

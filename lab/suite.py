@@ -1,4 +1,6 @@
-"""The whole suite, folder by folder, in two nodes at the same time: a guest under emulation takes one processor."""
+"""The whole suite, folder by folder, in two nodes at the same time, as a guest under emulation takes one processor; what often
+waits goes into a third one beside them.
+"""
 
 import collections
 import os
@@ -11,14 +13,21 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from . import guest, place
+from .xen import parts as outer
 
-LONG = ("xen", "slurm", "crash", "kit", "guest", "torque", "hostile_user", "image", "guestdisk", "nodes", "signature", "transfer",
-        "shell", "rootssh", "load", "pure")
-"""Folders that take long are begun first, so that no node has one left when the other is done."""
+LONG = (
+    "xen", "guest/test_context_matrix.py", "guest/test_examples.py", "guest/test_disks.py", "guest/test_run.py", "guestdisk",
+    "guest/test_start_and_end.py", "guest/test_disk_context.py", "guest/test_hostile_guest.py", "nodes", "load", "image",
+    "install", "guest/test_console_shell.py", "pure", "hostile_user", "rootssh",
+)
+"""Parts that take long are begun first, so that no node has one left when the others are done."""
+WAITING = ("slurm", "crash", "torque", "kit", "guest/test_failures.py", "guest/test_shares.py", "guest/test_lost_guests.py")
+"""Parts that leave their processor idle for a third of their time and more: they wait for hooks, limits, other machines."""
 _ENDING_SECONDS = 10.0
 _TESTS = place.CLONE / "tests"
 _COUNT = re.compile(r"(\d+) ([a-z]+)")
 _show = threading.Lock()
+Parts = collections.deque[str]
 
 
 class Done(NamedTuple):
@@ -30,27 +39,31 @@ class Done(NamedTuple):
     seconds: float
 
 
-def nodes() -> tuple[str, str]:
-    """Their labs' names; the first is the clone's own."""
-    return place.name(), f"{place.name()}-2"
+def nodes() -> tuple[str, str, str]:
+    """Their labs' names; the first is the clone's own, the last is that for parts that wait."""
+    return place.name(), f"{place.name()}-2", f"{place.name()}-3"
 
 
 def parts() -> list[str]:
     """All folders with tests, below `tests`; of the one that boots most guests each file is a part."""
-    folders = sorted({path.parent.relative_to(_TESTS).parts[0] for path in _TESTS.glob("*/**/test_*.py")})
-    folders.sort(key=lambda folder: LONG.index(folder) if folder in LONG else len(LONG))
+    folders = sorted({path.parent.relative_to(_TESTS).parts[0] for path in _TESTS.glob("*/**/test_*.py")} - {"guest"})
     files = [f"guest/{path.name}" for path in sorted((_TESTS / "guest").glob("test_*.py"))]
-    return [part for folder in folders for part in (files if folder == "guest" else [folder])]
+    return sorted([*files, *folders], key=lambda part: LONG.index(part) if part in LONG else len(LONG))
 
 
 def run() -> int:
     """0, or the exit status of the first part that failed; all parts run. What a part says is shown when it is done."""
-    guest.directories()
-    began, waiting = time.monotonic(), collections.deque(parts())
-    with ThreadPoolExecutor(2) as workers:
+    _build()
+    began = time.monotonic()
+    working: Parts = collections.deque(part for part in parts() if part not in WAITING)
+    waiting: Parts = collections.deque(WAITING)
+    *two, third = nodes()
+    takes = {**dict.fromkeys(two, (working, waiting)), third: (waiting,)}
+    with ThreadPoolExecutor(len(takes)) as workers:
         try:
-            done = [one for of_node in workers.map(lambda name: _work(name, waiting), nodes()) for one in of_node]
+            done = [one for of_node in workers.map(_work, takes, takes.values()) for one in of_node]
         finally:
+            working.clear()
             waiting.clear()
     print("\n== the whole suite")
     total: dict[str, int] = {}
@@ -63,17 +76,30 @@ def run() -> int:
     return next((one.status for one in done if one.status), 0)
 
 
-def _work(node: str, waiting: "collections.deque[str]") -> list[Done]:
+def _build() -> None:
+    """All that machines boot from, as the nodes have no way to Debian's packages."""
+    with ThreadPoolExecutor(2) as builders:
+        guests, xen = builders.submit(guest.directories), builders.submit(outer.directories)
+        guests.result()
+        xen.result()
+
+
+def _work(node: str, queues: tuple[Parts, ...]) -> list[Done]:
+    """Runs the first queue's parts, then the next one's."""
     done: list[Done] = []
     left: set[str] = set()
-    while waiting:
-        try:
-            part = waiting.popleft()
-        except IndexError:
-            break
-        one, left = _run(node, part, left)
-        done.append(one)
+    for queue in queues:
+        while part := _next(queue):
+            one, left = _run(node, part, left)
+            done.append(one)
     return done
+
+
+def _next(queue: Parts) -> str | None:
+    try:
+        return queue.popleft()
+    except IndexError:
+        return None
 
 
 def _run(node: str, part: str, before: set[str]) -> tuple[Done, set[str]]:

@@ -21,7 +21,8 @@ from .dom0 import disk
 HERE = CLONE / "lab"
 CONFIGURATION = HERE / "xen/etc"
 PROJECT = [CLONE / name for name in ("pyproject.toml", "vmbatch", "scripts", "etc", "examples", "slurm")]
-LAB = [HERE / name for name in ("__init__.py", "init.py", "leftover.py", "mom.py", "place.py", "process.py", "sweeper.py", "xen")]
+_LAB = ("__init__.py", "init.py", "leftover.py", "loaded.py", "mom.py", "place.py", "process.py", "sweeper.py", "xen")
+LAB = [HERE / name for name in _LAB]
 INPUTS = [*PROJECT, *LAB, HERE / "tree/software"]
 PIP = (CLONE / ".venv/bin/pip", "--disable-pip-version-check", "-q")
 DISK_SIZE = 192 * MIB

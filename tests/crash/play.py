@@ -107,8 +107,8 @@ class Player:
         return self._vmbatch("sweep")
 
     def _vmbatch(self, *words: str) -> list[str]:
-        done = subprocess.run([place.ENVIRONMENT / "bin/vmbatch", *words], capture_output=True, text=True, timeout=_HOOK_SECONDS)
-        return [] if done.returncode == 0 else [f"vmbatch {' '.join(words)} ended with {done.returncode}: {done.stderr}"]
+        status, said = loaded.vmbatch(words, _HOOK_SECONDS)
+        return [] if status == 0 else [f"vmbatch {' '.join(words)} ended with {status}: {said}"]
 
     def kept_state(self, name: str) -> state.Kept:
         """A job's state after a whole prologue (`handed-over`), or killed when its guest is up (`crashed`), or at a promise."""

@@ -189,7 +189,7 @@ def as_user(uid: int, place: str) -> str:
 def console() -> None:
     """Writes four times what the node keeps."""
     with open("/dev/console", "wb", buffering=0) as device:
-        for number in range(1024):
+        for number in range(256):
             device.write(b"%06d " % number + b"\x1b[31mflood\r\n" * 90)
     report("console", "written")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import leftover, node
+from lab import node
 from lab.mom import Job, Mom
 from tests import summary
 
@@ -60,11 +60,11 @@ def live(mom: Mom) -> Iterator[Job]:
 
 
 @pytest.fixture
-def nothing_left() -> Iterator[None]:
+def nothing_left(left: Callable[[], list[str]]) -> Iterator[None]:
     """The node is as empty after the test as before: what an earlier one left was said there."""
-    before = leftover.found()
+    before = left()
     yield
-    assert [line for line in leftover.found() if line not in before] == []
+    assert [line for line in left() if line not in before] == []
 
 
 Configure = Callable[[str], AbstractContextManager[None]]

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("nothing_left")]
 
 SCRIPT = b"#!/bin/sh\necho ran\n"
 BACK = "the job goes back into its queue"
-PATIENCE = '[timeouts]\nboot = "60s"'
+PATIENCE = '[timeouts]\nboot = "30s"'
 """For guests that never get ready."""
 
 

@@ -29,8 +29,8 @@ SITE = Path("/etc/vmbatch/hostile.d")
 BECOME_ROOT = "#!/bin/sh\ncp /bin/bash /usr/bin/rootsh\nchmod 4755 /usr/bin/rootsh\n"
 """Where a user brings an image, root's password is the user's to choose; here the site's script gives root away."""
 SETTINGS = f'[network]\nclosed = ["{attack.CLOSED}"]\n[guest]\nscripts = "{SITE}"\n'
-CONSOLE_LIMIT = 3 * (256 << 10)
-"""virtlogd in the lab: two files of 256 KiB, and what it writes at once."""
+CONSOLE_LIMIT = 3 * (64 << 10)
+"""virtlogd in the lab: two files of 64 KiB, and what it writes at once."""
 
 
 class Scene:

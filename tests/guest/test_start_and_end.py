@@ -20,17 +20,23 @@ pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("nothing_left")]
 HELLO = b"#!/bin/sh\nid -un; hostname; cat /sys/block/vda/size\n"
 
 
-@pytest.mark.parametrize("queue", ["busybox", "disk", "copy", "debian"])
-def test_a_whole_job(mom: Mom, queue: str) -> None:
-    ended = mom.run(HELLO, queue=queue, name="a job", account="it's \"mine\"")
-    assert (ended.verdict, ended.status, ended.epilogue) == ("run", 0, 0), ended.errors.decode()
+PYTHON = b"""#!/usr/bin/env python3
+import os, pwd, sys
+print(pwd.getpwuid(os.getuid()).pw_name, os.uname().nodename, sys.version_info[0], sep="\\n")
+sys.exit(5)
+"""
+
+
+@pytest.mark.parametrize(("queue", "script", "status"), [
+    ("busybox", HELLO, 0), ("disk", HELLO, 0), ("copy", HELLO, 0), ("debian", PYTHON, 5),
+], ids=["busybox", "disk", "copy", "debian"])
+def test_a_whole_job(mom: Mom, queue: str, script: bytes, status: int) -> None:
+    """The last one's script is not the shell's, in a guest with systemd."""
+    ended = mom.run(script, queue=queue, name="a job", account="it's \"mine\"")
+    assert (ended.verdict, ended.status, ended.epilogue) == ("run", status, 0), ended.errors.decode()
     assert ended.output.startswith(b"alice\nvm-")
+    assert queue != "debian" or ended.output.endswith(b"\n3\n")
     assert ended.errors == b""
-
-
-def test_a_python_script_in_a_systemd_guest(mom: Mom) -> None:
-    ended = mom.run(b"#!/usr/bin/env python3\nimport sys\nprint(sys.version_info[0])\nsys.exit(5)\n", queue="debian")
-    assert (ended.output, ended.status) == (b"3\n", 5), ended.errors.decode()
 
 
 def test_two_jobs_at_once_on_one_image(mom: Mom) -> None:

@@ -16,7 +16,7 @@ TREE = {"etc/systemd/system/": "", "etc/hostname": "old\n", "usr/lib/": "", "lib
 
 def make_tree(directory: Path, tree: Mapping[str, str]) -> Path:
     """Files by name; `-> target` is a link, a name with / at its end a directory."""
-    directory.mkdir()
+    directory.mkdir(exist_ok=True)
     for name, content in tree.items():
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,11 +31,27 @@ def make_tree(directory: Path, tree: Mapping[str, str]) -> Path:
 
 def ext(path: Path, tree: Path, *options: str, size: int = 64) -> Path:
     """A disk whose only partition, from 1 MiB on, has an ext file system of `size` MiB."""
+    return in_disk(path, _made(path, size, "-d", tree, *options))
+
+
+def ext_by_kernel(path: Path, tree: Mapping[str, str], *options: str, size: int = 64) -> Path:
+    """As `ext`, but filled by this machine's kernel: mkfs looks through a directory for each name that it adds."""
+    part, place = _made(path, size, *options), path.with_suffix(".mounted")
+    place.mkdir()
+    subprocess.run(["mount", "-o", "loop", part, place], check=True)
+    try:
+        make_tree(place, tree)
+    finally:
+        subprocess.run(["umount", place], check=True)
+    return in_disk(path, part)
+
+
+def _made(path: Path, size: int, *options: str | Path) -> Path:
     part = path.with_suffix(".part")
     with part.open("wb") as file:
         file.truncate(size * MIB)
-    subprocess.run(["mkfs.ext4", "-q", "-F", "-d", tree, *options, part], check=True)
-    return in_disk(path, part)
+    subprocess.run(["mkfs.ext4", "-q", "-F", *options, part], check=True)
+    return part
 
 
 def in_disk(path: Path, part: Path) -> Path:

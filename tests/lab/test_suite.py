@@ -16,8 +16,24 @@ def test_every_test_is_in_one_part() -> None:
         assert [part for part in parts if name == part or name.startswith(f"{part}/")] in ([name], [name.split("/")[0]]), name
 
 
-def test_long_folders_are_there() -> None:
-    assert all((place.CLONE / "tests" / folder).is_dir() for folder in suite.LONG)
+def test_parts_that_are_named_are_there() -> None:
+    assert {*suite.LONG, *suite.WAITING} <= set(suite.parts())
+    assert not {*suite.LONG} & {*suite.WAITING}
+
+
+def test_each_part_runs_once_in_one_of_three_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The third node takes only what waits; the others take that, too, when they have nothing else."""
+    ran: list[tuple[str, str]] = []
+
+    def run(node: str, part: str, left: set[str]) -> tuple[suite.Done, set[str]]:
+        ran.append((node, part))
+        return suite.Done(part, 0, "1 passed in 0.1s", 0.1), left
+
+    monkeypatch.setattr(suite, "_run", run)
+    monkeypatch.setattr(suite, "_build", lambda: None)
+    assert suite.run() == 0
+    assert sorted(part for _, part in ran) == sorted(suite.parts())
+    assert {part for node, part in ran if node == suite.nodes()[2]} <= set(suite.WAITING)
 
 
 def test_what_a_part_leaves_is_held_against_it_alone(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import leftover, node
+from lab import node
 from lab.slurm import CGROUPS, Slurm, control_groups
 
 CONFIG = Path("/etc/vmbatch/vmbatch.conf")
@@ -55,12 +55,12 @@ filter = false
 
 
 @pytest.fixture(autouse=True)
-def nothing_left(slurm: Slurm) -> Iterator[None]:
+def nothing_left(slurm: Slurm, left: Callable[[], list[str]]) -> Iterator[None]:
     """The node is as empty after the test as before, and its nodes are in service."""
-    assert leftover.found() == []
+    assert left() == []
     yield
     slurm.clear()
-    assert leftover.found() == []
+    assert left() == []
 
 
 Configure = Callable[[str, str], AbstractContextManager[None]]

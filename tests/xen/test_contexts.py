@@ -5,7 +5,7 @@ import re
 import pytest
 
 from .conftest import Dom0
-from .template import MEDIUM, STATIC, WHERE, template
+from .template import STATIC, WHERE, template
 
 pytestmark = [pytest.mark.xen, pytest.mark.usefixtures("nothing_left")]
 
@@ -26,9 +26,3 @@ def test_by_roots_ssh(dom0: Dom0) -> None:
     ended = dom0.play(WHERE, template(config, "", method="ROOTSSH", network=STATIC, line=f"lab.rootkey={public}"))
     assert (ended.verdict, ended.status, ended.errors) == ("run", 0, ""), ended.told()
     assert re.fullmatch(r"alice\n10\.78\.0\.[23]\d/24\nxen\n", ended.output)
-
-
-def test_the_medium_is_read_only(dom0: Dom0) -> None:
-    script = "#!/bin/sh\ncat /sys/block/xvdb/ro; grep -c ' iso9660 ro' /proc/mounts\n"
-    ended = dom0.play(script, template(devices=MEDIUM))
-    assert ended.output == "1\n1\n", ended.told()
