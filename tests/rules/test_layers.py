@@ -68,6 +68,7 @@ LAYERS: dict[str, int] = {
     "release": 9,
     "sweep": 10,
     "lifecycle": 11,
+    "ending": 11,
     "doctor": 11,
     "hooked": 12,
     "alone": 12,
