@@ -20,18 +20,24 @@ from .beside import Seconds
 SCRIPT = b"#!/bin/sh\nexit 0\n"
 _START = "virsh create, ssh, the guest's ready file"
 _END = "virsh destroy"
+_UNFILTERED = "unfiltered"
 _REST = "Python, modules, job, template, journal, end"
 """What is between phases."""
 
 
 def figures(rounds: int = 15) -> Iterator[Figure]:
     """A guest of busybox, which is the quickest to boot: whatever is ours weighs most."""
-    seconds = measure(Mom(), "busybox", rounds)
+    source = "<source network='lab'/>"
+    unfiltered = site.template("busybox").replace(source, f"<vbnetwork method='dhcp' filter='no'/>{source}")
+    with site.changed(templates={_UNFILTERED: unfiltered}):
+        seconds = measure(Mom(), rounds)
     group = "A job's guest, busybox"
     yield figure.beside(group, "prologue", seconds["prologue"], seconds["bare start"], _START, limit=1.05)
     yield figure.alone(group, "prologue: what it adds", [
         ours - bare for ours, bare in zip(seconds["prologue"], seconds["bare start"], strict=True)], limit=0.150)
     yield figure.beside(group, "epilogue", seconds["epilogue"], seconds["bare end"], _END, limit=1.3)
+    for hook, bare, against in (("prologue", "bare start", _START), ("epilogue", "bare end", _END)):
+        yield figure.beside(group, f"{hook} without the network filter", seconds[f"{hook} {_UNFILTERED}"], seconds[bare], against)
     yield figure.alone(group, "ready file to prologue's exit, local share", seconds["ready file"], limit=0.050)
     with _cached_share(Path("/srv/vmbatch/seen")):
         ready = [job(Mom(), "busybox")["ready file"] for _ in range(rounds)]
@@ -43,7 +49,7 @@ def _parts(seconds: Seconds) -> Iterator[Figure]:
     """A profile: each phase of the prologue, beside what the bare start has of it."""
     group = "Where a prologue's time goes, busybox"
     for name in (_REST, *(name for name in seconds if name not in (_REST, "prologue", "epilogue", "ready file")
-                          and not name.startswith("bare "))):
+                          and not name.startswith("bare ") and not name.endswith(_UNFILTERED))):
         if name in PARTS:
             yield figure.beside(group, name, seconds[name], seconds[f"bare {name}"], "the same part of the bare start")
         else:
@@ -73,12 +79,14 @@ def _cached_share(place: Path) -> Iterator[None]:
         place.rmdir()
 
 
-def measure(mom: Mom, queue: str, rounds: int) -> Seconds:
-    """Each round has a job of ours and a bare guest, one after the other; the first does not count."""
+def measure(mom: Mom, rounds: int) -> Seconds:
+    """Each round has jobs of ours with and without a filter, and a bare guest, one after the other; the first does not count."""
     seconds: Seconds = {}
-    with closing(Bare(mom, queue)) as bare:
+    with closing(Bare(mom, "busybox")) as bare:
         for number in range(rounds + 1):
-            for name, value in {**job(mom, queue), **_bare(bare)}.items():
+            unfiltered = {f"{name} {_UNFILTERED}": value for name, value in job(mom, _UNFILTERED).items()
+                          if name in ("prologue", "epilogue")}
+            for name, value in {**job(mom, "busybox"), **_bare(bare), **unfiltered}.items():
                 if number:
                     seconds.setdefault(name, []).append(value)
     return seconds
