@@ -31,8 +31,9 @@ def load_config() -> Config:
 def _check_own_files() -> None:
     """SiteError if others than root can change this hook, VmBatch, or where Python finds all else."""
     own = (module.__file__ for name, module in sys.modules.items() if name.startswith("vmbatch."))
+    families = (entry.path for entry in os.scandir(os.path.dirname(__file__)) if entry.is_dir())  # more is loaded later
     libraries = (os.path.dirname(os.__file__), os.path.dirname(os.path.dirname(msgspec.__file__)))
-    file.check_trusted(sys.argv[0], sys.executable, *filter(None, own), *libraries)
+    file.check_trusted(sys.argv[0], sys.executable, *filter(None, own), *families, *libraries)
 
 
 _ALIVE_SECONDS = 0.2

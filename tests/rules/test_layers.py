@@ -85,7 +85,6 @@ AT_HOME: dict[str, set[str]] = {
     "libvirt_qemu": {"host.virt"},
     "paramiko": {"host.rootssh"},
     "pycdlib": {"context"},
-    "inotify_simple": {"host.watch"},
     "click": {"cli"},
     "subprocess": {"host", "shell.connection", "staging", "hooked"},
     "socket": {"host"},
