@@ -155,8 +155,9 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
             excuse(job.id, job.token, error, config)
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         process.watch(None)
-        board.failed(error, cancelled=isinstance(error, EndedError))
-        why = f"it could not start: {error}"
+        interrupted = isinstance(error, KeyboardInterrupt)
+        board.failed(error, cancelled=interrupted or isinstance(error, EndedError))
+        why = "it was interrupted" if interrupted else f"it could not start: {error}"
         if not (has_guest(book) and isinstance(error, VmBatchError) and not isinstance(error, EndedError)
                 and keep(book, why, config, log, orphaned=False)):
             release(book, why, config, log, orphaned=False)

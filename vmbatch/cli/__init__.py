@@ -11,6 +11,7 @@ from .. import __version__
 from ..errors import VmBatchError
 from . import complete
 from .bench import bench
+from .check import check
 from .console import console
 from .doctor import doctor
 from .drain import drain, undrain
@@ -93,35 +94,6 @@ def main() -> None:
     \b
     Example: vmbatch ps
     """
-
-
-@main.command()
-@click.argument("template", type=click.Path(exists=True, dir_okay=False))
-def check(template: str) -> None:
-    """Check TEMPLATE: its XML, VmBatch's tags, and the files it names.
-
-    \b
-    Example: vmbatch check /etc/vmbatch/domains/debian.xml
-    """
-    import os
-
-    from .. import facts
-    from .. import template as templates
-    from ..host import clock
-    from ..host.http import shown
-
-    with open(template, "rb") as file:
-        form = templates.parse(file.read(), os.path.abspath(template))
-    known = facts.look(form, clock.new_token(), _config())
-    for tag in form.disks:
-        source = tag.source
-        if isinstance(source, templates.ImageSource):
-            image = known.images[tag.index]
-            size = f"{image.size >> 20} MiB" if image.size else "not downloaded yet"
-            click.echo(f"disk {tag.target}: {' '.join(map(shown, source.places))}, {image.format}, {size}")
-        elif source is not None:
-            click.echo(f"disk {tag.target}: empty, {source.form}, {source.size >> 20} MiB")
-    click.echo(f"{template}: right, for {form.hypervisor} with {form.method}")
 
 
 @main.command()
@@ -282,8 +254,8 @@ def hooks(directory: str, openpbs: bool, prefix: str | None) -> None:
         click.echo(f"vmbatch: remoteshell is a script, into which users' jobs can bring LD_PRELOAD and the like: {why}", err=True)
 
 
-for command in (bench, completion, console, doctor, drain, explain, image, install, kill, log, metrics, ps, report, run, show,
-                ssh, trace, undrain, uninstall):
+for command in (bench, check, completion, console, doctor, drain, explain, image, install, kill, log, metrics, ps, report, run,
+                show, ssh, trace, undrain, uninstall):
     main.add_command(command)
 for listed in _SECTIONS.values():
     for called, said in listed.items():

@@ -38,6 +38,7 @@ class Template(msgspec.Struct, frozen=True):
 
     `guest_disks` by `rootdisk` and `jobdisk`; `console_shell` is the guest's name of the console for the job, '' for ssh.
     `requests` are what submitters may ask for beside images, with the maximum: cores, bytes or seconds.
+    `without_advice` names what the admin wants no advice on, see `advice`.
     """
 
     path: str
@@ -59,6 +60,7 @@ class Template(msgspec.Struct, frozen=True):
     resources: Resources = Resources()
     requests: dict[str, float] = {}
     lifetime: Lifetime = Lifetime()
+    without_advice: tuple[str, ...] = ()
 
 
 _TYPES = {"QEMU": "qemu", "KVM": "kvm", "TEST": "test", "XEN": "xen", "XEN3": "xen", "XEN4": "xen"}
@@ -115,6 +117,7 @@ def parse(text: bytes, path: str) -> Template:
         resources=resources,
         requests=requests,
         lifetime=lifetime,
+        without_advice=_without_advice(root),
     )
 
 
@@ -176,6 +179,11 @@ def _context_problems(root: etree._Element, disks: list[DiskTag]) -> Iterator[sc
 
 def _text(root: etree._Element, path: str) -> str:
     return (root.findtext(path) or "").strip()
+
+
+def _without_advice(root: etree._Element) -> tuple[str, ...]:
+    tag = root.find("vbconfig/vbadvice")
+    return () if tag is None else tuple(str(tag.get("without") or "").split())
 
 
 def _libvirt_problems(root: etree._Element) -> list[schema.Problem]:
