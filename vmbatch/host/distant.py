@@ -6,6 +6,7 @@ import gc
 import os
 import select
 import signal
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -22,6 +23,7 @@ _AGAIN_SECONDS = 1.0
 """Once a server has not answered, and it may be the same."""
 _ALIVE_SECONDS = 0.2
 _END_SECONDS = 0.5
+_PAUSE_SECONDS = 0.0002
 _PIECE = 1 << 16
 _LENGTH = 8
 """Bytes in front of an answer that say how long it is."""
@@ -175,10 +177,7 @@ def _errors(kind: type[VmBatchError]) -> list[type[VmBatchError]]:
 
 def _end(pid: int) -> None:
     """Kills the other process, and waits for it a little: what hangs ends once the kernel lets it."""
-    handle = os.pidfd_open(pid)
-    try:
-        signal.pidfd_send_signal(handle, signal.SIGKILL)
-        select.select([handle], [], [], _END_SECONDS)
-        os.waitpid(pid, os.WNOHANG)
-    finally:
-        os.close(handle)
+    os.kill(pid, signal.SIGKILL)
+    over = Deadline(_END_SECONDS)
+    while not os.waitpid(pid, os.WNOHANG)[0] and not over.passed():
+        time.sleep(_PAUSE_SECONDS)
