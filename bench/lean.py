@@ -3,7 +3,7 @@
 Each case is a bare domain of the lab's with one thing changed. In each round it is started beside the same domain without that
 change: from libvirt's create to the last line of the guest's boot on its console. What is reported is the difference, in seconds
 that pass and in seconds of QEMU's own processor time; other work on the machine disturbs the latter less, but waiting is in the
-former alone. By names of cases only these are measured.
+former alone. A CASE is one of CASES, `address` or `copy`; without any, all are measured.
 """
 
 import contextlib
@@ -59,8 +59,9 @@ def _nothing(_root: Element) -> None:
 
 
 class Case(NamedTuple):
-    """A thing in a template: on top of `base`, which both starts of a round have, `change` is what is measured."""
+    """`what` there is more in a template: `change` brings it, on top of `base`, which both starts of a round have."""
 
+    what: str
     guest: str
     change: Change
     base: Change = _nothing
@@ -76,13 +77,9 @@ class Start(NamedTuple):
 # Changes
 
 
-def devices(root: Element) -> Element:
-    """The domain's <devices>."""
-    return _find(root, "devices")
-
-
-def _element(text: str) -> Element:
-    return ElementTree.fromstring(text)  # noqa: S314 (ours)
+def element(text: str) -> Element:
+    """XML of our own."""
+    return ElementTree.fromstring(text)  # noqa: S314
 
 
 def _find(root: Element, path: str) -> Element:
@@ -124,7 +121,7 @@ def _less(words: str) -> Change:
 
 def _add(parent: str, fragment: str) -> Change:
     def change(root: Element) -> None:
-        (root if parent == "." else _find(root, parent)).append(_element(fragment))
+        (root if parent == "." else _find(root, parent)).append(element(fragment))
 
     return change
 
@@ -162,15 +159,12 @@ def _all(*changes: Change) -> Change:
 _ONE_GIB = _text("memory", "1024")
 
 
-def _disk(bus: str, target: str, device: str = "cdrom") -> Change:
-    """The medium as another device."""
+def _medium(bus: str, target: str) -> Change:
+    """The medium as a CD-ROM."""
     def change(root: Element) -> None:
-        for disk in root.findall("devices/disk"):
-            where = _find(disk, "target")
-            if where.get("dev") == "vdz":
-                disk.set("device", device)
-                where.set("dev", target)
-                where.set("bus", bus)
+        disk = next(disk for disk in root.findall("devices/disk") if _find(disk, "target").get("dev") == "vdz")
+        disk.set("device", "cdrom")
+        _find(disk, "target").attrib.update(dev=target, bus=bus)
 
     return change
 
@@ -186,18 +180,14 @@ def _own_boot(root: Element) -> None:
     for tag in ("kernel", "initrd", "cmdline"):
         system.remove(_find(system, tag))
     SubElement(system, "boot", dev="hd")
-    disk = _element("<disk type='file' device='disk'><driver name='qemu' type='raw'/><target dev='vda' bus='virtio'/>"
+    disk = element("<disk type='file' device='disk'><driver name='qemu' type='raw'/><target dev='vda' bus='virtio'/>"
                     "<readonly/></disk>")
     SubElement(disk, "source", file=str(_parts() / "grub.raw"))
-    devices(root).insert(0, disk)
+    _find(root, "devices").insert(0, disk)
 
 
-def _first(device: str) -> Change:
-    """What the firmware tries first."""
-    def change(root: Element) -> None:
-        _find(root, "os").insert(1, Element("boot", dev=device))
-
-    return change
+def _network_first(root: Element) -> None:
+    _find(root, "os").insert(1, Element("boot", dev="network"))
 
 
 def _uefi(root: Element) -> None:
@@ -207,41 +197,43 @@ def _uefi(root: Element) -> None:
 
 
 _UNSAFE = _set("devices/disk/driver", cache="unsafe")
-_VNC = "<graphics type='vnc'><listen type='none'/></graphics>"
 CASES = {
-    # the kernel's line
-    "no-quiet": Case("busybox", _line("quiet", "")),
-    "no-quiet-debian": Case("debian", _line("quiet", "")),
-    "debug": Case("debian", _line("quiet", "debug ignore_loglevel")),
     # firmware
-    "boot-menu": Case("busybox", _add("os", "<bootmenu enable='yes'/>")),
-    "rom": Case("busybox", _drop("devices/interface", "rom")),
-    "packed-kernel": Case("busybox", _packed),
-    "boot-loader": Case("busybox", _own_boot, _packed),
-    "network-boot": Case("busybox", _all(_drop("devices/interface", "rom"), _first("network")), _all(_packed, _own_boot)),
-    "uefi": Case("busybox", _uefi, _packed),
+    "boot-menu": Case("<bootmenu enable='yes'/>", "busybox", _add("os", "<bootmenu enable='yes'/>")),
+    "network-boot": Case("network first, then the disk (beside the disk alone)", "busybox",
+                         _all(_drop("devices/interface", "rom"), _network_first), _all(_packed, _own_boot)),
+    "uefi": Case("UEFI (OVMF) in place of SeaBIOS, a kernel of the node", "busybox", _uefi, _packed),
+    "boot-loader": Case("SeaBIOS, GRUB and the disk in place of a kernel of the node", "busybox", _own_boot, _packed),
+    "packed-kernel": Case("Debian's packed kernel in place of an unpacked one", "busybox", _packed),
+    "rom": Case("the network card's ROM, with a kernel of the node", "busybox", _drop("devices/interface", "rom")),
+    # the kernel's line
+    "debug": Case("debug ignore_loglevel in place of quiet", "debian", _line("quiet", "debug ignore_loglevel")),
+    "no-quiet": Case("neither of them", "busybox", _line("quiet", "")),
+    "no-quiet-debian": Case("neither of them", "debian", _line("quiet", "")),
     # devices
-    "usb": Case("busybox", _drop("devices", "controller")),
-    "graphics": Case("busybox", _add("devices", _VNC)),
-    "sound": Case("busybox", _add("devices", "<sound model='ich9'/>")),
-    "balloon": Case("busybox", _drop("devices", "memballoon")),
-    "no-rng": Case("debian", _drop("devices", "rng")),
+    "usb": Case("a USB controller", "busybox", _drop("devices", "controller")),
+    "graphics": Case("<graphics type='vnc'>", "busybox",
+                     _add("devices", "<graphics type='vnc'><listen type='none'/></graphics>")),
+    "sound": Case("<sound model='ich9'/>", "busybox", _add("devices", "<sound model='ich9'/>")),
+    "balloon": Case("<memballoon>", "busybox", _drop("devices", "memballoon")),
+    "no-rng": Case("no <rng>", "debian", _drop("devices", "rng")),
+    "medium-scsi": Case("the medium as a CD-ROM on virtio-scsi", "busybox",
+                        _all(_medium("scsi", "sda"), _add("devices", "<controller type='scsi' model='virtio-scsi'/>"))),
+    "medium-ide": Case("the medium on IDE (machine pc)", "busybox", _medium("ide", "hda"), _set("os/type", machine="pc")),
     # machine, processor, memory
-    "pc": Case("busybox", _set("os/type", machine="pc")),
-    "cpu-default": Case("busybox", _drop(".", "cpu")),
-    "memory-immediate": Case("busybox", _add(".", "<memoryBacking><allocation mode='immediate'/></memoryBacking>"), _ONE_GIB),
-    "memory-locked": Case("busybox", _add(".", "<memoryBacking><locked/></memoryBacking>"), _ONE_GIB),
+    "pc": Case("the machine pc in place of q35", "busybox", _set("os/type", machine="pc")),
+    "cpu-default": Case("no <cpu>, in place of qemu64", "busybox", _drop(".", "cpu")),
+    "memory": Case("1 GiB of memory taken beforehand", "busybox",
+                   _add(".", "<memoryBacking><allocation mode='immediate'/></memoryBacking>"), _ONE_GIB),
     # disks
-    "medium-scsi": Case("busybox", _all(_disk("scsi", "sda"), _add("devices", "<controller type='scsi' model='virtio-scsi'/>"))),
-    "medium-ide": Case("busybox", _disk("ide", "hda"), _set("os/type", machine="pc")),
-    "cache-none": Case("debian", _set("devices/disk/driver", cache="none"), _UNSAFE),
-    "cache-writeback": Case("debian", _set("devices/disk/driver", cache="writeback"), _UNSAFE),
-    "cache-writethrough": Case("debian", _set("devices/disk/driver", cache="writethrough"), _UNSAFE),
-    "cache-directsync": Case("debian", _set("devices/disk/driver", cache="directsync"), _UNSAFE),
+    **{f"cache-{way}": Case(f"cache='{way}' in place of unsafe", "debian", _set("devices/disk/driver", cache=way), _UNSAFE)
+       for way in ("writethrough", "directsync", "none")},
     # the image: Debian's for clouds, with its own disk and a kernel of the node
-    "services": Case("stock", _all(_less("systemd.mask="), _more("systemd.mask=ssh.service")),
+    "services": Case("services that a job does not need", "stock",
+                     _all(_less("systemd.mask="), _more("systemd.mask=ssh.service")),
                      _more(" ".join(["systemd.show_status=1", *(f"systemd.mask={unit}" for unit in ("ssh.service", *_MASKED))]))),
 }
+"""In the order of the report."""
 
 NETWORK = """<network><name>lean</name><bridge name='leanbr0' stp='off' delay='0'/><dns enable='no'/>
 <ip address='10.79.0.1' netmask='255.255.255.0'><dhcp><range start='10.79.0.100' end='10.79.0.249'/></dhcp></ip></network>"""
@@ -309,7 +301,7 @@ class Bench:
             run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", images / "disk.raw", "-F", "raw", disk])
         console = Path("/var/log/libvirt") / f"{name}.console"
         console.unlink(missing_ok=True)
-        root = _element(domain(name, _MEMORY_MIB[case.guest], Parts(images, disk, self.medium, console, "")))
+        root = element(domain(name, _MEMORY_MIB[case.guest], Parts(images, disk, self.medium, console, "")))
         case.base(root)
         change(root)
         begin = time.monotonic()
@@ -404,23 +396,23 @@ def copies(rounds: int) -> list[float]:
 
 def show(found: dict[str, list[tuple[Start, Start]]]) -> str:
     """Markdown."""
-    lines = ["| case | without it, s | more with it, s: median | middle half | least | of QEMU's processor, s: median | least |",
-             "|---|---|---|---|---|---|---|"]
+    lines = ["| more in a template | guest | starts | QEMU's processor, s more: median | middle half | clock, s more: median |",
+             "|---|---|---|---|---|---|"]
     for name, pairs in found.items():
-        more = sorted(after.passed - before.passed for before, after in pairs)
-        quarter = len(more) // 4
-        used = statistics.median(after.used - before.used for before, after in pairs)
-        without, with_it = ([start.passed for start in starts] for starts in zip(*pairs, strict=True))
-        least = min(with_it) - min(without)
-        least_used = min(after.used for _, after in pairs) - min(before.used for before, _ in pairs)
-        lines.append(f"| {name} | {statistics.median(without):.2f} | {statistics.median(more):+.2f} | "
-                     f"{more[quarter]:+.2f} to {more[-1 - quarter]:+.2f} | {least:+.2f} | {used:+.2f} | {least_used:+.2f} |")
+        used = sorted(after.used - before.used for before, after in pairs)
+        passed = statistics.median(after.passed - before.passed for before, after in pairs)
+        quarter = len(used) // 4
+        lines.append(f"| {CASES[name].what} | {CASES[name].guest} | {len(pairs)} | {statistics.median(used):+.2f} | "
+                     f"{used[quarter]:+.2f} to {used[-1 - quarter]:+.2f} | {passed:+.2f} |")
     return "\n".join(lines) + "\n"
 
 
 def main(arguments: list[str]) -> None:
     """Prints the report."""
-    rounds, names = int(arguments[0]) if arguments else 5, arguments[1:] or [*CASES, "address", "copy"]
+    known = [*CASES, "address", "copy"]
+    rounds, names = int(arguments[0]) if arguments else 5, arguments[1:] or known
+    if unknown := set(names) - set(known):
+        raise SystemExit(f"there is no case {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     if not node.inside():
         _parts()  # the node has no way to Debian's packages
         lab.execute([sys.executable, "-m", "bench.lean", *arguments])

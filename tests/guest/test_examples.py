@@ -235,7 +235,7 @@ def test_user_image(mom: Mom) -> None:
 
 
 def test_with_archives(mom: Mom) -> None:
-    """One archive is in the guest, the other one on the medium, which is a CD-ROM here: that works, too, and is slower."""
+    """One archive is in the guest, the other one on the medium, which is a CD-ROM here: that works, too."""
     cdrom = {"<disk type='file' device='disk'>\n      <driver name='qemu' type='raw'/>":
                  "<controller type='scsi' model='virtio-scsi'/><disk type='file' device='cdrom'><driver name='qemu' type='raw'/>",
              "<target dev='vdb' bus='virtio'/>": "<target dev='sda' bus='scsi'/>"}

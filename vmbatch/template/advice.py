@@ -15,6 +15,8 @@ from .read import Template
 from .resources import own_size
 
 _GIB = 1 << 30
+_LEAST_SECONDS = 0.1
+"""What costs less is not worth a word."""
 Sizes = dict[int, int]
 """Bytes of images, as far as they are known, by the index of their disks."""
 Found = Iterator[tuple[int, str, float]]
@@ -24,7 +26,7 @@ Found = Iterator[tuple[int, str, float]]
 class Advice(msgspec.Struct, frozen=True):
     """What is `found` in the template's `line`, the `seconds` that it costs a start, and what to write instead.
 
-    `waits`: they pass idly, under KVM as under emulation.
+    `emulated`: the guest works for so long under emulation; with KVM it is less.
     """
 
     name: str
@@ -32,7 +34,7 @@ class Advice(msgspec.Struct, frozen=True):
     found: str
     seconds: float
     remedy: str
-    waits: bool
+    emulated: bool
 
 
 class Kind(NamedTuple):
@@ -41,13 +43,14 @@ class Kind(NamedTuple):
     name: str
     look: Callable[[Template, Sizes], Found]
     remedy: str
-    waits: bool = False
+    emulated: bool = False
 
 
 def advise(form: Template, sizes: Sizes) -> list[Advice]:
     """In the order of the template's lines, without what its <vbadvice> does not want."""
-    found = [Advice(kind.name, line, what, round(seconds, 1), kind.remedy, kind.waits)
-             for kind in KINDS if kind.name not in form.without_advice for line, what, seconds in kind.look(form, sizes)]
+    found = [Advice(kind.name, line, what, round(seconds, 1), kind.remedy, kind.emulated)
+             for kind in KINDS if kind.name not in form.without_advice
+             for line, what, seconds in kind.look(form, sizes) if seconds >= _LEAST_SECONDS]
     return sorted(found, key=lambda each: each.line)
 
 
@@ -65,15 +68,18 @@ def _boot_menu(form: Template, _sizes: Sizes) -> Found:
 
 
 def _network_boot(form: Template, _sizes: Sizes) -> Found:
-    for line, tag in _tags(form, "os/boot[@dev='network']"):
-        if form.root.find("os/kernel") is None and next(tag.itersiblings("boot"), None) is not None:
-            yield line, "the firmware tries the network before the disk", 7.0
+    if form.root.find("os/kernel") is not None:
+        return
+    for path in ("os/boot[@dev='network']", "devices/interface/boot[@order='1']"):
+        for line, tag in _tags(form, path):
+            if tag.get("order") or next(tag.itersiblings("boot"), None) is not None:
+                yield line, "the firmware tries the network first", 7.0
 
 
 def _uefi(form: Template, _sizes: Sizes) -> Found:
     for path in ("os[@firmware='efi']", "os/loader[@type='pflash']"):
         for line, _tag in _tags(form, path):
-            yield line, "UEFI starts the guest", 3.5
+            yield line, "UEFI starts the guest", 3.4
             return
 
 
@@ -92,18 +98,9 @@ def _usb(form: Template, _sizes: Sizes) -> Found:
             yield stated.sourceline or 0, "the guest has a USB controller", 0.2
 
 
-def _medium(form: Template, _sizes: Sizes) -> Found:
-    for line, tag in _tags(form, "devices/disk[vbpreparecdrom]/target"):
-        if tag.get("bus") != "virtio":
-            yield line, f"the context medium is on the bus {tag.get('bus') or 'that libvirt chooses'}", 0.2
-
-
 def _memory(form: Template, _sizes: Sizes) -> Found:
-    for path in ("memoryBacking/allocation[@mode='immediate']", "memoryBacking/locked"):
-        for line, tag in _tags(form, path):
-            yield (line, f"by <{tag.tag!s}> all of the guest's memory is taken before it starts",
-                   1.6 * own_size(form.root)[1] / _GIB)
-            return
+    for line, _tag in _tags(form, "memoryBacking/allocation[@mode='immediate']"):
+        yield line, "all of the guest's memory is taken before it starts", 1.9 * own_size(form.root)[1] / _GIB
 
 
 def _copy(form: Template, sizes: Sizes) -> Found:
@@ -114,13 +111,11 @@ def _copy(form: Template, sizes: Sizes) -> Found:
 
 
 KINDS = (
-    Kind("boot-menu", _boot_menu, "take <bootmenu> out", waits=True),
-    Kind("network-boot", _network_boot, "name 'hd' first, or alone", waits=True),
-    Kind("uefi", _uefi, "let SeaBIOS do it, where the image can: neither firmware='efi' nor <loader>"),
-    Kind("debug", _debug, "write quiet in its place"),
-    Kind("usb", _usb, "<controller type='usb' model='none'/>"),
-    Kind("medium", _medium, "make it a plain disk: device='disk', <target dev='vdb' bus='virtio'/>"),
+    Kind("boot-menu", _boot_menu, "take <bootmenu> out"),
+    Kind("network-boot", _network_boot, "have it try the disk first, or alone"),
+    Kind("uefi", _uefi, "let SeaBIOS do it, where the image can: neither firmware='efi' nor <loader>", emulated=True),
+    Kind("debug", _debug, "write quiet in its place", emulated=True),
+    Kind("usb", _usb, "write <controller type='usb' model='none'/>", emulated=True),
     Kind("memory", _memory, "take it out; [admission] sees to it that the node's memory is enough"),
-    Kind("copy", _copy, "copy_method='cow' takes no time; a copy takes none either where image and spool share an XFS or Btrfs",
-         waits=True),
+    Kind("copy", _copy, "copy_method='cow' takes no time; a copy takes none either where image and spool share an XFS or Btrfs"),
 )
