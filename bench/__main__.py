@@ -43,11 +43,13 @@ def main() -> int:
         parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     chosen = options.parts or list(PARTS)
     run, begin = _run(), time.monotonic()
-    figures, failed = [], []
+    figures: list[Figure] = []
+    failed: list[str] = []
     for name in chosen:
         print(f"  ....  {name}", file=sys.stderr, flush=True)
         try:
-            figures += list(PARTS[name]())
+            for figure in PARTS[name]():
+                figures.append(figure)
         except Exception:
             traceback.print_exc()
             failed.append(name)

@@ -21,6 +21,9 @@ _PATIENCE_SECONDS = 120.0
 _SPOOL = Path("/var/lib/vmbatch/spool")
 
 
+PARTS = ("start", "boot", "login", "ready")
+
+
 class Bare:
     """Taken from one job of the queue, which has ended: its guest can then be started and destroyed again and again."""
 
@@ -93,15 +96,24 @@ class Bare:
         os.chown(guest, self._owner, -1)
         guest.chmod(self._mode)
 
-    def start(self) -> None:
-        """`virsh create`, then the login on which the guest's ready file waits, by ssh alone; returns at the ready file."""
+    def start(self) -> dict[str, float]:
+        """`virsh create`, then the login on which the guest's ready file waits, by ssh alone; returns at the ready file.
+
+        The seconds of each part, by the name of the prologue's phase that has it.
+        """
+        moments = [time.monotonic()]
         run(["virsh", "create", self._xml])
+        moments.append(time.monotonic())
         address = self._message("announce").split()[-1]
+        moments.append(time.monotonic())
         subprocess.run(
             ["setpriv", f"--reuid={self._person.pw_uid}", f"--regid={self._person.pw_gid}", "--clear-groups", "--",
              *sshargs.client(str(self._directory / "keys"), self._alias), "-n", *sshargs.target(self._user, address),
              login_command()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True)
+        moments.append(time.monotonic())
         self._message("ready")
+        moments.append(time.monotonic())
+        return {name: after - before for name, before, after in zip(PARTS, moments, moments[1:], strict=False)}
 
     def _message(self, name: str) -> str:
         path, over = self._share / "guest" / name, time.monotonic() + _PATIENCE_SECONDS

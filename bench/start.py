@@ -1,6 +1,7 @@
 """Prologue and epilogue beside a bare start and end of the same guest, and how soon behind the ready file the prologue ends."""
 
 import contextlib
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,26 +14,46 @@ from vmbatch.report import figure
 from vmbatch.report.figure import Figure
 
 from . import site
-from .bare import Bare
+from .bare import PARTS, Bare
 from .beside import Seconds
 
 SCRIPT = b"#!/bin/sh\nexit 0\n"
 _START = "virsh create, ssh, the guest's ready file"
 _END = "virsh destroy"
+_UNFILTERED = "unfiltered"
+_REST = "Python, modules, job, template, journal, end"
+"""What is between phases."""
 
 
 def figures(rounds: int = 15) -> Iterator[Figure]:
     """A guest of busybox, which is the quickest to boot: whatever is ours weighs most."""
-    seconds = measure(Mom(), "busybox", rounds)
+    source = "<source network='lab'/>"
+    unfiltered = site.template("busybox").replace(source, f"<vbnetwork method='dhcp' filter='no'/>{source}")
+    with site.changed(templates={_UNFILTERED: unfiltered}):
+        seconds = measure(Mom(), rounds)
     group = "A job's guest, busybox"
     yield figure.beside(group, "prologue", seconds["prologue"], seconds["bare start"], _START, limit=1.05)
     yield figure.alone(group, "prologue: what it adds", [
         ours - bare for ours, bare in zip(seconds["prologue"], seconds["bare start"], strict=True)], limit=0.150)
     yield figure.beside(group, "epilogue", seconds["epilogue"], seconds["bare end"], _END, limit=1.3)
-    yield figure.alone(group, "ready file to prologue's exit, local share", seconds["ready"], limit=0.050)
+    for hook, bare, against in (("prologue", "bare start", _START), ("epilogue", "bare end", _END)):
+        yield figure.beside(group, f"{hook} without the network filter", seconds[f"{hook} {_UNFILTERED}"], seconds[bare], against)
+    yield figure.alone(group, "ready file to prologue's exit, local share", seconds["ready file"], limit=0.050)
     with _cached_share(Path("/srv/vmbatch/seen")):
-        ready = [job(Mom(), "busybox")["ready"] for _ in range(rounds)]
+        ready = [job(Mom(), "busybox")["ready file"] for _ in range(rounds)]
     yield figure.alone(group, "ready file to prologue's exit, a share whose attributes are cached", ready)
+    yield from _parts(seconds)
+
+
+def _parts(seconds: Seconds) -> Iterator[Figure]:
+    """A profile: each phase of the prologue, beside what the bare start has of it."""
+    group = "Where a prologue's time goes, busybox"
+    for name in (_REST, *(name for name in seconds if name not in (_REST, "prologue", "epilogue", "ready file")
+                          and not name.startswith("bare ") and not name.endswith(_UNFILTERED))):
+        if name in PARTS:
+            yield figure.beside(group, name, seconds[name], seconds[f"bare {name}"], "the same part of the bare start")
+        else:
+            yield figure.alone(group, name, seconds[name])
 
 
 @contextlib.contextmanager
@@ -58,19 +79,21 @@ def _cached_share(place: Path) -> Iterator[None]:
         place.rmdir()
 
 
-def measure(mom: Mom, queue: str, rounds: int) -> Seconds:
-    """Each round has a job of ours and a bare guest, one after the other; the first does not count."""
-    seconds: Seconds = {name: [] for name in ("prologue", "epilogue", "ready", "bare start", "bare end")}
-    with closing(Bare(mom, queue)) as bare:
+def measure(mom: Mom, rounds: int) -> Seconds:
+    """Each round has jobs of ours with and without a filter, and a bare guest, one after the other; the first does not count."""
+    seconds: Seconds = {}
+    with closing(Bare(mom, "busybox")) as bare:
         for number in range(rounds + 1):
-            for name, value in {**job(mom, queue), **_bare(bare)}.items():
+            unfiltered = {f"{name} {_UNFILTERED}": value for name, value in job(mom, _UNFILTERED).items()
+                          if name in ("prologue", "epilogue")}
+            for name, value in {**job(mom, "busybox"), **_bare(bare), **unfiltered}.items():
                 if number:
-                    seconds[name].append(value)
+                    seconds.setdefault(name, []).append(value)
     return seconds
 
 
 def job(mom: Mom, queue: str) -> dict[str, float]:
-    """Prologue and epilogue of a job, and the time from the guest's ready file to the prologue's exit."""
+    """Prologue, its phases, epilogue of a job, and the time from the guest's ready file to the prologue's exit."""
     accepted = mom.accept(SCRIPT, queue=queue)
     try:
         begin = time.monotonic()
@@ -84,13 +107,16 @@ def job(mom: Mom, queue: str) -> dict[str, float]:
         mom.start_epilogue(accepted).wait()
         ended = time.monotonic() - begin
         mom.forget(accepted)
-    return {"prologue": took, "ready": now - written, "epilogue": ended}
+    phases = {name: float(value) for name, value in re.findall(r"Z prologue: phase ([a-z ]+) ([\d.]+) s$", Path(
+        f"/var/log/vmbatch/{accepted.file_id}.log").read_text(), re.MULTILINE) if not name.startswith("guest ")}
+    return {"prologue": took, "ready file": now - written, "epilogue": ended, _REST: took - sum(phases.values()), **phases}
 
 
 def _bare(guest: Bare) -> dict[str, float]:
     guest.prepare()
     begin = time.monotonic()
-    guest.start()
+    parts = guest.start()
     started = time.monotonic()
     guest.destroy()
-    return {"bare start": started - begin, "bare end": time.monotonic() - started}
+    return {"bare start": started - begin, "bare end": time.monotonic() - started,
+            **{f"bare {name}": value for name, value in parts.items()}}

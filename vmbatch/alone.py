@@ -10,10 +10,11 @@ import msgspec
 from .batch.local import QUEUE, Local
 from .batch.system import Call
 from .config import Config
+from .ending import epilogue
 from .errors import VmBatchError
 from .host import process
 from .host.log import Log
-from .lifecycle import epilogue, prologue
+from .lifecycle import prologue
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

@@ -1,6 +1,5 @@
 """vmbatch.conf: a typed and strict reading of the site's settings, with all mistakes at once."""
 
-import difflib
 import os
 import re
 import tomllib
@@ -507,6 +506,8 @@ def _unknown(section: str, name: str) -> str:
     if section not in sections:
         return f"unknown section [{section}]; there are {', '.join(sorted(sections))}"
     known = [option.partition(".")[2] for option in OPTIONS if option.startswith(section + ".")]
+    import difflib
+
     near = difflib.get_close_matches(name, known, 1, 0.6)
     if near:
         return f"unknown setting; did you mean {section}.{near[0]}?"

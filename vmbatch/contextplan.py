@@ -1,6 +1,9 @@
 """From a template's method and the facts to how a guest gets its context: media, files in its disk, or root's ssh."""
 
+from __future__ import annotations
+
 import os
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -13,13 +16,15 @@ from .context.medium import Medium
 from .context.parameters import parameters, share_tag
 from .diskplan import Disks
 from .facts import Facts
-from .guestdisk.inject import Injection, Target
-from .host.rootssh import RootAccess
 from .hypervisor.profile import Profile
 from .job import Job
 from .network import Net
 from .resource import Piece
 from .template import LABELS, DiskChange, MediumTag, NodeDirectory, Template
+
+if TYPE_CHECKING:
+    from .guestdisk.inject import Target
+    from .host.rootssh import RootAccess
 
 _TAG = "vmbatch"
 """By which a guest mounts its own directory of a share that has no server."""
@@ -86,6 +91,8 @@ class Context:
                                                device=disks.device(tag, "raw")))
 
     def _injection(self, config: Config, disks: Disks) -> None:
+        from .guestdisk.inject import Injection
+
         root, jobs = (self._target(name, disks) for name in ("rootdisk", "jobdisk"))
         if root is not None:
             tags = self._template.guest_disks
@@ -94,6 +101,8 @@ class Context:
                                         config.images_account, config.guest_appliance, self._template.type != "kvm"))
 
     def _target(self, name: str, disks: Disks) -> Target | None:
+        from .guestdisk.inject import Target
+
         tag = self._template.guest_disks.get(name)
         if tag is None:
             return None

@@ -1,6 +1,5 @@
 """What a job gets of what it asks for: a template, cores, memory, its disks after a failure, files before and after it."""
 
-import difflib
 import re
 
 import msgspec
@@ -64,6 +63,8 @@ def grant(job: Job, form: Template, config: Config) -> Grant:
 
 def unknown(name: str, offers: tuple[str, ...]) -> JobError:
     """For a name that the template does not offer."""
+    import difflib
+
     near = [] if name in _NAMES else difflib.get_close_matches(name, (*offers, *_NAMES), 1, 0.75)
     meant = f"did you mean {near[0]}? " if near else ""
     can = f"they can ask for {', '.join(offers)}" if offers else "they can ask for nothing by -l other="

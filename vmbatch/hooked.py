@@ -14,17 +14,12 @@ import msgspec
 from . import native
 from .batch.leader import parent
 from .batch.remedy import plain
-from .batch.slurm import drain
 from .batch.system import Call, System
 from .config import Config, parse
 from .errors import EndedError, InputError, JobError, NodeError, VmBatchError
-from .health import problems
 from .host import clock, file, process
 from .host.log import Log, tell_user
 from .job import check_job_id
-from .lifecycle import end_lines, excuse, pause, refuse, stop
-from .lifecycle import epilogue as end
-from .lifecycle import prologue as start
 from .registry import BATCH, EXIT_STATUS
 
 
@@ -36,8 +31,9 @@ def load_config() -> Config:
 def _check_own_files() -> None:
     """SiteError if others than root can change this hook, VmBatch, or where Python finds all else."""
     own = (module.__file__ for name, module in sys.modules.items() if name.startswith("vmbatch."))
+    families = (entry.path for entry in os.scandir(os.path.dirname(__file__)) if entry.is_dir())  # more is loaded later
     libraries = (os.path.dirname(os.__file__), os.path.dirname(os.path.dirname(msgspec.__file__)))
-    file.check_trusted(sys.argv[0], sys.executable, *filter(None, own), *libraries)
+    file.check_trusted(sys.argv[0], sys.executable, *filter(None, own), *families, *libraries)
 
 
 _ALIVE_SECONDS = 0.2
@@ -50,6 +46,8 @@ State = dict[str, Any]
 
 def prologue(batch: str, site: str | None, as_from_mom: State) -> int:
     """Exit status: 0 start the job, 1 abort it, 2 back into its queue; or the one of the site's own hook."""
+    from .lifecycle import prologue as start
+
     system, call = BATCH[batch], _call(as_from_mom)
     job_id = system.job_id(call)
     config, log = parse(b"", "defaults"), None
@@ -95,6 +93,9 @@ def sister_prologue(batch: str, site: str | None, as_from_mom: State) -> int:
 
 def _sister_start(system: System, call: Call, met: Callable[[], None]) -> None:
     """A sister's guest, from start to hand-over; what goes wrong is for the first node to tell the user."""
+    from .lifecycle import excuse
+    from .lifecycle import prologue as start
+
     job_id = system.job_id(call)
     config, log, begun = parse(b"", "defaults"), None, False
 
@@ -131,6 +132,8 @@ def _call(as_from_mom: State) -> Call:
 
 def _failed(system: System, error: VmBatchError, call: Call, config: Config, log: Log | None) -> int:
     """The exit status of a prologue whose job could not start; the user and the admin are told why."""
+    from .lifecycle import end_lines, pause, refuse
+
     _report(error, log)
     outcome = system.failed(error, call, config, log)
     lines = end_lines(error, system.job_id(call), outcome.text)
@@ -173,6 +176,8 @@ def epilogue(batch: str, site: str | None, as_from_mom: State) -> int:
 
 def _end(batch: str, as_from_mom: State, *, sister: bool = False) -> tuple[int, Log | None]:
     """Ends the job, with or without a configuration: (1 if something could not be removed, the log)."""
+    from .ending import epilogue as end
+
     call = _call(as_from_mom)
     job_id = BATCH[batch].job_id(call)
     status = 0
@@ -203,6 +208,9 @@ def _end(batch: str, as_from_mom: State, *, sister: bool = False) -> tuple[int, 
 
 def health(as_from_mom: State) -> int:
     """Tells Torque, by a line with ERROR (resmom/mom_server.c, check_state), or Slurm why this node is to get no jobs."""
+    from .batch.slurm import drain
+    from .health import problems
+
     try:
         found = problems(load_config())
     except VmBatchError as error:
@@ -233,6 +241,9 @@ def openpbs(verb: str, about: str) -> int:
     """Exit status: `serves`: 0 or 3; `stop`, which ends a start that goes on, and `release`: 0, or 1 if something is left."""
     if verb == "serves":
         return 0 if load_config().template_path(about) else _NOT_SERVED
+    from .ending import epilogue as end
+    from .ending import stop
+
     log = None
     try:
         check_job_id(about)

@@ -6,6 +6,8 @@ import sys
 from . import native
 
 _REQUEUE = 2
+_GARBAGE = 50_000
+"""New objects after which Python looks for garbage: by itself it does so a hundred times while the real work is loaded."""
 
 
 def _standard_streams() -> None:
@@ -72,8 +74,10 @@ def _in_order() -> dict[str, object]:
 
     Returns what the site's own hook expects of that, as subprocess.Popen takes it; it closes no more than we do.
     """
+    import gc
     import signal
 
+    gc.set_threshold(_GARBAGE)
     os.closerange(3, 1 << 20)
     blocked = signal.pthread_sigmask(signal.SIG_SETMASK, ())
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import secrets
 import stat
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -306,7 +305,7 @@ def _enter(top: int, parts: list[bytes], mode: int) -> int:
 @contextlib.contextmanager
 def _into_place(parent: int, name: bytes) -> Any:
     """A name beside `name` for something that replaces it once it is whole."""
-    fresh = b".vmbatch-" + secrets.token_hex(8).encode()
+    fresh = b".vmbatch-" + os.urandom(8).hex().encode()
     try:
         yield fresh
         os.rename(fresh, name, src_dir_fd=parent, dst_dir_fd=parent)

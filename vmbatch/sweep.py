@@ -117,11 +117,14 @@ class Journals(NamedTuple):
     unread: list[str]
 
 
-def journals(config: Config, log: Log, *, dry_run: bool, patience: Deadline | None = None) -> Journals:
-    """Releases the journals of dead starts, and begins with no other one when `patience` is over."""
+def journals(config: Config, log: Log, *, dry_run: bool, due: bool = False, patience: Deadline | None = None) -> Journals:
+    """Releases the journals of dead starts, and begins with no other one when `patience` is over.
+
+    With `due`, it only looks into those journals of what is kept whose time is over by their file's own: there may be many.
+    """
     found = Journals(set(), [], [])
     seen: set[str] = set()
-    while paths := [path for path in journal.paths() if path not in seen]:  # one is renamed when something is kept
+    while paths := [path for path in journal.paths(due=due) if path not in seen]:  # one is renamed when something is kept
         for path in paths:
             if patience is not None and patience.passed():
                 return found

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lab import loaded, mom, nest, place
 from lab.remains import Node, in_child
-from vmbatch import lifecycle
+from vmbatch import ending
 from vmbatch.host.log import Log
 
 from . import hooks, sister, state
@@ -158,7 +158,7 @@ class Player:
         return answer
 
     def _epilogue_here(self, job_id: str) -> list[str]:
-        lifecycle.epilogue(job_id, self.node.config, Log(self.node.config.log_directory, job_id, "epilogue"))
+        ending.epilogue(job_id, self.node.config, Log(self.node.config.log_directory, job_id, "epilogue"))
         return []
 
     def moment(self, case: Case) -> Answer:

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from vmbatch import config, drain, history, journal, lifecycle, status, verdict
+from vmbatch import config, drain, ending, history, journal, lifecycle, status, verdict
 from vmbatch.batch.system import Call
 from vmbatch.batch.torque import Torque
 from vmbatch.errors import BusyError, EndedError, NodeError
@@ -165,7 +165,7 @@ def test_an_admin_ends_a_guest(place: Path, monkeypatch: pytest.MonkeyPatch) -> 
     Board.new(STATUS)
     done: list[tuple[object, ...]] = []
     monkeypatch.setattr(verdict, "end", lambda *words: done.append(words))
-    said = lifecycle.kill("42.vm", "mines coins", settings(place), Log(None, "42.vm", "kill"))
+    said = ending.kill("42.vm", "mines coins", settings(place), Log(None, "42.vm", "kill"))
     assert said == "the guest of job 42.vm has been ended; the job ends now, and its epilogue removes the rest"
     assert done == [(DOMAIN, "/run/vmbatch/handover/42.vm", TOKEN, "mines coins")]
     assert status.look()[0].why == "mines coins"
@@ -175,9 +175,9 @@ def test_an_admin_ends_a_guest(place: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_an_admin_ends_a_start(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_journal(START, DOMAIN)
     done: list[str] = []
-    monkeypatch.setattr(lifecycle, "epilogue", lambda job, *_: done.append(job))
+    monkeypatch.setattr(ending, "epilogue", lambda job, *_: done.append(job))
     monkeypatch.setattr(verdict, "end", lambda *_: pytest.fail("the start undoes itself"))
-    said = lifecycle.kill("42.vm", "why", settings(place), Log(None, "42.vm", "kill"))
+    said = ending.kill("42.vm", "why", settings(place), Log(None, "42.vm", "kill"))
     assert said.startswith("the start of job 42.vm has been ended")
     assert done == ["42.vm"]
 
@@ -185,6 +185,6 @@ def test_an_admin_ends_a_start(place: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_there_is_nothing_to_end(place: Path) -> None:
     journal.make_directories()
     with pytest.raises(NodeError, match=r"job 42\.vm has no guest on this node"):
-        lifecycle.kill("42.vm", "", settings(place), Log(None, "42.vm", "kill"))
+        ending.kill("42.vm", "", settings(place), Log(None, "42.vm", "kill"))
 
 

@@ -126,7 +126,7 @@ Say = Callable[[list[str]], None]
 def find(monkeypatch: pytest.MonkeyPatch) -> Say:
     def find(found: list[str]) -> None:
         monkeypatch.setattr(hooked, "load_config", settings)
-        monkeypatch.setattr(hooked, "problems", lambda config: found)
+        monkeypatch.setattr(health, "problems", lambda config: found)
 
     return find
 

@@ -279,6 +279,15 @@ def test_files_are_there(name: str) -> None:
     assert named or not name.endswith("README.md")
 
 
+def test_each_part_of_the_benchmark_is_explained() -> None:
+    """In docs/performance.md, in the order in which it is measured."""
+    page = (ROOT / "docs/performance.md").read_text().partition("## What `make bench` measures\n")[2].partition("\n## ")[0]
+    listed = re.findall(r"^\| `([a-z]+)` \|", page, re.MULTILINE)
+    measured = re.findall(r'^    "([a-z]+)": \w+\.figures,$', (ROOT / "bench/__main__.py").read_text(), re.MULTILINE)
+    assert list(dict.fromkeys(listed)) == measured
+    assert {path.stem for path in (ROOT / "bench").glob("*.py") if "def figures(" in path.read_text()} == set(measured)
+
+
 def test_the_table_of_disks() -> None:
     """docs/disks.md: every attribute and value of the tags for disks, with templates and tests that are there."""
     text = (ROOT / "docs/disks.md").read_text()

@@ -1,6 +1,5 @@
 """Jobs that an admin or a user makes by hand, without a batch system: what that would say of a job stands in an order."""
 
-import secrets
 from collections.abc import Mapping
 
 import msgspec
@@ -76,6 +75,8 @@ class Local:
 
 def call(order: Order, environ: Mapping[str, str] | None = None) -> Call:
     """This process's call for a new job. NodeError."""
+    import secrets
+
     me = clock.this_process()
     if not me.started:
         raise NodeError("this process is not to be seen in /proc", "mount /proc without hidepid for root", code="VB906")

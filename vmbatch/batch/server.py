@@ -4,7 +4,6 @@
 <Variable_List>PBS_O_HOME=/home/alice,..</Variable_List>..</Job></Data>`. What users wrote is in it, escaped.
 """
 
-import html
 import re
 
 import msgspec
@@ -78,6 +77,8 @@ def read(text: str) -> tuple[str, dict[str, str], str, float | None]:
             raise _strange()
     if path:
         raise _strange()
+    import html
+
     found = {"/".join(place): html.unescape(value) for place, value in values.items()}
     resources = {name.removeprefix("Data/Job/Resource_List/"): value for name, value in found.items()
                  if name.startswith("Data/Job/Resource_List/")}

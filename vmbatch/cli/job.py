@@ -306,9 +306,9 @@ def kill(job: str, why: str) -> None:
     \b
     Example: vmbatch kill 42 --why "mines coins"
     """
+    from ..ending import kill as end
     from ..hooked import load_config
     from ..host.log import Log
-    from ..lifecycle import kill as end
 
     require_root("vmbatch kill", "end your own job by qdel, or with Slurm scancel")
     if not why.isprintable():

@@ -1,13 +1,16 @@
 """Tar archives of the site: read member by member, never unpacked on the node."""
 
-import lzma
+from __future__ import annotations
+
 import posixpath
-import tarfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from ..errors import SiteError
+
+if TYPE_CHECKING:
+    import tarfile
 
 _COMPRESSIONS = {b"\x1f\x8b": "z", b"BZh": "j", b"\xfd7zXZ\0": "J"}
 _OURS = frozenset(("prolog.sh", "epilog.sh", "parameters.sh", "kit", "ssh", "job", "tar", "site"))
@@ -48,6 +51,10 @@ def on_medium(directory: str, name: str) -> str:
 
 @contextmanager
 def _opened(path: str) -> Iterator[tarfile.TarFile]:
+    import lzma
+    import tarfile
+    import zlib
+
     try:
         with tarfile.open(path, "r:*") as archive:
             yield archive

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator
-from importlib import resources
 
 import msgspec
 
@@ -14,6 +13,7 @@ from . import archive
 from .parameters import assignments
 from .tree import Entry
 
+_KIT = os.path.join(os.path.dirname(os.path.dirname(__file__)), "kit")
 _SCRIPT_LIMIT = 64 << 20
 
 
@@ -89,7 +89,8 @@ class Content(msgspec.Struct, frozen=True):
 
 def kit() -> Iterator[Entry]:
     """The kit's scripts: the entry points at the top of the tree."""
-    for script in sorted(resources.files("vmbatch").joinpath("kit").iterdir(), key=lambda entry: entry.name):
-        if script.name.endswith(".sh"):
-            name = script.name if script.name in ("prolog.sh", "epilog.sh") else f"kit/{script.name}"
-            yield Entry(name, 0o755, script.read_bytes())
+    for script in sorted(os.listdir(_KIT)):
+        if script.endswith(".sh"):
+            name = script if script in ("prolog.sh", "epilog.sh") else f"kit/{script}"
+            with open(os.path.join(_KIT, script), "rb") as opened:
+                yield Entry(name, 0o755, opened.read())

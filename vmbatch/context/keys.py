@@ -15,8 +15,7 @@ class Keys(Piece, frozen=True, tag="keys"):
     def make(self, work: Work) -> None:
         """Makes the directory and both keys, for root alone."""
         os.mkdir(self.directory, 0o700)
-        for path in ssh.key_files(self.directory):
-            ssh.make_key(path, self.job, work.deadline)
+        ssh.make_keys(ssh.key_files(self.directory), self.job, work.deadline)
 
     def __str__(self) -> str:
         return f"keys of the job in {self.directory}"

@@ -174,7 +174,7 @@ class Introduction(Piece, frozen=True, tag="introduction"):
 
     def make(self, work: Work) -> None:
         """Waits for the introduction. As `Meeting.check`; DeadlineError."""
-        ssh.make_key(ssh.party_key(self.keys), self.member.name, work.deadline)
+        ssh.make_keys([ssh.party_key(self.keys)], self.member.name, work.deadline)
         key = f"{ssh.public_key(ssh.party_key(self.keys))} {self.member.name}"
         party = Meeting(self.member).introduce(key, work)
         self._write("party", "".join(f"{guest.name}\n" for guest in party))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
-from importlib import resources
 
 import msgspec
 
@@ -15,6 +15,7 @@ PROGRAM = "/usr/local/sbin/vmbatch-guest"
 BASE = "/var/lib/vmbatch"
 MEDIUM = f"{BASE}/medium"
 INITS = ("systemd", "sysv", "busybox")
+_KIT = os.path.join(os.path.dirname(os.path.dirname(__file__)), "kit/guest")
 _LEVELS = (2, 3, 4, 5)
 _INITTAB, _RCS, _FSTAB, _SELINUX = "/etc/inittab", "/etc/init.d/rcS", "/etc/fstab", "/etc/selinux/config"
 _OWN_INITS = ("/sbin/init", "/init", _RCS, _INITTAB, "/etc/rc.local")
@@ -94,7 +95,8 @@ def recognised(guest: Guest) -> str:
 
 
 def _kit(name: str, path: str, mode: int) -> Item:
-    return File(path, mode, resources.files("vmbatch").joinpath("kit", "guest", name).read_bytes())
+    with open(os.path.join(_KIT, name), "rb") as opened:
+        return File(path, mode, opened.read())
 
 
 def _runs_it_already(guest: Guest) -> bool:

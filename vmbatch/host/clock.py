@@ -1,7 +1,6 @@
 """Which process, since when, in which boot: identities that a process id alone does not give; and randomness."""
 
 import os
-import secrets
 import time
 
 import msgspec
@@ -75,4 +74,4 @@ def this_process() -> ProcessIdentity:
 
 def new_token() -> str:
     """32 hexadecimal digits that nobody can guess."""
-    return secrets.token_hex(16)
+    return os.urandom(16).hex()

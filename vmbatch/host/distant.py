@@ -23,7 +23,7 @@ _AGAIN_SECONDS = 1.0
 """Once a server has not answered, and it may be the same."""
 _ALIVE_SECONDS = 0.2
 _END_SECONDS = 0.5
-_PAUSE_SECONDS = 0.001
+_PAUSE_SECONDS = 0.0002
 _PIECE = 1 << 16
 _LENGTH = 8
 """Bytes in front of an answer that say how long it is."""

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import itertools
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 
@@ -137,7 +136,7 @@ def replace(path: str, data: bytes, mode: int, group: int = GROUP, *, sync: bool
 
 def put(path: str, data: bytes, mode: int = 0o644) -> None:
     """As `replace`, of the caller's own and into a directory that others may write: by a name that nobody can guess. OSError."""
-    temporary = os.path.join(os.path.dirname(os.path.abspath(path)), f".{secrets.token_hex(16)}")
+    temporary = os.path.join(os.path.dirname(os.path.abspath(path)), f".{os.urandom(16).hex()}")
     try:
         write_new(temporary, data, mode, (-1, -1))
         os.rename(temporary, path)
@@ -237,7 +236,7 @@ def _remove_inner(name: str, top: int, deadline: Deadline) -> None:
         while names := _some(inner):
             for each in names:
                 if not _unlink(each, inner):
-                    os.rename(each, secrets.token_hex(16), src_dir_fd=inner, dst_dir_fd=top)
+                    os.rename(each, os.urandom(16).hex(), src_dir_fd=inner, dst_dir_fd=top)
             if deadline.passed():
                 return
     finally:

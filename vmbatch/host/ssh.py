@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from collections.abc import Iterable
 
 from .. import sshargs
 from ..job import User
@@ -10,9 +11,10 @@ from ..units import Deadline
 from . import process
 
 
-def make_key(path: str, comment: str, deadline: Deadline) -> None:
-    """An ed25519 key without passphrase at `path`, its public half at `path`.pub."""
-    process.run(["/usr/bin/ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", path], deadline)
+def make_keys(paths: Iterable[str], comment: str, deadline: Deadline) -> None:
+    """Ed25519 keys without passphrase at each path, the public halves at `path`.pub."""
+    process.run_all([["/usr/bin/ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", path] for path in paths],
+                    deadline)
 
 
 def prove_login(handover: str, user: User, address: str, alias: str, party: bytes = b"",

@@ -1,10 +1,14 @@
 """Waiting for several things at once: files in directories, pipes, a deadline."""
 
 import contextlib
+import ctypes
 import os
 import select
 
-from inotify_simple import INotify, flags
+_MODIFY, _CLOSE_WRITE, _MOVED_TO, _CREATE = 0x2, 0x8, 0x80, 0x100
+"""Of inotify(7)."""
+_EVENTS_BYTES = 1 << 16
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Watch:
@@ -14,19 +18,22 @@ class Watch:
     """
 
     def __init__(self) -> None:
-        self._inotify = INotify()
+        self._inotify = _checked(_libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
         self._poll = select.poll()
-        self._poll.register(self._inotify.fileno(), select.POLLIN)
+        self._poll.register(self._inotify, select.POLLIN)
         self._pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._poll.register(self._pipe[0], select.POLLIN)
 
     def directory(self, path: str) -> None:
-        """Wakes when a file in `path` is written, renamed there or made."""
-        self._inotify.add_watch(path, flags.CREATE | flags.MODIFY | flags.CLOSE_WRITE | flags.MOVED_TO)
+        """Wakes when a file in `path` is written, renamed there or made. OSError."""
+        self._add(path, _CREATE | _MODIFY | _CLOSE_WRITE | _MOVED_TO)
 
     def file(self, path: str) -> None:
-        """Wakes when a file is written."""
-        self._inotify.add_watch(path, flags.MODIFY)
+        """Wakes when a file is written. OSError."""
+        self._add(path, _MODIFY)
+
+    def _add(self, path: str, events: int) -> None:
+        _checked(_libc.inotify_add_watch(self._inotify, os.fsencode(path), events), path)
 
     def descriptor(self, fd: int) -> None:
         """Wakes when `fd`, for instance a pidfd, becomes readable."""
@@ -44,10 +51,18 @@ class Watch:
     def wait(self, seconds: float) -> None:
         """Returns at the next wake-up, or after `seconds`."""
         self._poll.poll(max(0, int(seconds * 1000)))
-        self._inotify.read(timeout=0)
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._pipe[0], 4096)
+        for source in (self._inotify, self._pipe[0]):
+            with contextlib.suppress(BlockingIOError):
+                os.read(source, _EVENTS_BYTES)
 
     def close(self) -> None:
         """Gives the descriptors back; `wake` may still be called by a late thread."""
-        self._inotify.close()
+        os.close(self._inotify)
+
+
+def _checked(result: int, path: str | None = None) -> int:
+    """What a call of the C library has returned. OSError."""
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), path)
+    return result

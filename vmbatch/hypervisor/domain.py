@@ -20,7 +20,8 @@ _PAUSE_SECONDS = 0.02
 class Domain(Resource, frozen=True, tag="domain"):
     """`xml` is the path of the domain's XML in the job's spool directory; `uuid` and `token` are this start's own.
 
-    `grace`: how many seconds a guest that has had its job gets for shutting down.
+    `grace`: how many seconds a guest that has had its job gets for shutting down. `lasting`: one of its disks outlives it, of
+    which QEMU must then write what it still has.
     """
 
     uri: str
@@ -29,6 +30,7 @@ class Domain(Resource, frozen=True, tag="domain"):
     token: str
     xml: str
     grace: float = 0.0
+    lasting: bool = False
 
     def __str__(self) -> str:
         return f"domain {self.name} (uuid {self.uuid}) at {self.uri}"
@@ -96,6 +98,8 @@ class Domain(Resource, frozen=True, tag="domain"):
                 if owner and self.xen:
                     numbers.add(virt.number(domain))
                 if owner == self.token:
+                    if not self.lasting:
+                        virt.kill(self.uri, self.name, self.uuid, over)
                     virt.destroy(domain, over)
                 elif owner != "":
                     return False

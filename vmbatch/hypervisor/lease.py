@@ -1,14 +1,19 @@
 """The addresses that the DHCP of libvirt's networks gives: enough of them for a guest, and given back behind it."""
 
+from __future__ import annotations
+
 import contextlib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from ..errors import NodeError
 from ..host import dhcp, virtnet
 from ..host.virtnet import Lease
 from ..resource import Piece, Resource, Work
-from ..template import VirtNet
 from ..units import Deadline
+
+if TYPE_CHECKING:
+    from ..template import VirtNet
 
 _SPARE = 16
 """Addresses that are to be left, or a quarter of a small network's: others start beside this guest."""

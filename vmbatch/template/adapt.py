@@ -1,6 +1,6 @@
 """A template made to fit a user's own machine: another image, and emulation where there is no KVM."""
 
-from importlib import resources
+import os
 
 from lxml import etree
 
@@ -11,7 +11,8 @@ _FORMATS = {"qcow2": "qcow2", "raw": "raw", "vhd": "vpc", "vpc": "vpc"}
 
 def brought() -> bytes:
     """The template that VmBatch brings for guests of a user's own, which lacks an image."""
-    return (resources.files(__package__) / "session.xml").read_bytes()
+    with open(os.path.join(os.path.dirname(__file__), "session.xml"), "rb") as opened:
+        return opened.read()
 
 
 def adapted(text: bytes, path: str, image: str, *, emulated: bool) -> bytes:

@@ -5,10 +5,9 @@ alone, without its children, against its own definition in the schema; what may 
 """
 
 import copy
-import difflib
 import functools
+import os
 import re
-from importlib import resources
 
 from lxml import etree
 
@@ -19,7 +18,7 @@ Problem = tuple[int, str]
 
 @functools.cache
 def _grammar() -> etree._Element:
-    return etree.fromstring(resources.files(__package__).joinpath("domain.rng").read_bytes())
+    return etree.parse(os.path.join(os.path.dirname(__file__), "domain.rng")).getroot()
 
 
 @functools.cache
@@ -98,6 +97,8 @@ def _place_problems(element: etree._Element) -> list[Problem]:
     tag = str(element.tag)
     line = element.sourceline or 0
     if tag not in tags():
+        import difflib
+
         near = difflib.get_close_matches(tag, tags(), 1)
         known = ", ".join(f"<{name}>" for name in sorted(tags()) if name.startswith("vb"))
         return [(line, f"unknown tag <{tag}>; " + (f"did you mean <{near[0]}>?" if near else f"VmBatch's tags are {known}"))]
@@ -129,6 +130,8 @@ def _own_problems(element: etree._Element) -> list[Problem]:
         if name in known:
             found.append((line, f"<{tag}> {name}='{alone.attrib[name]}': expected {known[name][1]}"))
         else:
+            import difflib
+
             near = difflib.get_close_matches(name, known, 1)
             has = f"did you mean {near[0]}?" if near else f"it has {', '.join(known) or 'none'}"
             found.append((line, f"<{tag}> has no attribute {name}; {has}"))
