@@ -20,6 +20,7 @@ from . import (
     facts,
     history,
     journal,
+    resume,
     sshargs,
     status,
     sweep,
@@ -41,6 +42,7 @@ from .handover import Handover, Mark, ScriptMark
 from .host import clock, console, distant, file, process, virt
 from .host.log import Log, tell_user
 from .hypervisor.domain import Domain
+from .image import saved
 from .job import Job, Leader, Script, slug
 from .journal import Journal, Start
 from .phase import EPILOGUE, RUN
@@ -109,14 +111,14 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
             met()
         with log.phase("admission"):
             work.alive()
-            _act(claimed, book, work)
+            act(claimed, book, work)
             admission.enter(claimed, here, config, work)
         if site is not None:
             with log.phase("site hook"):
                 site()
         suspects = " ".join([form.path, *(place for own in wishes.values() for place in own.places)])
         with log.phase("images"), _suspected(suspects):
-            known = facts.gather(form, wishes, job, config, gathered, work)
+            known = resume.seek(facts.gather(form, wishes, job, config, gathered, work), form, granted, config, gathered.hold)
         with _suspected(suspects if wishes else ""):
             chosen = plan(job, form, config, known, entry)
         for note in chosen.notes:
@@ -135,7 +137,7 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
             _show_console(chosen, log)
             gathered.close()
             with _suspected(suspects):
-                way = boot.bring_up(chosen, start, config, log, deadline, meeting, act=lambda made: _act(made, book, work))
+                way = boot.bring_up(chosen, start, config, log, deadline, meeting, act=lambda made: act(made, book, work))
             if chosen.recorded:
                 _show_console(chosen, log)
             trace.write(config.log_trace, trace.Ready(time.time(), job.token, job.id, way.address))
@@ -305,7 +307,7 @@ def _reserve(chosen: Plan, again: Callable[[], Plan], book: Journal, work: Work,
             with log.phase("addresses"):
                 for step in chosen.reservations:
                     work.alive()
-                    _act(step, book, work)
+                    act(step, book, work)
             break
         except TakenError as error:
             if work.deadline.passed():
@@ -323,7 +325,30 @@ def _make(chosen: Plan, book: Journal, work: Work, config: Config, log: Log) -> 
         with log.phase(phase.name):
             for step in phase.steps:
                 work.alive()
-                _act(step, book, work, lambda: trace.write(config.log_trace, _begin(chosen, book.start)))
+                if step is chosen.domain:
+                    _start(chosen, book, work, config, log)
+                else:
+                    act(step, book, work)
+
+
+def _start(chosen: Plan, book: Journal, work: Work, config: Config, log: Log) -> None:
+    """Starts the guest; one that cannot go on from its saved one, which is then not used any more, is booted."""
+    def begin() -> None:
+        trace.write(config.log_trace, _begin(chosen, book.start))
+
+    restore = chosen.domain.restore
+    try:
+        act(chosen.domain, book, work, begin)
+        return
+    except NodeError as error:
+        if restore is None or isinstance(error, EndedError | DeadlineError):
+            raise
+        log.line(f"the guest is booted, as it cannot go on from the saved one: {error}")
+    chosen.domain.release(work.deadline, last=True)
+    saved.discard(os.path.dirname(restore.memory))
+    for piece in chosen.instead:
+        act(piece, book, work)
+    act(msgspec.structs.replace(chosen.domain, restore=None), book, work)
 
 
 def _show_console(chosen: Plan, log: Log) -> None:
@@ -342,7 +367,8 @@ def _begin(chosen: Plan, start: Start) -> trace.Begin:
         macs=chosen.macs, addresses=chosen.addresses, images=chosen.images)
 
 
-def _act(step: Resource | Piece, book: Journal, work: Work, begin: Callable[[], None] = lambda: None) -> None:
+def act(step: Resource | Piece, book: Journal, work: Work, begin: Callable[[], None] = lambda: None) -> None:
+    """Makes a thing, promised before if it must be released; `begin` is called before a guest starts. VmBatchError."""
     try:
         if isinstance(step, Resource):
             book.promise(step)
@@ -541,7 +567,7 @@ def refuse(system: System, call: Call, to: Refusal, lines: list[str], config: Co
     book = _take(start, Deadline(_END_PATIENCE_SECONDS), config, log)
     try:
         place = directory.Directory(os.path.join(sshargs.HANDOVER, slug(job_id)), start.token, 0o711)
-        _act(place, book, Work(Deadline(_END_PATIENCE_SECONDS), lambda: None, log.detail))
+        act(place, book, Work(Deadline(_END_PATIENCE_SECONDS), lambda: None, log.detail))
         book.hand_over()
         text = "".join(f"{line}\n" for line in lines).encode(errors="replace")
         file.replace(os.path.join(place.path, "refusal"), text, 0o440, to.gid)

@@ -20,6 +20,7 @@ from .job import kill, log, ps, show
 from .metrics import metrics
 from .report import report
 from .run import run
+from .save import save
 from .ssh import ssh
 from .trace import described, trace
 
@@ -45,6 +46,7 @@ _SECTIONS = {
         "undrain": "Have this node take jobs with guests again",
         "sweep": "Remove what dead jobs left",
         "image": "List, fetch, verify and prune the images of the store",
+        "save": "Save guests of templates, for jobs to go on from",
         "report": "Show how long phases take, and why starts fail",
         "metrics": "Print this node's figures for Prometheus",
         "trace": "Find out which guest was whose",
@@ -280,7 +282,7 @@ def hooks(directory: str, openpbs: bool, prefix: str | None) -> None:
         click.echo(f"vmbatch: remoteshell is a script, into which users' jobs can bring LD_PRELOAD and the like: {why}", err=True)
 
 
-for command in (completion, console, doctor, drain, explain, image, install, kill, log, metrics, ps, report, run, show, ssh,
+for command in (completion, console, doctor, drain, explain, image, install, kill, log, metrics, ps, report, run, save, show, ssh,
                 trace, undrain, uninstall):
     main.add_command(command)
 for listed in _SECTIONS.values():

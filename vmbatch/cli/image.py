@@ -149,6 +149,7 @@ def prune(everything: bool) -> None:
 
     from ..errors import NodeError
     from ..image import store
+    from ..image.room import make_room
 
     config = _config()
     for part in store.parts(config.images_directory):
@@ -165,7 +166,7 @@ def prune(everything: bool) -> None:
                 click.echo(f"removed {os.path.join(once, name)}: a disk made once")
     elif os.path.isdir(config.images_directory):
         try:
-            store.make_room(config.images_directory, config.images_limit, config.images_keep_free, 0)
+            make_room(config.images_directory, config.images_limit, config.images_keep_free, 0)
         except NodeError as error:
             click.echo(f"vmbatch: {error}", err=True)
     left = {(entry.part, entry.key) for entry in _entries(config)}

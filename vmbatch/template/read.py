@@ -37,7 +37,8 @@ class Template(msgspec.Struct, frozen=True):
     """A checked template; `root` is the parsed document, not to be changed.
 
     `guest_disks` by `rootdisk` and `jobdisk`; `console_shell` is the guest's name of the console for the job, '' for ssh.
-    `requests` are what submitters may ask for beside images, with the maximum: cores, bytes or seconds.
+    `requests` are what submitters may ask for beside images, with the maximum: cores, bytes or seconds. `resume`: guests start
+    from a saved one where they can.
     """
 
     path: str
@@ -59,6 +60,7 @@ class Template(msgspec.Struct, frozen=True):
     resources: Resources = Resources()
     requests: dict[str, float] = {}
     lifetime: Lifetime = Lifetime()
+    resume: bool = False
 
 
 _TYPES = {"QEMU": "qemu", "KVM": "kvm", "TEST": "test", "XEN": "xen", "XEN3": "xen", "XEN4": "xen"}
@@ -115,6 +117,7 @@ def parse(text: bytes, path: str) -> Template:
         resources=resources,
         requests=requests,
         lifetime=lifetime,
+        resume=_text(root, "vbconfig/vbstart") == "RESUME",
     )
 
 
