@@ -343,7 +343,7 @@ def _start(chosen: Plan, book: Journal, work: Work, config: Config, log: Log) ->
     except NodeError as error:
         if restore is None or isinstance(error, EndedError | DeadlineError):
             raise
-        log.line(f"the guest is booted, as it cannot go on from the saved one: {error}")
+        log.line(error.coded(f"the guest is booted, as it cannot go on from the saved one: {error}"))
     chosen.domain.release(work.deadline, last=True)
     saved.discard(os.path.dirname(restore.memory))
     for piece in chosen.instead:
