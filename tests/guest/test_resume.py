@@ -33,7 +33,7 @@ echo "random $(od -An -tx1 /run/first | tr -d ' ')"
 echo "name $(hostname)"
 echo "machine $(cat /etc/machine-id 2>/dev/null)"
 echo "clock $(date +%s)"
-echo "address $(ip -4 addr show dev eth0 2>/dev/null | sed -n 's/.*inet \([0-9.]*\).*/\1/p')"
+echo "address $(ip -4 addr | sed -n 's/.*inet \(10[0-9.]*\).*/\1/p')"
 echo "mac $(cat /sys/class/net/e*/address)"
 echo "user $(id -un) $(cat ~/mine 2>/dev/null)"
 echo "$PBS_JOBID" >~/mine
