@@ -167,10 +167,8 @@ def look(form: Template, token: str, config: Config) -> Facts:
             with _of_disk(tag, form):
                 if isinstance(tag.source, ImageSource) and tag.source.remote:
                     held = remote.find(tag.source, agreed) if os.path.isdir(agreed.directory) else None
-                    record = held.record if held else None
-                    gathered.images[tag.index] = Image(
-                        held.path if held else "the store of images", tag.source.format, record.size if record else 0,
-                        record.stamp.size if record else 0, stored=True)
+                    gathered.images[tag.index] = (
+                        _stored(held) if held else Image("the store of images", tag.source.format, 0, 0, stored=True))
                     if held:
                         held.close()
                 elif isinstance(tag.source, BlankSource) and tag.source.once:

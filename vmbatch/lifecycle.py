@@ -136,7 +136,7 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
                 _make(chosen, book, work, config, log)
             _show_console(chosen, log)
             gathered.close()
-            with _suspected(suspects):
+            with _suspected(suspects), _distrusted(chosen, log):
                 way = boot.bring_up(chosen, start, config, log, deadline, meeting, act=lambda made: act(made, book, work))
             if chosen.recorded:
                 _show_console(chosen, log)
@@ -422,6 +422,20 @@ def _suspected(images: str) -> Iterator[None]:
         yield
     except VmBatchError as error:
         error.suspect = images
+        raise
+
+
+@contextmanager
+def _distrusted(chosen: Plan, log: Log) -> Iterator[None]:
+    """Of a saved guest from which the job's did not get ready no more are made."""
+    try:
+        yield
+    except EndedError:
+        raise
+    except VmBatchError:
+        if chosen.domain.restore is not None:
+            saved.discard(os.path.dirname(chosen.domain.restore.memory))
+            log.line("the guest went on from a saved one, which is not used any more")
         raise
 
 

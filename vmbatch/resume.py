@@ -27,7 +27,7 @@ def why_not(form: Template, config: Config) -> str:
     return obstacle(form)
 
 
-def seek(known: Facts, form: Template, granted: Grant, config: Config, hold: Callable[[saved.Held], None]) -> Facts:
+def seek(known: Facts, form: Template, granted: Grant, config: Config, hold: Callable[[saved.Held], object]) -> Facts:
     """The facts, with the saved guest from which the job's goes on, held, or why it is booted. NodeError, SiteError."""
     if not form.resume:
         return known

@@ -183,4 +183,5 @@ def _write(chosen: Saving, form: template.Template, record: Record, readers: int
         raise SiteError(f"{form.path}: its guests are not saved: libvirt's file {error.what}", error.hint, code="VB715") from None
     whole = Record(record.shape, known.xml.decode(), record.disks, record.places, record.made, stamp(status))
     saved.publish(chosen.made, chosen.ready, whole, readers)
+    saved.supersede(os.path.dirname(os.path.dirname(chosen.ready)), chosen.ready, record.shape)
     return status.st_size

@@ -26,6 +26,8 @@ from .trace import described, trace
 
 if TYPE_CHECKING:
     from ..config import Config
+    from ..facts import Facts
+    from ..template import Template
 
 
 _SECTIONS = {
@@ -107,12 +109,14 @@ def check(template: str) -> None:
 
     from .. import facts
     from .. import template as templates
+    from ..errors import VmBatchError
     from ..host import clock
     from ..host.http import shown
 
     with open(template, "rb") as file:
         form = templates.parse(file.read(), os.path.abspath(template))
-    known = facts.look(form, clock.new_token(), _config())
+    config = _config()
+    known = facts.look(form, clock.new_token(), config)
     for tag in form.disks:
         source = tag.source
         if isinstance(source, templates.ImageSource):
@@ -121,6 +125,11 @@ def check(template: str) -> None:
             click.echo(f"disk {tag.target}: {' '.join(map(shown, source.places))}, {image.format}, {size}")
         elif source is not None:
             click.echo(f"disk {tag.target}: empty, {source.form}, {source.size >> 20} MiB")
+    if form.resume:
+        try:
+            click.echo(f"note: {_start(known, form, config)}")
+        except VmBatchError as error:
+            click.echo(f"note: whether a guest is saved is not known: {error}")
     click.echo(f"{template}: right, for {form.hypervisor} with {form.method}")
 
 
@@ -140,18 +149,20 @@ def plan(template: str, job_id: str, user: str, group: str | None, cores: int | 
     \b
     Example: vmbatch plan /etc/vmbatch/domains/debian.xml --job 42.server --user alice
     """
+    import contextlib
     import grp
     import os
     import pwd
 
     from msgspec import structs
 
-    from .. import facts
+    from .. import facts, resume
     from .. import plan as plans
     from .. import template as templates
     from ..batch.system import Call
     from ..batch.torque import Torque
     from ..batch.wishes import parse_other
+    from ..grant import grant
     from ..host import clock
     from ..units import parse_size
 
@@ -171,7 +182,11 @@ def plan(template: str, job_id: str, user: str, group: str | None, cores: int | 
     job = structs.replace(job, cores=cores, memory=size, wishes=parse_other(";".join(wishes)))
     for own in facts.choose(form, job.wishes, config).values():
         click.echo(f"note: shown with the template's image, not {' '.join(own.places)}, which is judged when the job starts")
-    chosen = plans.plan(job, form, config, facts.look(form, job.token, config))
+    with contextlib.ExitStack() as held:
+        known = facts.look(form, job.token, config)
+        if form.resume:
+            known = resume.seek(known, form, grant(job, form, config), config, lambda found: held.callback(found.close))
+    chosen = plans.plan(job, form, config, known)
     click.echo("\n".join(plans.preview(chosen)))
     if xml:
         click.echo(chosen.xml.decode())
@@ -288,6 +303,23 @@ for command in (completion, console, doctor, drain, explain, image, install, kil
 for listed in _SECTIONS.values():
     for called, said in listed.items():
         main.commands[called].short_help = said  # shells show it where they complete words
+
+
+def _start(known: Facts, form: Template, config: Config) -> str:
+    """How a job's guest of the template's own size would start. NodeError, SiteError."""
+    import contextlib
+
+    from .. import resume
+    from ..grant import Grant
+
+    with contextlib.ExitStack() as held:
+        found = resume.seek(known, form, Grant(), config, lambda saved: held.callback(saved.close))
+    if found.saved is None:
+        return found.booted
+    note = f"the guest goes on from the saved one in {found.saved.directory}"
+    if form.resources.of_job or form.requests.keys() & {"vbcores", "vbmemory"}:
+        note += "; one with other cores or memory than the template's own is booted"
+    return note
 
 
 def _config() -> Config:

@@ -33,7 +33,8 @@ class Input(msgspec.Struct, frozen=True):
     def is_there(self) -> bool:
         """Whether it is as it was."""
         try:
-            return self.stamp in (None, stamp(os.stat(self.path)))
+            status = os.stat(self.path)
+            return self.stamp is None or self.stamp == stamp(status)
         except OSError:
             return False
 
@@ -216,11 +217,24 @@ def tidy(directory: str) -> list[str]:
     said = []
     for path in _places(directory):
         shape = known.get(path)
-        why = "half removed" if shape is None else next(
-            (f"{each.path} is not what it was made with" for each in shape.inputs if not each.is_there()), "")
+        why = "half removed" if shape is None else _why_useless(shape)
         if why and remove(path, in_use=True):
             said.append(f"removed the saved guest {path}: {why}")
     return said
+
+
+def _why_useless(shape: Shape) -> str:
+    if not os.path.exists(shape.template):
+        return f"there is no template {shape.template} any more"
+    return next((f"{each.path} is not what it was made with" for each in shape.inputs if not each.is_there()), "")
+
+
+def supersede(directory: str, by: str, shape: Shape) -> None:
+    """Removes the saved guests of the same template and size that are not the one in `by`: what shapes them has changed."""
+    for saved, _used in every(directory):
+        of = saved.record.shape
+        if saved.directory != by and (of.template, of.cores, of.memory) == (shape.template, shape.cores, shape.memory):
+            remove(saved.directory, in_use=True)
 
 
 @contextlib.contextmanager

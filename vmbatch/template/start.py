@@ -6,7 +6,7 @@ import msgspec
 from lxml import etree
 
 from .read import Template
-from .write import DiskChange, DomainChange, identify, log_console, replace_image
+from .write import DiskChange, DomainChange, identify, replace_image
 
 _UNSAVED = ("hostdev", "filesystem", "vsock", "tpm", "shmem", "memory", "redirdev", "smartcard")
 """Devices whose state libvirt or QEMU does not save, or that no two guests may have the same."""
@@ -109,10 +109,14 @@ def resumed_xml(saved: str, template: Template, change: DomainChange, disks: tup
     root = etree.fromstring(saved.encode())
     identify(root, change)
     devices = _devices(root)
+    logged = devices.find("*/log")
+    before = None if logged is None else logged.get("file")
     there = {target.get("dev"): disk for disk in devices.findall("disk") if (target := disk.find("target")) is not None}
     for disk in disks:
         replace_image(there[template.disks[disk.index].target], disk)
-    log_console(devices, change.console)
+    for log in devices.iter("log"):  # a serial port is a console, too, and stands there twice
+        if log.get("file") == before:
+            log.set("file", change.console)
     _forget_labels(root)
     return etree.tostring(root, encoding="utf-8")
 
@@ -123,7 +127,7 @@ def added_xml(domain: bytes, template: Template, at: Places) -> tuple[bytes, ...
     found = []
     wanted = zip((*devices.findall("interface"), _medium(devices, template)), (*at.interfaces, at.medium), strict=True)
     for element, address in wanted:
-        for old in element.findall("address"):
+        for old in (*element.findall("address"), *element.findall("boot")):  # nobody boots from it any more
             element.remove(old)
         element.append(etree.fromstring(address))
         found.append(etree.tostring(element, encoding="utf-8", with_tail=False))

@@ -109,7 +109,7 @@ def domain_xml(template: Template, change: DomainChange) -> bytes:
         if root.get("type") == "xen":
             have_xen_console(devices)
         else:
-            log_console(devices, change.console)
+            _log_console(devices, change.console)
             if change.shell_console:
                 add_console(devices, change.shell_console)
         if change.channel:
@@ -210,7 +210,7 @@ def _add_after(element: etree._Element, new: etree._Element) -> None:
     element.tail = new.tail = space
 
 
-def log_console(devices: etree._Element, path: str) -> None:
+def _log_console(devices: etree._Element, path: str) -> None:
     """Has the first console written to a file; a guest without any gets a serial port."""
     console = devices.find("serial") if devices.find("serial") is not None else devices.find("console")
     if console is None:
