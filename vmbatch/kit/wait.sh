@@ -2,12 +2,13 @@
 # wait.sh: the prolog.sh of a guest that is to be saved. The guest waits here, before it has a name, keys, a network or a user. It
 # is saved without its medium. Each guest that is made of it gets the medium of a job, becomes one of its own, and goes on with
 # that medium's prolog.sh as if it had just booted.
-# shellcheck disable=SC2154 # base, root and now are lib.sh's
+# shellcheck disable=SC2154 # base, waited and root are lib.sh's
 
-place=/var/lib/vmbatch/wait
+place=${VMBATCH_ROOT-}/var/lib/vmbatch/wait
 case $0 in
-    "$place"/*) here=$place ;;
+    "$place"/*) ;;
     *) # the medium will go away: nothing of it may be in use
+        set -e
         rm -rf "$place"
         mkdir -p "$place"
         cp "${0%/*}"/kit/* "${0%/*}/parameters.sh" "$place"
@@ -17,12 +18,12 @@ case $0 in
 esac
 
 # shellcheck source=lib.sh
-. "$here/lib.sh"
+. "$place/lib.sh"
 
 # report WORDS: a message, on whatever console the node may be reading
 report() {
-    for console in /dev/console /dev/ttyS0 /dev/hvc0; do
-        { printf '\nvmbatch 1 %s\n' "$1" >"$console"; } 2>/dev/null || :
+    for console in console ttyS0 hvc0; do
+        [ ! -w "$root/dev/$console" ] || { printf '\nvmbatch 1 %s\n' "$1" >>"$root/dev/$console"; } 2>/dev/null || :
     done
 }
 
@@ -44,31 +45,38 @@ load_modules() {
 # set_clock: to that of the machine, which follows the node's while a saved guest's stands
 set_clock() {
     doing='setting the clock'
-    read -r seconds </sys/class/rtc/rtc0/since_epoch || fail 'the guest has no hardware clock, /sys/class/rtc/rtc0'
+    [ -r "$root/sys/class/rtc/rtc0/since_epoch" ] || fail 'the guest has no hardware clock, /sys/class/rtc/rtc0'
+    read -r seconds <"$root/sys/class/rtc/rtc0/since_epoch"
     date -s "@$seconds" >/dev/null
 }
 
 # renew_random: the kernel's random numbers are no other guest's from now on
 renew_random() {
     doing='renewing the random numbers'
-    "$here/reseed" || fail "the guest's kernel does not renew its random numbers (RNDRESEEDCRNG)"
+    "$place/reseed" || fail "the guest's kernel does not renew its random numbers (RNDRESEEDCRNG)"
 }
 
-# renew_machine_id: whoever asks from now on; where /etc was read-only at the boot it is a mount of the file in /run
+# renew_machine_id: for whoever asks from now on; where /etc was read-only at the boot it is a mount of the file in /run
 renew_machine_id() {
     doing='renewing the machine id'
-    read -r id </proc/sys/kernel/random/uuid
+    read -r id <"$root/proc/sys/kernel/random/uuid"
     id=$(printf '%s' "$id" | tr -d -)
-    for file in /run/machine-id /etc/machine-id /var/lib/dbus/machine-id; do
-        [ ! -f "$file" ] || [ -h "$file" ] || { printf '%s\n' "$id" >"$file"; } 2>/dev/null || :
+    for file in run/machine-id etc/machine-id var/lib/dbus/machine-id; do
+        [ ! -f "$root/$file" ] || [ -h "$root/$file" ] || { printf '%s\n' "$id" >"$root/$file"; } 2>/dev/null || :
     done
 }
 
-# find_new: sets $device to a disk that was not there and has our label
+# look: sets $disks to the machine's
+look() {
+    set -- "$root"/sys/block/*
+    disks=$*
+}
+
+# find_new: sets $device to a disk that was not there, and has our label
 find_new() {
-    for path in /sys/block/*; do
-        case " $there " in *" $path "*) continue ;; esac
-        device=/dev/${path##*/}
+    for disk in $disks; do
+        case " $there " in *" $disk "*) continue ;; esac
+        device=$root/dev/${disk##*/}
         { label=$(dd if="$device" bs=1 skip=32808 count=8); } 2>/dev/null
         [ "$label" != 'VMBATCH ' ] || return 0
     done
@@ -77,43 +85,37 @@ find_new() {
 
 begin wait
 trap 'give_up "$?"' EXIT
+doing='reading parameters.sh'
 # shellcheck source=/dev/null
-. "$here/parameters.sh"
+. "$place/parameters.sh"
 load_modules
 set_clock
 renew_random
 doing='unmounting the medium'
 umount "$base/medium"
 sync
-set -- /sys/block/*
-there=$*
-until
-    set -- /sys/block/*
-    [ "$there" != "$*" ]
-do
+look
+there=$disks
+until look && [ "$disks" != "$there" ]; do
     [ $((waited % 500)) -ne 0 ] || report "waiting $VMBATCH_TOKEN"
     pause
 done
-there=$*
-: >"$base/wait.log"
+there=$disks
 report "alone $VMBATCH_TOKEN"
 
 # Here the guest is saved.
-until
-    set -- /sys/block/*
-    [ "$there" != "$*" ] && find_new
-do
+until look && [ "$disks" != "$there" ] && find_new; do
     pause
 done
 trap 'finish "$?"' EXIT
-read -r now _ </proc/uptime
+read -r now _ <"$root/proc/uptime"
 printf '%s\n' "$now" >"$base/resumed"
 doing='mounting the medium'
 mount -t iso9660 -o ro "$device" "$base/medium"
-cat "$base/medium/seed" >/dev/urandom
+cat "$base/medium/seed" >"$root/dev/urandom"
 renew_random
 set_clock
 renew_machine_id
 cd /
-rm -rf "$here"
+rm -rf "$place"
 exec /bin/sh "$base/medium/prolog.sh" start
