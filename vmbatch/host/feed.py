@@ -12,6 +12,16 @@ _OPEN_SECONDS = 0.002
 _LOOK_SECONDS = 0.2
 
 
+def remove(path: str) -> None:
+    """Removes a pipe, if there is one, and lets a reader go that waits for somebody to feed it: none can come in between."""
+    with contextlib.suppress(OSError):
+        fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.unlink(path)
+        finally:
+            os.close(fd)
+
+
 class Feed:
     """Writes `head`, then what the open `file` has from `offset` on, to whoever opens the pipe at `path`; in a thread of its own.
 
@@ -45,12 +55,6 @@ class Feed:
                 return os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
             time.sleep(_OPEN_SECONDS)
         return None
-
-    @staticmethod
-    def wake(path: str) -> None:
-        """Lets a reader go that waits for somebody to feed the pipe."""
-        with contextlib.suppress(OSError):
-            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC))
 
     def _copy(self, pipe: int, head: bytes, file: int, offset: int) -> None:
         with contextlib.suppress(OSError):  # beyond what pipe-user-pages-soft leaves, it is only slower

@@ -12,8 +12,7 @@ import libvirt
 
 from ..errors import DeadlineError, NodeError, VmBatchError
 from ..units import Deadline
-from . import process
-from .feed import Feed
+from . import feed, process
 
 T = TypeVar("T")
 _OWNER = "urn:vmbatch:job:1"
@@ -193,13 +192,14 @@ def restore(uri: str, pipe: str, head: bytes, memory: int, offset: int) -> None:
     over = process.patience(_START_SECONDS)
     connection = connect(uri, over.earlier(_ANSWER_SECONDS))
     os.mkfifo(pipe, 0o600)
-    feeding = Feed(pipe, head, memory, offset)
+    feeding = feed.Feed(pipe, head, memory, offset)
     try:
         within(over, lambda: connection.restoreFlags(pipe, None, libvirt.VIR_DOMAIN_SAVE_PAUSED))
     except libvirt.libvirtError as error:
         raise NodeError(f"libvirt did not restore the guest: {error}", code="VB714") from None
     finally:
         feeding.close()
+        feed.remove(pipe)
 
 
 def complete(uri: str, uuid: str, devices: Sequence[str]) -> None:

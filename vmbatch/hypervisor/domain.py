@@ -9,8 +9,7 @@ import msgspec
 
 from ..errors import DeadlineError, EndedError, NodeError
 from ..format import FormatError, savefile
-from ..host import virt
-from ..host.feed import Feed
+from ..host import feed, virt
 from ..resource import Resource
 from ..units import Deadline
 
@@ -97,7 +96,7 @@ class Domain(Resource, frozen=True, tag="domain"):
         numbers: set[int] = set()
         restart = deadline.earlier(_RESTART_SECONDS)
         if self.restore is not None:
-            Feed.wake(self._pipe)
+            feed.remove(self._pipe)
         while True:
             try:
                 gone = self._end(deadline, _IN_FLIGHT_SECONDS if last else 0.0, numbers)
