@@ -231,8 +231,8 @@ def test_a_guest_goes_on_with_its_own_domain_and_all_its_devices(daemon: Daemon,
     assert not (tmp_path / "memory").exists(), "the pipe"
 
 
-@pytest.mark.parametrize(("at", "code"), [
-    pytest.param(at, code, marks=pytest.mark.error(code)) for at, code in enumerate(("VB714", "VB701", "VB714", "VB714", "VB714"), 1)])
+@pytest.mark.parametrize(("at", "code"), [pytest.param(at, code, marks=pytest.mark.error(code)) for at, code in enumerate(
+    ("VB714", "VB701", "VB714", "VB714", "VB714"), 1)])
 def test_libvirt_refuses_a_saved_guest(daemon: Daemon, restored: Domain, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
                                        at: int, code: str) -> None:
     """Whichever part of it: the state, whether the guest is there, its devices, that it goes on."""
