@@ -251,6 +251,9 @@ _ENTRIES = (
           "and made many of: for a device whose state nobody can save, a context that comes as the guest boots, or a guest that "
           "cannot renew its random numbers or its clock.",
           "The message says why. `vmbatch check` says it beforehand; jobs of such templates boot their guests."),
+    Entry("VB716", "A guest of the template is being saved", (NODE,),
+          "`vmbatch save` was asked for a guest that another one boots and saves just now. Jobs boot meanwhile.",
+          "Wait for the other one's end; `vmbatch sweep` removes what a dead one has left."),
     Entry("VB801", "The job's shell has no guest", (JOB,),
           "No prologue has handed a guest over to this start of the job, or the job's shell is not this start's.",
           "Users: submit the job again. Admins: is VmBatch's prologue in place, and did it end by itself? See docs/torque.md."),

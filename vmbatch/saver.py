@@ -9,7 +9,7 @@ import re
 import secrets
 import time
 
-from . import admission, claim, facts, journal, resume, template, trace
+from . import admission, claim, facts, journal, resume, sweep, template, trace
 from .batch.local import QUEUE, Local
 from .config import Config
 from .errors import DeadlineError, NodeError, SiteError, VmBatchError
@@ -33,6 +33,7 @@ from .units import Deadline
 
 _NUMBERS = 10**9
 _LOOK_SECONDS = 0.05
+_SWEEP_SECONDS = 10.0
 _ALONE_SECONDS = 30.0
 """How long a guest may take to let its medium go."""
 
@@ -59,6 +60,8 @@ def save(path: str, config: Config, log: Log, number: int) -> str:
     work = Work(deadline, lambda: None, log.detail)
     process.watch(work.alive, deadline)
     try:
+        others = Log(config.log_directory, sweep.LOG, "save")
+        sweep.journals(config, others, dry_run=False, patience=deadline.earlier(_SWEEP_SECONDS))
         return _save(job, form, book, config, work, log)
     finally:
         process.watch(None)
@@ -103,6 +106,9 @@ def _save(job: Job, form: template.Template, book: Journal, config: Config, work
             admission.begin(claimed, config, work)
         make_room(config.images_directory, config.images_limit, config.images_keep_free, shape.memory)
         saved.remove(chosen.ready, in_use=True)
+        if os.path.lexists(chosen.directory.path):
+            raise NodeError(f"{form.path}: another vmbatch save has a guest of it saved just now", "wait for its end",
+                            code="VB716")
         with log.phase("disks"):
             act(chosen.directory, book, work)
             os.mkdir(chosen.made, 0o711)
