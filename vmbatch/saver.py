@@ -20,7 +20,7 @@ from .host import clock, console, file, process, virt
 from .host.log import Log
 from .image import saved
 from .image.room import make_room
-from .image.saved import Record
+from .image.saved import Record, Shape
 from .image.store import make_directories, stamp
 from .job import Group, Job, Leader, User
 from .journal import Journal, Start
@@ -132,8 +132,7 @@ def _save(job: Job, form: template.Template, book: Journal, config: Config, work
                 error.detail = (*error.detail, "the guest's console ended with:", *shown)
             raise
         with log.phase("save"):
-            size = _write(chosen, form, Record(shape, "", chosen.disks, at, time.time(), stamp(os.stat(chosen.console))),
-                          facts.readers(form, config), work)
+            size = _write(chosen, form, shape, at, facts.readers(form, config), work)
     return f"{form.path}: saved in {chosen.ready}, {size >> 20} MiB, after {time.monotonic() - begin:.1f} s"
 
 
@@ -172,8 +171,8 @@ def _wait(chosen: Saving, word: str, over: Deadline) -> None:
         time.sleep(_LOOK_SECONDS)
 
 
-def _write(chosen: Saving, form: template.Template, record: Record, readers: int | None, work: Work) -> int:
-    """Takes the medium away from the guest that waits, and gives the saved one its name; bytes of its state."""
+def _write(chosen: Saving, form: template.Template, shape: Shape, at: template.Places, readers: int | None, work: Work) -> int:
+    """Takes the medium away from the guest that waits, saves it, and gives that its name; bytes of its state."""
     domain, over = chosen.domain, work.deadline.earlier(_ALONE_SECONDS)
     with open(domain.xml, encoding="utf-8") as opened:
         medium = template.medium_xml(opened.read(), form)
@@ -187,7 +186,7 @@ def _write(chosen: Saving, form: template.Template, record: Record, readers: int
             known = savefile.parse(lambda offset, length: os.pread(opened.fileno(), length, offset))
     except FormatError as error:
         raise SiteError(f"{form.path}: its guests are not saved: libvirt's file {error.what}", error.hint, code="VB715") from None
-    whole = Record(record.shape, known.xml.decode(), record.disks, record.places, record.made, stamp(status))
-    saved.publish(chosen.made, chosen.ready, whole, readers)
-    saved.supersede(os.path.dirname(os.path.dirname(chosen.ready)), chosen.ready, record.shape)
+    record = Record(shape, known.xml.decode(), chosen.disks, at, time.time(), stamp(status))
+    saved.publish(chosen.made, chosen.ready, record, readers)
+    saved.supersede(os.path.dirname(os.path.dirname(chosen.ready)), chosen.ready, shape)
     return status.st_size
