@@ -1,78 +1,79 @@
-"""`make bench`: all benchmarks, as Markdown on stdout. Runs inside the lab's node."""
+"""`make bench`: all benchmarks, ours and a reference side by side in one run. Runs inside the lab's node.
 
+Writes report.md, picture.svg and results.json; figures that went before are only replaced by those of a whole run.
+"""
+
+import argparse
 import os
-import subprocess
+import platform
 import sys
-from collections.abc import Callable
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
-from lab.mom import Job, Mom
+from lab import place
+from vmbatch.report.figure import Figure
+from vmbatch.report.picture import picture
+from vmbatch.report.written import markdown, results
 
-from . import context, disk
-from . import shell as shells
-from .beside import measure, table
+from . import context, disk, footprint, growth, native, shell, start, together, whole
 
-NULL = subprocess.DEVNULL
-
-
-def _run(argv: list[str], environment: dict[str, str] | None = None) -> Callable[[], None]:
-    def run() -> None:
-        subprocess.run(argv, stdin=NULL, stdout=NULL, stderr=NULL, check=True, env=environment)
-
-    return run
-
-
-def native(mom: Mom, rounds: int) -> str:
-    """Hooks for a job that is not ours, against the least that a Python process costs."""
-    with open(mom.home / "mom_priv/prologue", encoding="utf-8") as hook:
-        interpreter = hook.readline()[2:].split()[0]
-    before = ["1.server", "alice", "alice", "job", "nodes=1", "batch", "", "/nonexistent"]
-    after = ["1.server", "alice", "alice", "job", "0", "nodes=1", "", "batch", "", "0", "/nonexistent"]
-    return table("A job of a native queue", measure({
-        "python3 -I -c pass, the hooks' interpreter": _run([interpreter, "-I", "-c", "pass"]),
-        "python3 -I -c pass, Debian's": _run(["/usr/bin/python3", "-I", "-c", "pass"]),
-        "prologue": _run([str(mom.home / "mom_priv/prologue"), *before]),
-        "epilogue": _run([str(mom.home / "mom_priv/epilogue"), *after]),
-        "remoteshell as job_starter": _run([str(mom.home / "mom_priv/remoteshell"), "/bin/true"], {"PBS_QUEUE": "batch"}),
-    }, rounds), "python3 -I -c pass, the hooks' interpreter")
+PARTS: dict[str, Callable[[], Iterator[Figure]]] = {
+    "start": start.figures,
+    "whole": whole.figures,
+    "native": native.figures,
+    "shell": shell.figures,
+    "together": together.figures,
+    "growth": growth.figures,
+    "footprint": footprint.figures,
+    "disk": disk.figures,
+    "context": context.figures,
+}
+"""In the order of the report."""
 
 
-def shell(mom: Mom, rounds: int) -> str:
-    """remoteshell against bare ssh with the same key to the same guest."""
-    from vmbatch import handover as handovers
-    from vmbatch import sshargs
+def main() -> int:
+    """Exit status 1 if a part could not be measured."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description="VmBatch beside what it is compared with, in one run.")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"only these: {', '.join(PARTS)}")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="where to write the report (bench/, if all is measured)")
+    options = parser.parse_args()
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    chosen = options.parts or list(PARTS)
+    run, begin = _run(), time.monotonic()
+    figures, failed = [], []
+    for name in chosen:
+        print(f"  ....  {name}", file=sys.stderr, flush=True)
+        try:
+            figures += list(PARTS[name]())
+        except Exception:
+            traceback.print_exc()
+            failed.append(name)
+    run["took"] = f"{(time.monotonic() - begin) / 60:.0f} minutes"
+    if failed:
+        run["could not be measured"] = ", ".join(failed)
+    print(markdown(figures, run))
+    output = options.output or (None if options.parts or failed else place.CLONE / "bench")
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "report.md").write_text(markdown(figures, run, "picture.svg"))
+        (output / "picture.svg").write_text(picture(figures, "VmBatch beside its references"))
+        (output / "results.json").write_bytes(results(figures, run))
+    return 1 if failed else 0
 
-    job = mom.accept(b"#!/bin/sh\nexit 0\n", queue="busybox")
-    try:
-        if mom.finish_prologue(mom.start_prologue(job)) != "run":
-            raise SystemExit(job.errors.decode())
-        place = f"{sshargs.HANDOVER}/{job.file_id}"
-        with open(f"{place}/record", "rb") as record:
-            handover = handovers.decode(record.read())
-        bare = [*sshargs.client(place, handover.alias), *sshargs.target(job.user, handover.address), "true"]
-        drop = ["setpriv", f"--reuid={job.person.pw_uid}", f"--regid={job.person.pw_gid}", "--clear-groups", "--", *bare]
-        return table("A job's shell, `true` in a busybox guest", measure({
-            "ssh": _run(drop), "remoteshell": lambda: _shell(mom, job),
-        }, rounds), "ssh")
-    finally:
-        mom.start_epilogue(job).wait()
-        mom.forget(job)
 
-
-def _shell(mom: Mom, job: Job) -> None:
-    if mom.start_shell(job).wait():
-        raise SystemExit(job.errors.decode())
-
-
-def main() -> None:
-    """Prints the report."""
-    mom = Mom()
-    print(f"VmBatch benchmarks, {os.cpu_count()} processors, Python {sys.version.split()[0]}\n")
-    print(native(mom, 40))
-    print(shell(mom, 15))
-    shells.main()
-    disk.main()
-    context.main()
+def _run() -> dict[str, str]:
+    return {
+        "when": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "machine": f"{os.cpu_count()} processors, {os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') >> 30} GiB",
+        "guests": "QEMU's emulation (TCG)",
+        "load before": f"{os.getloadavg()[0]:.1f}",
+        "Python": platform.python_version(),
+        "kernel": platform.release(),
+    }
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -1,11 +1,13 @@
-"""A context by each way, for five small files and with an archive of 50 MB beside them: `python -m bench.context`. Needs root.
+"""A context by each way, for five small files, for a thousand in an archive, and with one of 50 MB beside them.
 
 What is measured is what comes between the job's disk and the guest's start. ROOTSSH comes after it, and is left out.
 """
 
 import contextlib
+import io
 import os
 import subprocess
+import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,11 +17,12 @@ from vmbatch.context.medium import Medium
 from vmbatch.disk import overlay
 from vmbatch.format.name import Form
 from vmbatch.guestdisk.inject import Injection, Target
+from vmbatch.report.figure import Figure
 from vmbatch.resource import Work
 from vmbatch.template import TarFile
 from vmbatch.units import Deadline
 
-from .beside import measure, table
+from .beside import against, measure
 
 WORK = Work(Deadline(1e6), lambda: None, lambda _line: None)
 MIB = 1 << 20
@@ -28,8 +31,8 @@ ROUNDS = 15
 REFERENCE = "CDROM"
 
 
-def main() -> None:
-    """Prints a table for the small context and one for the large."""
+def figures() -> Iterator[Figure]:
+    """Each way against the medium."""
     with tempfile.TemporaryDirectory(prefix="vmbatch-bench-", dir="/var/tmp") as name:
         directory = Path(name)
         directory.chmod(0o755)
@@ -38,12 +41,30 @@ def main() -> None:
         tar.write_bytes(os.urandom(50_000_000))
         large = _content(directory, TarFile(str(tar), "/opt", 0, False))
         for title, content, rounds in (("five small files", small, ROUNDS), ("50 MB more", large, 5)):
-            print(table(f"A context, {title}", measure({
+            yield from against(f"A context, {title}", measure({
                 REFERENCE: _medium(directory, content),
                 "DISK, ext4 on a qcow2 overlay": _disk(directory, content, "ext4", "qcow2", trusted=False),
                 "DISK, ext4 on a raw copy": _disk(directory, content, "ext4", "raw", trusted=False),
                 "DISK, trusted xfs on a qcow2 overlay": _disk(directory, content, "xfs", "qcow2", trusted=True),
-            }, rounds), REFERENCE))
+            }, rounds), REFERENCE)
+        tar.unlink()
+        many = directory / "many.tar"
+        _archive(many, 1000)
+        one = directory / "one.tar"
+        _archive(one, 1)
+        yield from against("1,000 files in a tar, on the medium", measure({
+            "one file of the same bytes": _medium(directory, _content(directory, TarFile(str(one), "/opt", 0, False))),
+            "1,000 files": _medium(directory, _content(directory, TarFile(str(many), "/opt", 0, False))),
+        }, ROUNDS), "one file of the same bytes")
+
+
+def _archive(path: Path, files: int) -> None:
+    """4 MB in so many files."""
+    with tarfile.open(path, "w") as archive:
+        for number in range(files):
+            member = tarfile.TarInfo(f"set/{number // 100}/{number}")
+            member.size = 4_000_000 // files
+            archive.addfile(member, io.BytesIO(os.urandom(member.size)))
 
 
 def _content(directory: Path, *archives: TarFile) -> Content:
@@ -105,6 +126,3 @@ def _mounted(path: Path) -> Iterator[Path]:
         finally:
             subprocess.run(["umount", place], check=True)
 
-
-if __name__ == "__main__":
-    main()

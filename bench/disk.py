@@ -1,4 +1,4 @@
-"""A 4 GiB image for a job, each way: `python -m bench.disk [GIB]`, as Markdown on stdout. Needs root, and space for four of them.
+"""A 4 GiB image for a job, each way, and overlays on sparse images of 1 to 64 GB. Needs space for four of the former.
 
 The image is full: not a hole in it. It lies on an XFS of its own in a file, so that copies can share blocks where asked to.
 """
@@ -7,10 +7,9 @@ import contextlib
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vmbatch.config import parse
@@ -22,37 +21,43 @@ from vmbatch.image import record, remote
 from vmbatch.image.store import Store, stamp
 from vmbatch.image.terms import Terms, terms
 from vmbatch.image.transfer import Validators
+from vmbatch.report.figure import Figure
 from vmbatch.resource import Work
 from vmbatch.template import Checksum, ImageSource
 from vmbatch.units import Deadline
 
-from .beside import measure, table
+from .beside import against, measure
 
 WORK = Work(Deadline(1e6), lambda: None, lambda _line: None)
 URL = "http://images.invalid/base.raw"
 _DIGEST = "0" * 64
 
 
-def main(gib: int = 4) -> None:
-    """Prints two tables: whole copies against overlays, and overlays among each other."""
+_CP = "cp, as VM-Service did"
+_QEMU_IMG = "qemu-img create -b"
+_SIZES = (1, 4, 16, 64)
+
+
+def figures(gib: int = 4) -> Iterator[Figure]:
+    """Whole copies against overlays, overlays among each other, and as images grow."""
     with _xfs(gib * 3 + 4) as directory:
         base = directory / "base.raw"
         _fill(base, gib)
         os.sync()
         ways = Ways(directory, base)
-        print(table(f"A {gib} GiB image for a job, on XFS", measure({
-            "cp (what VM-Service did)": ways.copy, "cp --reflink=always": ways.reflink, "copy_method='copy'": ways.duplicate,
-            "qemu-img create -b": ways.qemu_img, "copy_method='cow'": ways.overlay,
-        }, 3), "cp (what VM-Service did)"))
-        print(table("An overlay", measure({
-            "qemu-img create -b": ways.qemu_img, "copy_method='cow'": ways.overlay,
+        yield from against(f"A {gib} GiB image for a job, on XFS", measure({
+            _CP: ways.copy, "cp --reflink=always": ways.reflink, "copy_method='copy'": ways.duplicate,
+            _QEMU_IMG: ways.qemu_img, "copy_method='cow'": ways.overlay,
+        }, 3), _CP)
+        yield from against("An overlay", measure({
+            _QEMU_IMG: ways.qemu_img, "copy_method='cow'": ways.overlay,
             "format='qemu-img-qcow2'": ways.overlay_by_tool, "format='qcow'": ways.overlay_qcow,
-            "copy_method='shared' of a URL, in the store": ways.hit,
-        }, 40), "qemu-img create -b"))
-        hit = measure({"overlay": ways.overlay, "hit": ways.hit}, 40)
-        more = sorted(one - other for one, other in zip(hit["hit"], hit["overlay"], strict=True))
-        print(f"A hit in the store, with its checks, costs {more[len(more) // 2] * 1000:.2f} ms more "
-              "than an overlay on a local image.\n")
+            "copy_method='cow' of a URL, in the store": ways.hit,
+        }, 40), _QEMU_IMG)
+        yield from against("A sparse image of so many GB, copy_method='cow'", measure(
+            {f"{size} GB": ways.overlay_of(size) for size in _SIZES}, 40), "1 GB")
+        yield from against("A sparse image of so many GB, copy_method='copy'", measure(
+            {f"{size} GB": ways.copy_of(size) for size in _SIZES}, 20), "1 GB")
 
 
 class Ways:
@@ -120,6 +125,37 @@ class Ways:
         self.link.unlink()
 
 
+    def _sparse(self, size: int) -> Path:
+        """An image of so many GB, with 64 MB in it."""
+        path = self.base.with_name(f"sparse-{size}.raw")
+        with path.open("wb") as file:
+            for number in range(64):
+                file.seek(number * size * (1_000_000_000 // 64))
+                file.write(os.urandom(1 << 20))
+            file.truncate(size * 1_000_000_000)
+        return path
+
+    def overlay_of(self, size: int) -> Callable[[], None]:
+        """An overlay on a sparse image of so many GB."""
+        path = self._sparse(size)
+
+        def make() -> None:
+            Overlay(str(self.made), Form("", "qcow2"), "", str(path), "raw", size * 1_000_000_000).make(WORK)
+            self.made.unlink()
+
+        return make
+
+    def copy_of(self, size: int) -> Callable[[], None]:
+        """A copy of a sparse image of so many GB."""
+        path = self._sparse(size)
+
+        def make() -> None:
+            Duplicate(str(path), str(self.made)).make(WORK)
+            self.made.unlink()
+
+        return make
+
+
 def _fill(path: Path, gib: int) -> None:
     piece = os.urandom(1 << 20)
     with path.open("wb") as file:
@@ -144,6 +180,3 @@ def _xfs(gib: int) -> Iterator[Path]:
     finally:
         shutil.rmtree(scratch)
 
-
-if __name__ == "__main__":
-    main(*(int(word) for word in sys.argv[1:2]))

@@ -5,16 +5,15 @@
 
 import os
 import subprocess
-import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lab import loopback
 from lab.mom import Job, Mom
 from vmbatch import request, sshargs
+from vmbatch.report.figure import Figure
 
-from .beside import Seconds, measure, table
+from .beside import against, measure
 
 NULL = subprocess.DEVNULL
 _GIGABYTE = 1_000_000_000
@@ -57,17 +56,17 @@ def _job(place: Path, job: Job) -> Callable[[], None]:
 def _shell(mom: Mom, job: Job, way: str) -> Callable[[], None]:
     def run() -> None:
         if mom.start_shell(job, way=way).wait():
-            raise SystemExit(job.errors.decode())
+            raise RuntimeError(job.errors.decode())
 
     return run
 
 
-def start(mom: Mom, guest: loopback.Guest, rounds: int) -> str:
+def start(mom: Mom, guest: loopback.Guest, rounds: int) -> list[Figure]:
     """A job that does nothing."""
     job = mom.accept(b"#!/bin/sh\nexit 0\n", queue="busybox")
     place = guest.hand_over(mom, job)
     try:
-        return table("A job's start, `exit 0`, sshd on the loopback", measure({
+        return against("A job's start, `exit 0`, sshd on the loopback", measure({
             "ssh": _run(bare(place, job, "exit 0")),
             "ssh, our options": _run(with_our_options(place, job, "exit 0")),
             "ssh, our options, the kit's job.sh": _job(place, job),
@@ -78,43 +77,36 @@ def start(mom: Mom, guest: loopback.Guest, rounds: int) -> str:
         guest.take_back(mom, job)
 
 
-def rate(mom: Mom, guest: loopback.Guest, rounds: int) -> str:
+def rate(mom: Mom, guest: loopback.Guest, rounds: int) -> list[Figure]:
     """1 GB of zeros through stdout, into a pipe that is read."""
     command = f"head -c {_GIGABYTE} /dev/zero"
     job = mom.accept(f"#!/bin/sh\nexec {command}\n".encode(), queue="busybox")
     place = guest.hand_over(mom, job)
-    calls = {"ssh": bare(place, job, command), "ssh, our options": with_our_options(place, job, command)}
-    seconds: Seconds = {name: [] for name in (*calls, "remoteshell")}
+
+    def ssh(argv: list[str]) -> Callable[[], None]:
+        return lambda: _drain(subprocess.Popen(argv, stdin=NULL, stdout=subprocess.PIPE))
+
     try:
-        for _ in range(rounds):
-            for name, argv in calls.items():
-                seconds[name].append(_drain(subprocess.Popen(argv, stdin=NULL, stdout=subprocess.PIPE)))
-            seconds["remoteshell"].append(_drain(mom.start_shell(job, stdout=subprocess.PIPE)))
+        return against("1 GB through stdout, sshd on the loopback", measure({
+            "ssh": ssh(bare(place, job, command)), "ssh, our options": ssh(with_our_options(place, job, command)),
+            "remoteshell": lambda: _drain(mom.start_shell(job, stdout=subprocess.PIPE)),
+        }, rounds), "ssh")
     finally:
         guest.take_back(mom, job)
-    lines = ["### 1 GB through stdout, sshd on the loopback", "", "| | MB/s | ratio |", "|---|---|---|"]
-    best = {name: _GIGABYTE / 1e6 / min(values) for name, values in seconds.items()}
-    lines += [f"| {name} | {value:.0f} | {value / best['ssh']:.2f} |" for name, value in best.items()]
-    return "\n".join(lines) + "\n"
 
 
-def _drain(process: "subprocess.Popen[bytes]") -> float:
+def _drain(process: "subprocess.Popen[bytes]") -> None:
     assert process.stdout is not None
-    begin, size = time.perf_counter(), 0
+    size = 0
     while piece := process.stdout.read1(1 << 20):  # type: ignore[attr-defined]
         size += len(piece)
     if process.wait() or size != _GIGABYTE:
-        raise SystemExit(f"{size} bytes came")
-    return time.perf_counter() - begin
+        raise RuntimeError(f"{size} bytes came")
 
 
-def main(rounds: int = 40, gigabytes: int = 3) -> None:
-    """Prints both tables."""
+def figures(rounds: int = 40, gigabytes: int = 3) -> Iterator[Figure]:
+    """A job's start, and the rate of its output."""
     mom = Mom()
     with loopback.guest() as guest:
-        print(start(mom, guest, rounds))
-        print(rate(mom, guest, gigabytes))
-
-
-if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+        yield from start(mom, guest, rounds)
+        yield from rate(mom, guest, gigabytes)

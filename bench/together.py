@@ -1,7 +1,6 @@
-"""Many prologues at the same moment on one node, with played guests: `python -m bench.together [JOBS]`, in the lab's node.
+"""Many prologues at the same moment on one node, with played guests, which take no time: all of it is our own.
 
-The guests take no time, so that all of it is our own. What is compared is what a prologue took in the median, and at the 99th
-percentile.
+What is compared is what a prologue took in the median, and at the 99th percentile; and the node's seconds for each start.
 """
 
 import json
@@ -9,14 +8,17 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lab import mom, nest
 from lab.remains import QuietNode
+from vmbatch.report import figure
+from vmbatch.report.figure import Figure
 
 _SECONDS = 280.0
+_NUMBERS = (1, 2, 5, 10, 20, 50)
 
 
 @dataclass
@@ -82,15 +84,26 @@ def show(result: Result) -> str:
             f"the median. {sum(code != 0 for code in result.codes)} hooks failed, {len(result.left)} things are left.\n")
 
 
-def main(jobs: int = 100) -> None:
-    """Prints the report."""
-    print(show(play(jobs)))
+def figures(rounds: int = 3) -> Iterator[Figure]:
+    """From one at a time to 50 at once."""
+    each: dict[int, list[float]] = {number: [] for number in _NUMBERS}
+    last: list[Result] = []
+    for _ in range(rounds):
+        for number in _NUMBERS:
+            result = play(number)
+            if any(result.codes) or result.left:
+                raise RuntimeError(f"{number} at once: {result}")
+            each[number].append(max(result.seconds) / number)
+            last = [*last, result] if number == _NUMBERS[-1] else last
+    most = _NUMBERS[-1]
+    group = "Prologues at once, played guests"
+    yield figure.beside(group, f"{most} at once: 99th percentile", [result.slow for result in last],
+                        [result.median for result in last], "the median of the same prologues", limit=3.0)
+    for number in _NUMBERS[1:]:
+        yield figure.beside(f"{group}: the node's seconds for each", f"{number} at once", each[number], each[1], "one at a time")
 
 
 if __name__ == "__main__":
-    if sys.argv[2:3] == ["inside"]:
-        answers = nest.answers()
-        answers.write(json.dumps(asdict(inside(sys.argv[1], sys.argv[3]))))
-        answers.flush()
-    else:
-        main(*(int(word) for word in sys.argv[1:2]))
+    answers = nest.answers()
+    answers.write(json.dumps(asdict(inside(sys.argv[1], sys.argv[3]))))
+    answers.flush()

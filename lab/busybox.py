@@ -107,10 +107,12 @@ def _library(packages: Path, name: str) -> str:
 
 
 def add_modules(linux: kernel.Kernel, target: Path, groups: dict[str, list[str]]) -> None:
-    """All modules side by side, and for each group a file GROUP.order with the names in the order of loading."""
-    for group, names in groups.items():
-        files = linux.files(names)
-        for file in files:
-            if not (target / file.name).exists():
-                kernel.copy_module(file, target / file.name)
-        (target / f"{group}.order").write_text("".join(f"{file.name}\n" for file in files))
+    """All modules side by side as NAME.ko, and for each group a file GROUP.order with the names in the order of loading."""
+    for group, wanted in groups.items():
+        names = []
+        for file in linux.files(wanted):
+            names.append(kernel.module_name(file.name))
+            path = target / f"{names[-1]}.ko"
+            if not path.exists():
+                kernel.copy_module(file, path)
+        (target / f"{group}.order").write_text("".join(f"{name}\n" for name in names))

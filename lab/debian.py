@@ -59,6 +59,12 @@ def make_tree(tree: Path, content: dict[str, Any]) -> None:
     (tree / "etc/machine-id").write_text("")  # a new one at each boot
     (tree / "usr/bin/awk").symlink_to("mawk")
     run(["ldconfig", "-r", tree])
+    compile_python(tree)
+
+
+def compile_python(tree: Path) -> None:
+    """What Debian's maintainer scripts would have done: under emulation it takes long where each program has to do it."""
+    run(["/usr/bin/python3", "-m", "compileall", "-q", "-j", "0", "-s", tree, "-p", "/", tree / "usr/lib/python3.11"])
 
 
 def make_accounts(tree: Path, users: dict[str, tuple[int, int]], groups: dict[str, int]) -> None:

@@ -13,6 +13,7 @@ from .process import run, run_bytes
 
 _LZ4_LEGACY = b"\x02\x21\x4c\x18"
 _XZ = b"\xfd7zXZ\0"
+_TRACING = (".BTF", ".comment", ".orc_unwind", ".orc_unwind_ip", "__mcount_loc", "_ftrace_events", "_ftrace_eval_map")
 
 
 class Kernel:
@@ -28,8 +29,8 @@ class Kernel:
         needs = {}
         for line in (self.modules / "modules.dep").read_text().splitlines():
             path, _, after = line.partition(":")
-            needs[_name(path)] = [path, *after.split()]
-        built_in = {_name(line) for line in (self.modules / "modules.builtin").read_text().splitlines()}
+            needs[module_name(path)] = [path, *after.split()]
+        built_in = {module_name(line) for line in (self.modules / "modules.builtin").read_text().splitlines()}
         order: dict[str, None] = {}
         for name in names:
             if name not in built_in:
@@ -37,14 +38,18 @@ class Kernel:
         return [self.modules / path for path in order]
 
 
-def _name(path: str) -> str:
+def module_name(path: str) -> str:
+    """As the kernel names the module of a file, or of what is built in."""
     return path.rsplit("/", 1)[-1].split(".ko")[0].replace("-", "_")
 
 
 def copy_module(source: Path, target: Path) -> None:
-    """Copy without debug data and signature: loading takes less than half the time under TCG."""
+    """Copy without signature and without what only debuggers and tracers read: loading takes a fifth of the time under TCG.
+
+    The unwinder's tables are sorted at load, functions that can be traced are listed, and each trace event gets its files.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
-    run(["objcopy", "-g", "-R", ".BTF", "-R", ".comment", source, target])
+    run(["objcopy", "--strip-unneeded", *(word for section in _TRACING for word in ("-R", section)), source, target])
 
 
 def extract(image: bytes) -> bytes:

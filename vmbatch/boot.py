@@ -128,8 +128,9 @@ class Wait:
         if self.meeting is not None:
             self.meeting.check()
         failed = self.inbox.read("failed")
-        if failed is not None:
-            raise SiteError(f"the guest could not prepare itself for the job: {failed.text}", code="VB707")
+        why = failed.text if failed is not None else console.gave_up(self.chosen.console)
+        if why is not None:
+            raise SiteError(f"the guest could not prepare itself for the job: {why}", code="VB707")
         state = virt.state(self.chosen.domain.uri, self.chosen.domain.uuid)
         if state not in ("running", None):
             self._record_last_words()

@@ -22,9 +22,6 @@ from .format import FormatError
 from .format.name import TOOLS, parse_form
 from .grant import unknown
 from .host import distant, file, process, virt
-from .image import saved as guests
-from .image.room import make_room
-from .image.saved import Saved
 from .image.store import Held, Store, make_directories
 from .image.terms import Terms, terms
 from .job import Job, User
@@ -33,7 +30,9 @@ from .template import BlankSource, DiskTag, ImageSource, Template, VirtNet, pars
 
 if TYPE_CHECKING:
     from .context.userdata import SiteFile
+    from .image import saved as guests
     from .image.once import Turn
+    from .image.saved import Saved
 
 
 FILTERED = ("qemu", "kvm")
@@ -272,6 +271,7 @@ def judged(source: ImageSource) -> Image:
 def _take_turn(form: Template, tag: DiskTag, source: BlankSource, user: User, config: Config, agreed: Terms,
                gathered: Gathered, work: Work) -> None:
     from .image import local, once
+    from .image.room import make_room
 
     make_directories(agreed.directory)
     ready, making = once.places(agreed.directory, form.path, source, None if config.images_once_for_all_users else user.uid)

@@ -20,7 +20,6 @@ from . import (
     facts,
     history,
     journal,
-    resume,
     sshargs,
     status,
     sweep,
@@ -42,7 +41,6 @@ from .handover import Handover, Mark, ScriptMark
 from .host import clock, console, distant, file, process, virt
 from .host.log import Log, tell_user
 from .hypervisor.domain import Domain
-from .image import saved
 from .job import Job, Leader, Script, slug
 from .journal import Journal, Start
 from .phase import EPILOGUE, RUN
@@ -118,7 +116,11 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
                 site()
         suspects = " ".join([form.path, *(place for own in wishes.values() for place in own.places)])
         with log.phase("images"), _suspected(suspects):
-            known = resume.seek(facts.gather(form, wishes, job, config, gathered, work), form, granted, config, gathered.hold)
+            known = facts.gather(form, wishes, job, config, gathered, work)
+            if form.resume:
+                from . import resume
+
+                known = resume.seek(known, form, granted, config, gathered.hold)
         with _suspected(suspects if wishes else ""):
             chosen = plan(job, form, config, known, entry)
         for note in chosen.notes:
@@ -159,8 +161,9 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
             excuse(job.id, job.token, error, config)
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         process.watch(None)
-        board.failed(error, cancelled=isinstance(error, EndedError))
-        why = f"it could not start: {error}"
+        interrupted = isinstance(error, KeyboardInterrupt)
+        board.failed(error, cancelled=interrupted or isinstance(error, EndedError))
+        why = "it was interrupted" if interrupted else f"it could not start: {error}"
         if not (has_guest(book) and isinstance(error, VmBatchError) and not isinstance(error, EndedError)
                 and keep(book, why, config, log, orphaned=False)):
             release(book, why, config, log, orphaned=False)
@@ -343,9 +346,11 @@ def _start(chosen: Plan, book: Journal, work: Work, config: Config, log: Log) ->
     except NodeError as error:
         if restore is None or isinstance(error, EndedError | DeadlineError):
             raise
+        from .image import saved
+
         log.line(error.coded(f"the guest is booted, as it cannot go on from the saved one: {error}"))
+        saved.discard(os.path.dirname(restore.memory))
     chosen.domain.release(work.deadline, last=True)
-    saved.discard(os.path.dirname(restore.memory))
     for piece in chosen.instead:
         act(piece, book, work)
     act(msgspec.structs.replace(chosen.domain, restore=None), book, work)
@@ -434,6 +439,8 @@ def _distrusted(chosen: Plan, log: Log) -> Iterator[None]:
         raise
     except VmBatchError:
         if chosen.domain.restore is not None:
+            from .image import saved
+
             saved.discard(os.path.dirname(chosen.domain.restore.memory))
             log.line("the guest went on from a saved one, which is not used any more")
         raise

@@ -34,7 +34,6 @@ from .network import Net
 from .pins import Waiting
 from .registry import HYPERVISORS
 from .resource import Piece, Resource
-from .resumeplan import resumption
 from .spool.directory import Directory
 from .staging import RECORD, Stage
 from .template import (
@@ -199,8 +198,11 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
         cores=granted.cores, memory=granted.memory,
     )
     xml = domain_xml(template, change)
-    resumed = None if facts.saved is None else resumption(template, profile, disks, spool, xml, change, facts.saved)
-    if resumed is not None:
+    resumed = None
+    if facts.saved is not None:
+        from .resumeplan import resumption
+
+        resumed = resumption(template, profile, disks, spool, xml, change, facts.saved)
         domain = msgspec.structs.replace(domain, restore=resumed.restore)
     texts = ((domain.xml, xml), *(resumed.texts if resumed is not None else ()))
     shared, export = _shared(job, template, config, share) if template.messages == "SHARE" else ((), None)

@@ -21,7 +21,7 @@ from .host import clock, process, virt
 from .host.log import Log
 from .hypervisor.domain import Domain, forgotten
 from .hypervisor.netfilter import left as filters_left
-from .image import saved, store
+from .image import store
 from .job import is_of_node
 from .journal import Journal
 from .registry import BATCH
@@ -80,6 +80,8 @@ def sweep(config: Config, log: Log, *, dry_run: bool) -> list[str]:
         journal.forget_old_ends(_OLD_END_SECONDS)
         for part in store.parts(config.images_directory):
             said += part.tidy()
+        from .image import saved
+
         said += saved.tidy(config.images_directory)
     return said
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from .. import kernel
 from ..base import base_files
-from ..debian import add_modules, make_accounts
+from ..debian import add_modules, compile_python, make_accounts
 from ..image import MIB, cpio
 from ..init import GROUPS, USERS, append
 from ..initrd import copy_modules
@@ -71,11 +71,6 @@ def make_tree(tree: Path, content: dict[str, Any]) -> None:
     add_people(tree)
     run(["ldconfig", "-r", tree])
     compile_python(tree)
-
-
-def compile_python(tree: Path) -> None:
-    """What Debian's maintainer scripts would have done: under emulation it takes long where each program has to do it."""
-    run(["/usr/bin/python3", "-m", "compileall", "-q", "-j", "0", "-s", tree, "-p", "/", tree / "usr/lib/python3.11"])
 
 
 def add_people(tree: Path) -> None:

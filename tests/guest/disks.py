@@ -3,8 +3,9 @@
 import functools
 import http.server
 import re
+import string
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -31,9 +32,17 @@ def root_disk(source: str, form: str = "raw", more: str = "") -> str:
     </disk>"""
 
 
-def second_disk(source: str, form: str = "raw", more: str = "") -> str:
-    """A disk that a guest in memory sees as /dev/vdb."""
-    return root_disk(source, form, more).replace("'vda'", "'vdc'")
+def second_disk(source: str, form: str = "raw", more: str = "", target: str = "vdc") -> str:
+    """A disk that a guest in memory sees as /dev/vdb; the next targets are the next ones there."""
+    return root_disk(source, form, more).replace("'vda'", f"'{target}'")
+
+
+def more_disks(disks: Sequence[tuple[str, str]]) -> tuple[str, list[str]]:
+    """Many for a guest in memory, each by its source's attributes and further tags; and their names in the guest."""
+    letters = string.ascii_lowercase[1:len(disks) + 1]
+    texts = [second_disk(source, more=more, target=f"vd{chr(ord(letter) + 1)}")
+             for letter, (source, more) in zip(letters, disks, strict=True)]
+    return "\n    ".join(texts), [f"vd{letter}" for letter in letters]
 
 
 @contextmanager

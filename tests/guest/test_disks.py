@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from tests.signature.authority import SUBJECT, Authority, padded, signed
 from vmbatch.disk import layout
 from vmbatch.format import vhd
 
-from .disks import image, queue, root_disk, second_disk, served
+from .disks import image, more_disks, queue, root_disk, second_disk, served
 
 pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("nothing_left", "clean_store")]
 
@@ -31,6 +32,19 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {
     "xz": lambda data: lzma.compress(data, preset=0), "zst": zstandard.compress,
 }
 FROM_DISK = b"/dev/vda1 ext4\n"
+LOOK = """mkdir -p /opt/disk
+for device in DEVICES; do
+    mount -t ext4 "/dev/${device}1" /opt/disk
+    said=$(for file in bin/busybox bin/bash lib/modules/nfsv4.ko; do cmp "/$file" "/opt/disk/$file" 2>&1; done)
+    echo "mine on $device" >/opt/disk/mine
+    umount /opt/disk
+    mount -t ext4 -o ro "/dev/${device}1" /opt/disk
+    echo "$device:$said $(cat /opt/disk/mine)" >>/run/disks
+    umount /opt/disk
+done
+chmod 644 /run/disks
+"""
+"""On each disk is what the guest in memory has itself, and it can be written on."""
 
 
 @pytest.fixture
@@ -41,21 +55,39 @@ def clean_store() -> Iterator[None]:
     shutil.rmtree(STORE, ignore_errors=True)
 
 
-@pytest.fixture
-def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+@contextmanager
+def own_images() -> Iterator[Path]:
     """A directory of root's for images, readable for all."""
     path = Path("/srv/vmbatch/own")
     path.mkdir(mode=0o755)
-    yield path
-    shutil.rmtree(path)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
+
+
+@pytest.fixture
+def images() -> Iterator[Path]:
+    with own_images() as path:
+        yield path
+
+
+@contextmanager
+def run_at_boot(text: str = "") -> Iterator[Path]:
+    """A script of the site's that guests run as root before the job."""
+    (SCRIPTS / "prolog.d").mkdir(parents=True)
+    script = SCRIPTS / "prolog.d/10-disk"
+    script.write_text(text)
+    try:
+        yield script
+    finally:
+        shutil.rmtree(SCRIPTS)
 
 
 @pytest.fixture
 def at_boot() -> Iterator[Path]:
-    """A script of the site's that guests run as root before the job."""
-    (SCRIPTS / "prolog.d").mkdir(parents=True)
-    yield SCRIPTS / "prolog.d/10-disk"
-    shutil.rmtree(SCRIPTS)
+    with run_at_boot() as script:
+        yield script
 
 
 def convert(form: str, source: Path, target: Path, *options: str) -> Path:
@@ -73,27 +105,57 @@ def domain_of(job_log: Ended) -> str:
     return Path(f"/var/log/vmbatch/{job_log.job.file_id}.log").read_text()
 
 
-@pytest.mark.parametrize("form", ["qcow2", "qcow", "qemu-img-qcow2", "qcow-create-qcow"])
-def test_overlay_on_a_raw_image(mom: Mom, form: str) -> None:
+Disks = dict[str, tuple[str, str]]
+"""By a test's own name: attributes of <vbdisksource>, and further tags."""
+
+
+def looked_at(mom: Mom, disks: Disks) -> tuple[dict[str, bool], str]:
+    """Whether each disk of one guest was found to be what it should be, and the job's log."""
+    text, devices = more_disks(list(disks.values()))
+    with run_at_boot(LOOK.replace("DEVICES", " ".join(devices))), queue("many", second=text) as name:
+        ended = mom.run(b"#!/bin/sh\ncat /run/disks\n", queue=name)
+    assert (ended.verdict, ended.status, ended.epilogue) == ("run", 0, 0), ended.errors.decode()
+    said = ended.output.decode().splitlines()
+    assert len(said) == len(devices), said
+    right = {name: line == f"{device}: mine on {device}" for name, device, line in zip(disks, devices, said, strict=True)}
+    return right, domain_of(ended)
+
+
+OVERLAYS = ("qcow2", "qcow", "qemu-img-qcow2", "qcow-create-qcow")
+FORMATS = {"qcow2": "qcow2", "qcow": "qcow", "vpc": "vhd"}
+
+
+@pytest.fixture(scope="module")
+def local(mom: Mom) -> tuple[dict[str, bool], str, bool]:
+    """One guest with disks from the node's own images; whether each is right, the job's log, whether the image is as it was."""
     before = hashlib.sha256(image().read_bytes()).digest()
-    with queue("overlay", root_disk(f"source='{image()}' copy_method='cow' format='{form}'")) as name:
-        ended = mom.run(WHERE, queue=name)
-    booted(ended)
-    assert ("qcow-create is not on this node; VmBatch writes qcow itself" in domain_of(ended)) == (form == "qcow-create-qcow")
-    assert hashlib.sha256(image().read_bytes()).digest() == before
+    with own_images() as images:
+        disks = {form: (f"source='{image()}' copy_method='cow' format='{form}'", "") for form in OVERLAYS}
+        for form, driver in FORMATS.items():
+            made = convert(form, image(), images / f"disk.{form}", *(["-o", "force_size=on"] if form == "vpc" else []))
+            for method in ("copy", "cow"):
+                disks[f"{method} of {form}"] = f"source='{made}' copy_method='{method}' source_format='{driver}'", ""
+        disks["raw copy"] = f"source='{image()}' copy_method='copy'", ""
+        right, log = looked_at(mom, disks)
+    return right, log, hashlib.sha256(image().read_bytes()).digest() == before
 
 
-@pytest.mark.parametrize(("form", "driver"), [("qcow2", "qcow2"), ("qcow", "qcow"), ("vpc", "vhd")])
+@pytest.mark.parametrize("form", OVERLAYS)
+def test_overlay_on_a_raw_image(local: tuple[dict[str, bool], str, bool], form: str) -> None:
+    right, log, unchanged = local
+    assert right[form]
+    assert log.count("qcow-create is not on this node; VmBatch writes qcow itself") == 1, "one of them names it"
+    assert unchanged
+
+
+@pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("method", ["copy", "cow"])
-def test_image_of_each_format(mom: Mom, images: Path, form: str, driver: str, method: str) -> None:
-    made = convert(form, image(), images / f"disk.{form}", *(["-o", "force_size=on"] if form == "vpc" else []))
-    with queue("formats", root_disk(f"source='{made}' copy_method='{method}' source_format='{driver}'")) as name:
-        booted(mom.run(WHERE, queue=name))
+def test_image_of_each_format(local: tuple[dict[str, bool], str, bool], form: str, method: str) -> None:
+    assert local[0][f"{method} of {form}"]
 
 
-def test_raw_copy(mom: Mom) -> None:
-    with queue("copied", root_disk(f"source='{image()}' copy_method='copy'")) as name:
-        booted(mom.run(WHERE, queue=name))
+def test_raw_copy(local: tuple[dict[str, bool], str, bool]) -> None:
+    assert local[0]["raw copy"]
 
 
 def test_differencing_vhd_is_made_flat_or_refused(mom: Mom, images: Path) -> None:
@@ -111,32 +173,59 @@ def test_differencing_vhd_is_made_flat_or_refused(mom: Mom, images: Path) -> Non
     assert "the image is a differencing VHD, and QEMU would not read its parents" in ended.errors.decode()
 
 
-@pytest.mark.parametrize("method", ["shared", "download", "copy", "cow"])
-def test_downloaded_and_hashed(mom: Mom, images: Path, method: str) -> None:
-    packed = images / "disk.raw.gz"
-    packed.write_bytes(gzip.compress(image().read_bytes(), 1))
-    digest = hashlib.sha256(packed.read_bytes()).hexdigest()
-    check = f"<vbcheckhash hashfunction='sha256' hashvalue='{digest}'/>"
-    with served(images) as url:
-        with queue("net", root_disk(f"source='{url}/disk.raw.gz' copy_method='{method}'", more=check)) as name:
-            ended = mom.run(WHERE, queue=name)
-            booted(ended)
-        kept = list((STORE / "site/content").iterdir()) if (STORE / "site/content").exists() else []
-        assert len(kept) == (0 if method == "download" else 1)
-    if method == "download":
-        return
-    with queue("net", root_disk(f"source='{url}/disk.raw.gz' copy_method='{method}'", more=check)) as name:
-        booted(mom.run(WHERE, queue=name))  # the server has gone, the image has not
+METHODS = ("shared", "copy", "cow", "download")
+Downloaded = tuple[dict[str, bool], dict[str, bool], int]
 
 
-@pytest.mark.parametrize("compression", ["gz", "bz2", "xz", "zst"])
-def test_packed_in_each_way(mom: Mom, images: Path, compression: str) -> None:
-    qcow2 = convert("qcow2", image(), images / "disk.qcow2")
-    (images / "packed").write_bytes(PACKERS[compression](qcow2.read_bytes()))
-    qcow2.unlink()
-    disk = "source='{}/packed' copy_method='shared' source_format='qcow2' compression='{}'"
-    with served(images) as url, queue("packed", root_disk(disk.format(url, compression))) as name:
-        booted(mom.run(WHERE, queue=name))
+@pytest.fixture(scope="module")
+def downloaded(mom: Mom) -> Downloaded:
+    """Two guests, each with a disk by every method, the second when the server has gone: but for `download`, which is none then.
+
+    Whether each disk was right in the first and in the second, and how many images the store has.
+    """
+    shutil.rmtree(STORE, ignore_errors=True)
+    disks: Disks = {}
+    with own_images() as images, served(images) as url:
+        for level, method in enumerate(METHODS, 1):
+            packed = gzip.compress(image().read_bytes() + bytes(512 * level), 1)
+            (images / f"{method}.raw.gz").write_bytes(packed)
+            disks[method] = (f"source='{url}/{method}.raw.gz' copy_method='{method}'",
+                             f"<vbcheckhash hashfunction='sha256' hashvalue='{hashlib.sha256(packed).hexdigest()}'/>")
+        first, _ = looked_at(mom, disks)
+    kept = len(list((STORE / "site/content").iterdir()))
+    del disks["download"]
+    second, _ = looked_at(mom, disks)
+    shutil.rmtree(STORE)
+    return first, second, kept
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_downloaded_and_hashed(downloaded: Downloaded, method: str) -> None:
+    first, second, kept = downloaded
+    assert first[method]
+    assert kept == len(METHODS) - 1
+    assert second.get(method, method == "download"), "the server has gone, the image has not"
+
+
+@pytest.fixture(scope="module")
+def unpacked(mom: Mom) -> dict[str, bool]:
+    """One guest with a disk of each compression."""
+    shutil.rmtree(STORE, ignore_errors=True)
+    with own_images() as images:
+        qcow2 = convert("qcow2", image(), images / "disk.qcow2")
+        for compression, pack in PACKERS.items():
+            (images / f"packed-{compression}").write_bytes(pack(qcow2.read_bytes()))
+        qcow2.unlink()
+        with served(images) as url:
+            source = "source='{}/packed-{}' copy_method='shared' source_format='qcow2' compression='{}'"
+            right, _ = looked_at(mom, {name: (source.format(url, name, name), "") for name in PACKERS})
+    shutil.rmtree(STORE)
+    return right
+
+
+@pytest.mark.parametrize("compression", PACKERS)
+def test_packed_in_each_way(unpacked: dict[str, bool], compression: str) -> None:
+    assert unpacked[compression]
 
 
 def test_the_next_mirror(mom: Mom, images: Path) -> None:
@@ -216,53 +305,86 @@ LABELS = {"": (0, 7, ""), "ext2": (1144, 7, "scratch"), "ext4": (1144, 7, "scrat
 """Of each file system: where its label is, and how it is written (ext4/super.h, linux/swap.h, xfs_format.h, msdos_fs.h)."""
 
 
-@pytest.mark.parametrize(("form", "filesystem", "size"), [
+EMPTY = [
     ("raw", "ext4", 64), ("qcow2", "ext4", 64), ("vhd-util-vhd", "ext2", 64), ("raw", "swap", 64), ("raw", "xfs", 512),
     ("raw", "vfat", 1024), ("qcow", "", 64), ("vhd-fixed", "", 64), ("qemu-img-vhd", "", 64),
-])
-def test_an_empty_disk(mom: Mom, at_boot: Path, form: str, filesystem: str, size: int) -> None:
-    offset, length, label = LABELS[filesystem]
-    at_boot.write_text(f"""cat /sys/block/vdb/size > /run/disk
-dd if=/dev/vdb bs=1 skip={offset} count={length} 2>/dev/null | tr -d '\\000' >> /run/disk
-[ '{filesystem}' != ext4 ] || {{ mkdir -p /opt && mount -t ext4 /dev/vdb /opt && chmod 777 /opt; }}
-chmod 644 /run/disk
-""")
-    inside = f"filesystem='{filesystem}' label='{label}'" if filesystem else ""
-    disk = second_disk(f"source='scratch' create='always' size='{size}' format='{form}' {inside}")
-    with queue("scratch", second=disk) as name:
-        ended = mom.run(b"#!/bin/sh\ncat /run/disk\n[ ! -w /opt ] || { echo mine > /opt/mine && cat /opt/mine; }\n", queue=name)
-    assert ended.output.decode() == f"{size * 2048}\n{label}" + ("mine\n" if filesystem == "ext4" else ""), ended.errors.decode()
+]
+
+
+@pytest.fixture(scope="module")
+def empty(mom: Mom) -> list[str]:
+    """One guest with all of these empty disks; what it says of each: its size, its label, and what was written on it."""
+    script, disks = "", []
+    for letter, (form, filesystem, size) in zip("bcdefghij", EMPTY, strict=True):
+        offset, length, label = LABELS[filesystem]
+        device, place = f"/dev/vd{letter}", f"/opt/{letter}"
+        script += f"""size=$(cat /sys/block/vd{letter}/size)
+label=$(dd if={device} bs=1 skip={offset} count={length} 2>/dev/null | tr -d '\\000')
+echo "vd{letter} $size $label" >> /run/disks
+[ '{filesystem}' != ext4 ] || {{ mkdir -p {place} && mount -t ext4 {device} {place} && chmod 777 {place}; }}
+"""
+        inside = f"filesystem='{filesystem}' label='{label}'" if filesystem else ""
+        disks.append((f"source='scratch-{letter}' create='always' size='{size}' format='{form}' {inside}", ""))
+    text, _ = more_disks(disks)
+    job = b"""#!/bin/sh
+while read -r device rest; do
+    place=/opt/${device#vd}
+    if [ -w $place ]; then echo mine on $device > $place/mine; rest="$rest $(cat $place/mine)"; fi
+    echo $device $rest
+done < /run/disks
+"""
+    with run_at_boot(f"{script}chmod 644 /run/disks\n"), queue("scratch", second=text) as name:
+        ended = mom.run(job, queue=name)
+    assert (ended.verdict, ended.status, ended.epilogue) == ("run", 0, 0), ended.errors.decode()
+    return ended.output.decode().splitlines()
+
+
+@pytest.mark.parametrize(("form", "filesystem", "size"), EMPTY)
+def test_an_empty_disk(empty: list[str], form: str, filesystem: str, size: int) -> None:
+    number = EMPTY.index((form, filesystem, size))
+    name, label = f"vd{'bcdefghij'[number]}", LABELS[filesystem][2]
+    written = ["mine", "on", name] if filesystem == "ext4" else []
+    assert empty[number].split() == [name, str(size * 2048), *filter(None, [label]), *written], empty
 
 
 FILL = """
-mkdir -p /opt && mount -t ext4 /dev/vdb /opt || exit 1
-echo "$VMBATCH_JOB" >> /opt/jobs
-cp /opt/jobs /run/jobs
+for disk in DISKS; do
+    mkdir -p /opt/$disk && mount -t ext4 /dev/$disk /opt/$disk || exit 1
+    echo "$VMBATCH_JOB" >> /opt/$disk/jobs
+    echo $disk $(cat /opt/$disk/jobs) >> /run/jobs
+    umount /opt/$disk
+done
 chmod 644 /run/jobs
-umount /opt
 """
+ONCE = (("raw", "cow"), ("qcow2", "copy"), ("vhd-util-vhd", "cow"))
 
 
-@pytest.mark.parametrize(("form", "method"), [("raw", "cow"), ("qcow2", "copy"), ("vhd-util-vhd", "cow")])
-def test_a_disk_made_once(mom: Mom, at_boot: Path, form: str, method: str) -> None:
-    at_boot.write_text(FILL)
-    disk = second_disk(f"source='cache' create='once' copy_method='{method}' size='64' format='{form}' filesystem='ext4'")
-    script = b"#!/bin/sh\ncat /run/jobs\n"
-    with queue("once", second=disk) as name:
-        first = mom.run(script, queue=name)
-        second = mom.run(script, queue=name)
-        third = mom.run(script, queue=name)
-        other = mom.run(script, queue=name, user="bob")
-    made = [path for path in (STORE / "once").iterdir() if path.suffix != ".lock"]
-    assert {path.stat().st_mode & 0o7777 for path in made} == {0o440}, "for QEMU's group alone"
-    assert first.output.decode().split() == [first.job.id], first.errors.decode()
-    assert second.output.decode().split() == [first.job.id, second.job.id], second.errors.decode()
-    assert third.output.decode().split() == [first.job.id, third.job.id], third.errors.decode()
-    assert other.output.decode().split() == [other.job.id], "another user's disk is another one"
+@pytest.fixture(scope="module")
+def once(mom: Mom) -> tuple[list[Ended], set[int]]:
+    """Three jobs of alice and one of bob, each with all of these disks; and the modes of what is kept."""
+    shutil.rmtree(STORE, ignore_errors=True)
+    text, devices = more_disks([
+        (f"source='cache-{form}' create='once' copy_method='{method}' size='64' format='{form}' filesystem='ext4'", "")
+        for form, method in ONCE])
+    with run_at_boot(FILL.replace("DISKS", " ".join(devices))), queue("once", second=text) as name:
+        ended = [mom.run(b"#!/bin/sh\ncat /run/jobs\n", queue=name, user=user) for user in ("alice", "alice", "alice", "bob")]
+    modes = {path.stat().st_mode & 0o7777 for path in (STORE / "once").iterdir() if path.suffix != ".lock"}
+    shutil.rmtree(STORE)
+    return ended, modes
+
+
+@pytest.mark.parametrize(("form", "method"), ONCE)
+def test_a_disk_made_once(once: tuple[list[Ended], set[int]], form: str, method: str) -> None:
+    ended, modes = once
+    assert modes == {0o440}, "for QEMU's group alone"
+    number = ONCE.index((form, method))
+    said = [one.output.decode().splitlines()[number].split()[1:] if one.output else one.errors.decode() for one in ended]
+    first, second, third, other = (one.job.id for one in ended)
+    assert said == [[first], [first, second], [first, third], [other]], "another user's disk is another one"
 
 
 def test_a_second_job_waits_for_the_first_one_to_fill_the_disk(mom: Mom, at_boot: Path) -> None:
-    at_boot.write_text(FILL)
+    at_boot.write_text(FILL.replace("DISKS", "vdb"))
     disk = second_disk("source='cache' create='once' size='64' filesystem='ext4'")
     script = b"#!/bin/sh\ncat /run/jobs\n"
     with queue("once", second=disk, settings="[images]\nonce_for_all_users = true\n") as name:
@@ -278,7 +400,7 @@ def test_a_second_job_waits_for_the_first_one_to_fill_the_disk(mom: Mom, at_boot
         assert mom.start_shell(second).wait() == 0
         assert mom.start_epilogue(second).wait() == 0
         mom.forget(second)
-    assert second.output.decode().split() == [first.id, second.id]
+    assert second.output.decode().split() == ["vdb", first.id, second.id]
 
 
 class TestUsersImage:
@@ -306,19 +428,28 @@ class TestUsersImage:
     def settings(self, url: str = "http://127.0.0.1:9") -> str:
         return f"[userimages]\nsources = [\"/home/\", \"{url}/vm/\"]\n"
 
-    @pytest.mark.parametrize("form", ["raw", "qcow2", "qcow", "vhd"])
-    def test_from_home(self, mom: Mom, home: Path, form: str) -> None:
-        mine = self.own(convert({"vhd": "vpc"}.get(form, form), image(), home / f"mine.{form}",
-                                 *(["-o", "force_size=on"] if form == "vhd" else [])))
-        with queue("own", self.offer, settings=self.settings()) as name:
-            booted(mom.run(WHERE, queue=name, other=f"vbuserimage={mine}"))
-            entries = list((STORE / "users/1500/content").iterdir())
-            booted(mom.run(WHERE, queue=name, other=f"vbuserimage={mine}"))
-            assert list((STORE / "users/1500/content").iterdir()) == entries
+    def test_from_home(self, mom: Mom, home: Path, at_boot: Path) -> None:
+        """Of each format, the one in QEMU's old one to boot from, the others beside it under names of their own."""
+        forms = ("qcow", "raw", "qcow2", "vhd")
+        mine = {form: self.own(convert({"vhd": "vpc"}.get(form, form), image(), home / f"mine.{form}",
+                                       *(["-o", "force_size=on"] if form == "vhd" else []))) for form in forms}
+        wishes = {form: f"{'vbuserimage' if form == 'qcow' else f'vb{form}'}={mine[form]}" for form in forms}
+        text, _ = more_disks([(f"source='{image()}' copy_method='cow'", f"<vbuserimage name='vb{form}'/>") for form in forms[1:]])
+        at_boot.write_text(LOOK.replace("DEVICES", "vdc vdd vde"))
+        script = WHERE + b"cat /run/disks\n"
+        right = FROM_DISK + b"vdc: mine on vdc\nvdd: mine on vdd\nvde: mine on vde\n"
+        with queue("own", self.offer, text, settings=self.settings()) as name:
+            ended = mom.run(script, queue=name, other=";".join(wishes.values()))
+            assert (ended.verdict, ended.output) == ("run", right), ended.errors.decode()
+            entries = sorted((STORE / "users/1500/content").iterdir())
+            ended = mom.run(script, queue=name, other=";".join(wishes.values()))
+            assert (ended.verdict, ended.output) == ("run", right), ended.errors.decode()
+            assert sorted((STORE / "users/1500/content").iterdir()) == entries
             assert {path.stat().st_mode & 0o7777 for path in entries} == {0o440}, "for QEMU's group alone"
-            ended = mom.run(WHERE, queue=name, other=f"vbuserimage={mine}", user="bob")
-        assert ended.verdict == "abort"
-        assert "Permission denied (the image must be readable for you)" in ended.errors.decode()
+            for wish in wishes.values():
+                ended = mom.run(WHERE, queue=name, other=wish, user="bob")
+                assert ended.verdict == "abort"
+                assert "Permission denied (the image must be readable for you)" in ended.errors.decode()
 
     def test_from_the_net(self, mom: Mom, images: Path) -> None:
         (images / "vm").mkdir()

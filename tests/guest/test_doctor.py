@@ -140,7 +140,7 @@ def test_what_people_and_monitoring_read() -> None:
         0, f"ok       share         {place.SHARE} has mode 0711 and can be written to\n\n1 ok, 0 warnings, 0 errors\n")
     brief = [VMBATCH, "doctor", "--brief", "--only", "share"]
     assert subprocess.run(brief, capture_output=True, text=True,
-                          check=False).stdout == "VMBATCH OK - 1 conditions are as they should be\n"
+                          check=False).stdout == "VMBATCH OK - all is as it should be: 1 condition\n"
     with mode(place.SHARE, 0o755):
         done = subprocess.run(brief, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout.count("\n")) == (2, 1)
@@ -179,6 +179,8 @@ def test_a_setting_that_is_none() -> None:
 def test_a_template_with_a_mistake() -> None:
     with changed(DOMAINS / "copy.xml", "<memory", "<vbnonsense/><memory"):
         Said().only("templates", "error", "copy.xml:")
+        shown = subprocess.run([*place.VMBATCH, "doctor", "--only", "templates"], capture_output=True, text=True, check=False)
+        assert shown.stdout.splitlines()[-1] == "Once the templates are mended, look again: what only they need was not looked at"
 
 
 def test_a_network_that_is_down() -> None:
@@ -287,6 +289,27 @@ def test_a_guest_that_never_fits() -> None:
         Said().only("room", "error", "copy.xml: a guest needs 9")
 
 
+def test_what_slows_guests() -> None:
+    """A template, and a network of libvirt's; nothing of that is wrong."""
+    slow = Path("/run/slow-network.xml")
+    slow.write_text("<network><name>slow</name><bridge name='slowbr0'/><ip address='10.81.0.1' netmask='255.255.255.0'>"
+                    "<dhcp><range start='10.81.0.2' end='10.81.0.99'/></dhcp></ip></network>")
+    text = (DOMAINS / "busybox.xml").read_text().replace("<source network='lab'/>", "<source network='slow'/>")
+    text = text.replace("</cmdline>", "</cmdline><bootmenu enable='yes' timeout='4000'/>")
+    subprocess.run(["virsh", "-q", "net-create", str(slow)], check=True)
+    try:
+        with replaced(DOMAINS / "slow.xml", text), changed(CONFIG, "[queues]\n", "[queues]\nslow = \"slow.xml\"\n"):
+            said = Said("--only", "delays")
+    finally:
+        subprocess.run(["virsh", "-q", "net-destroy", "slow"], check=True)
+        slow.unlink()
+    assert (said.status, said.wrong()) == (0, [])
+    told = {each["found"]: each["advice"] for each in said.findings}
+    assert told["slow.xml: a start could take about 4.0 s less (boot-menu)"] == f"vmbatch check {DOMAINS}/slow.xml says more"
+    assert "no-ping" in told["the DHCP of libvirt's network slow lets each guest wait 3 s for its address"]
+    assert not any("network lab" in found for found in told)
+
+
 def test_a_sweep_that_nobody_runs() -> None:
     with replaced(CRON, "# nothing\n"):
         Said().only("timers", "warning", "nothing runs vmbatch sweep")
@@ -309,7 +332,7 @@ def test_a_libvirtd_that_hangs() -> None:
         os.kill(number, signal.SIGCONT)
     assert said.seconds < 35
     said.only("libvirt", "error", "no answer in time")
-    assert set(said.whole["left_out"]) == {"plans", "emulators", "accounts", "networks", "filters", "room", "leftovers"}
+    assert set(said.whole["left_out"]) == {"plans", "emulators", "accounts", "networks", "filters", "room", "delays", "leftovers"}
 
 
 def test_a_libvirtd_that_is_not_there() -> None:
@@ -319,7 +342,7 @@ def test_a_libvirtd_that_is_not_there() -> None:
         said = Said()
     finally:
         aside.rename(socket)
-    assert set(said.whole["left_out"]) == {"plans", "emulators", "accounts", "networks", "filters", "room", "leftovers"}
+    assert set(said.whole["left_out"]) == {"plans", "emulators", "accounts", "networks", "filters", "room", "delays", "leftovers"}
     assert "is libvirtd running on this node?" in said.only("libvirt", "error",
                                                             "libvirt at qemu:///system does not answer")["advice"]
 
@@ -347,7 +370,7 @@ def test_a_guest_that_panics() -> None:
     assert done.returncode == 2
     assert "ERROR    boot          panic.xml: " in done.stdout
     assert "the guest's console ended with:" in done.stdout
-    assert "1 ok, 0 warnings, 1 errors" in done.stdout
+    assert "1 ok, 0 warnings, 1 error" in done.stdout
 
 
 @pytest.mark.parametrize(("options", "words"), [

@@ -19,6 +19,7 @@ import pytest
 
 from lab import leftover, place
 from lab.process import run as must
+from vmbatch import history
 
 from .disks import DOMAINS
 
@@ -170,6 +171,8 @@ def test_ctrl_c_during_boot() -> None:
     assert process.wait(60) == 130
     assert process.stderr is not None
     assert process.stderr.read().splitlines()[-1] == b"vmbatch: interrupted; nothing is left of the guest"
+    *_, known = history.records(["/var/log/vmbatch/history/jobs.jsonl"])
+    assert (known.outcome, known.failure, known.why) == (history.CANCELLED, None, "it was interrupted")
 
 
 def test_two_at_once() -> None:

@@ -102,15 +102,16 @@ def test_no_share(ready: Guest) -> None:
     ready.context["VMBATCH_SHARE_SOURCE"] = ""
     ready.write_medium()
     done = ready.run(ready.medium / "epilog.sh", "start")
-    assert (done.returncode, done.stdout) == (1, b"vmbatch: the context names no share to mount\n")
+    assert (done.returncode, done.stdout) == (1, b"vmbatch: gave up: the context names no share to mount\n")
     assert ready.read("dev/console") == done.stdout.decode()
 
 
 def test_share_that_cannot_be_mounted(ready: Guest) -> None:
-    ready.functions |= {"mount": "echo mount: access denied >&2; return 32", "sleep": QUICK}
+    denied = "printf '%s\\n' 'mount: access denied' '    dmesg(1) may have more information after failed mount' >&2"
+    ready.functions |= {"mount": f"{denied}; return 32", "sleep": QUICK}
     done = ready.run(ready.medium / "epilog.sh", "start")
     assert done.returncode == 1
-    assert done.stdout == b"vmbatch: failed while mounting 10.77.0.1:/share/x at /mnt/vmbatch: mount: access denied\n"
+    assert done.stdout == b"vmbatch: gave up: failed while mounting 10.77.0.1:/share/x at /mnt/vmbatch: mount: access denied\n"
 
 
 def test_kernel_without_the_file_system(ready: Guest) -> None:
@@ -120,14 +121,14 @@ def test_kernel_without_the_file_system(ready: Guest) -> None:
                         "sleep": f'[ "$1" != 1 ] || touch "{ready.root}/slept"; {QUICK}'}
     done = ready.run(ready.medium / "epilog.sh", "start")
     why = b"the guest's kernel has no file system nfs4 (mount: unknown)"
-    assert done.stdout == b"vmbatch: failed while mounting 10.77.0.1:/share/x at /mnt/vmbatch: " + why + b"\n"
+    assert done.stdout == b"vmbatch: gave up: failed while mounting 10.77.0.1:/share/x at /mnt/vmbatch: " + why + b"\n"
     assert not (ready.root / "slept").exists()
 
 
 def test_mount_that_hangs(ready: Guest) -> None:
     ready.functions |= {"mount": f"echo $$ >>'{ready.root}/begun'; exec sleep 20", "sleep": "command sleep 0.01; return 1"}
     done = ready.run(ready.medium / "epilog.sh", "start")
-    assert done.stdout == b"vmbatch: failed while mounting 10.77.0.1:/share/x at /mnt/vmbatch: it did not end\n"
+    assert done.stdout == b"vmbatch: gave up: failed while mounting 10.77.0.1:/share/x at /mnt/vmbatch: it did not end\n"
     assert ready.read("begun").count("\n") == 1
 
 
@@ -241,7 +242,7 @@ def test_no_port(ready: Guest) -> None:
     channel(ready)
     ready.functions["sleep"] = '[ "$1" = 1 ]'
     done = ready.run(ready.medium / "epilog.sh", "start")
-    assert done.stdout == b"vmbatch: the guest has no port org.vmbatch.0: is there a driver virtio_console?\n"
+    assert done.stdout == b"vmbatch: gave up: the guest has no port org.vmbatch.0: is there a driver virtio_console?\n"
 
 
 def test_stop(ready: Guest) -> None:

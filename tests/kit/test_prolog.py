@@ -131,7 +131,7 @@ def test_foreign_ssh_directory_is_refused(ready: Guest) -> None:
     ready.functions["ls"] = "echo drwx------ 2 77 77 0 x"
     ready.functions["ls"] = f"case $2 in */.ssh) {ready.functions['ls']} ;; *) echo drwx------ 2 0 ;; esac"
     assert start(ready, 1) == "/home/alice/.ssh belongs to uid 77, not to alice\n"
-    assert ready.read("dev/console") == "vmbatch: /home/alice/.ssh belongs to uid 77, not to alice\n"
+    assert ready.read("dev/console") == "vmbatch: gave up: /home/alice/.ssh belongs to uid 77, not to alice\n"
 
 
 def test_sshd_offers_the_key(ready: Guest) -> None:

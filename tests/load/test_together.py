@@ -18,7 +18,7 @@ def _inside() -> None:
 
 
 def test_a_hundred_prologues_at_once() -> None:
-    """No deadlock, and none waits for long behind all others; `python -m bench.together` has the figures."""
+    """No deadlock, and none waits for long behind all others; `python -m bench together` has figures."""
     result = together.play(100)
     print(together.show(result))
     assert result.codes == [0] * 200, result.errors

@@ -94,6 +94,16 @@ def test_panic(tmp_path: Path) -> None:
     assert console.panic(str(path)) is None
 
 
+def test_gave_up(tmp_path: Path) -> None:
+    path = tmp_path / "console.log"
+    path.write_bytes(b"vm-7 login: vmbatch: gave up: failed while mounting \x1b[31m10.77.0.1:/x: denied\r\n[   40.1] more\r\n")
+    assert console.gave_up(str(path)) == "failed while mounting 10.77.0.1:/x: denied"
+    path.write_bytes(b"vmbatch: gave up: half a li")
+    assert console.gave_up(str(path)) is None
+    path.write_bytes(b"vmbatch: gave up: " + b"x" * 10000 + b"\n")
+    assert console.gave_up(str(path)) is None
+
+
 def test_a_log_that_was_begun_anew(tmp_path: Path) -> None:
     """As virtlogd does once one is full: what counts may be in the one before."""
     path = tmp_path / "console.log"

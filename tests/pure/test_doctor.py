@@ -173,6 +173,13 @@ def test_the_share(changed: dict[str, object], level: str, said: str) -> None:
     assert said in finding.found
 
 
+def test_the_share_is_looked_at_where_no_template_can_be_read() -> None:
+    nowhere = "/nonexistent/share"
+    assert list(share.directory(Site(configured(share_directory=nowhere), ()))) == []
+    found = one(list(share.directory(Site(configured(share_directory=nowhere, queues={"vm": ("broken.xml",)}), ()))))
+    assert (found.level, nowhere in found.found) == ("error", True)
+
+
 def test_a_share_of_this_node_needs_no_mount() -> None:
     assert one(list(share.judge_directory(msgspec.structs.replace(PLACE, mounted=False), CONFIG))).level == "ok"
 

@@ -109,6 +109,14 @@ def test_slurms_settings() -> None:
     assert slurm.missing(text, wanted) == ["GetEnvTimeout=0", "JobSubmitPlugins=lua"]
 
 
+@pytest.mark.parametrize(("found", "enough"), [("299", False), ("300", True), ("975", True), ("no", False)])
+def test_slurms_seconds(found: str, enough: bool) -> None:
+    wanted = {"BatchStartTimeout": "300", "GetEnvTimeout": "0"}
+    lacking = [] if enough else ["BatchStartTimeout=300"]
+    assert slurm.missing(f"BatchStartTimeout={found}\nGetEnvTimeout=0\n", wanted) == lacking
+    assert slurm.missing(f"BatchStartTimeout={found}\nGetEnvTimeout=2\n", wanted) == [*lacking, "GetEnvTimeout=0"]
+
+
 def test_a_hook_takes_the_place_of_the_sites_and_gives_it_back(tmp_path: Path) -> None:
     site, hook = tmp_path / "prologue.site", tmp_path / "prologue"
     hook.write_bytes(b"#!/bin/sh\n")

@@ -10,6 +10,8 @@ import click
 from .. import __version__
 from ..errors import VmBatchError
 from . import complete
+from .bench import bench
+from .check import check
 from .console import console
 from .doctor import doctor
 from .drain import drain, undrain
@@ -26,8 +28,6 @@ from .trace import described, trace
 
 if TYPE_CHECKING:
     from ..config import Config
-    from ..facts import Facts
-    from ..template import Template
 
 
 _SECTIONS = {
@@ -57,6 +57,7 @@ _SECTIONS = {
     "Templates": {
         "check": "Check a template, and the files that it names",
         "plan": "Show what a job with a template would do",
+        "bench": "Measure how long guests of a template take to start",
     },
     "Installation": {
         "install": "Put VmBatch onto this node, and into its batch system",
@@ -95,42 +96,6 @@ def main() -> None:
     \b
     Example: vmbatch ps
     """
-
-
-@main.command()
-@click.argument("template", type=click.Path(exists=True, dir_okay=False))
-def check(template: str) -> None:
-    """Check TEMPLATE: its XML, VmBatch's tags, and the files it names.
-
-    \b
-    Example: vmbatch check /etc/vmbatch/domains/debian.xml
-    """
-    import os
-
-    from .. import facts
-    from .. import template as templates
-    from ..errors import VmBatchError
-    from ..host import clock
-    from ..host.http import shown
-
-    with open(template, "rb") as file:
-        form = templates.parse(file.read(), os.path.abspath(template))
-    config = _config()
-    known = facts.look(form, clock.new_token(), config)
-    for tag in form.disks:
-        source = tag.source
-        if isinstance(source, templates.ImageSource):
-            image = known.images[tag.index]
-            size = f"{image.size >> 20} MiB" if image.size else "not downloaded yet"
-            click.echo(f"disk {tag.target}: {' '.join(map(shown, source.places))}, {image.format}, {size}")
-        elif source is not None:
-            click.echo(f"disk {tag.target}: empty, {source.form}, {source.size >> 20} MiB")
-    if form.resume:
-        try:
-            click.echo(f"note: {_start(known, form, config)}")
-        except VmBatchError as error:
-            click.echo(f"note: whether a guest is saved is not known: {error}")
-    click.echo(f"{template}: right, for {form.hypervisor} with {form.method}")
 
 
 @main.command()
@@ -297,29 +262,12 @@ def hooks(directory: str, openpbs: bool, prefix: str | None) -> None:
         click.echo(f"vmbatch: remoteshell is a script, into which users' jobs can bring LD_PRELOAD and the like: {why}", err=True)
 
 
-for command in (completion, console, doctor, drain, explain, image, install, kill, log, metrics, ps, report, run, save, show, ssh,
-                trace, undrain, uninstall):
+for command in (bench, check, completion, console, doctor, drain, explain, image, install, kill, log, metrics, ps, report, run,
+                save, show, ssh, trace, undrain, uninstall):
     main.add_command(command)
 for listed in _SECTIONS.values():
     for called, said in listed.items():
         main.commands[called].short_help = said  # shells show it where they complete words
-
-
-def _start(known: Facts, form: Template, config: Config) -> str:
-    """How a job's guest of the template's own size would start. NodeError, SiteError."""
-    import contextlib
-
-    from .. import resume
-    from ..grant import Grant
-
-    with contextlib.ExitStack() as held:
-        found = resume.seek(known, form, Grant(), config, lambda saved: held.callback(saved.close))
-    if found.saved is None:
-        return found.booted
-    note = f"the guest goes on from the saved one in {found.saved.directory}"
-    if form.resources.of_job or form.requests.keys() & {"vbcores", "vbmemory"}:
-        note += "; one with other cores or memory than the template's own is booted"
-    return note
 
 
 def _config() -> Config:

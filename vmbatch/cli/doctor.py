@@ -78,9 +78,11 @@ def doctor(as_json: bool, brief: bool, only: tuple[str, ...], whole: bool, boote
         click.echo(_brief(found))
     else:
         counts = {level: sum(finding.level == level for finding in found) for level in LEVELS}
-        click.echo(f"\n{counts['ok']} ok, {counts['warning']} warnings, {counts['error']} errors")
+        click.echo(f"\n{counts['ok']} ok, {_counted(counts['warning'], 'warning')}, {_counted(counts['error'], 'error')}")
         if left_out:
             click.echo(f"Once that is mended, look again: nothing could be said of {', '.join(left_out)}")
+        elif any(finding.check == "templates" and finding.level == "error" for finding in found):
+            click.echo("Once the templates are mended, look again: what only they need was not looked at")
     sys.exit(LEVELS.index(worst(found)))
 
 
@@ -105,13 +107,19 @@ def _show(finding: Finding) -> None:
             click.echo(head + f"\n{' ' * _INDENT}".join(lines))
 
 
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def _brief(found: list[Finding]) -> str:
     """As monitoring shows it: the worst first."""
     from ..doctor.finding import LEVELS
 
     wrong = sorted((finding for finding in found if finding.level != "ok"), key=lambda finding: -LEVELS.index(finding.level))
+    if not wrong:
+        return f"VMBATCH OK - all is as it should be: {_counted(len(found), 'condition')}"
     said = "; ".join(f"{finding.level} {finding.check}: {finding.found}" for finding in wrong)
-    return f"VMBATCH {(wrong[0].level if wrong else 'ok').upper()} - {said or f'{len(found)} conditions are as they should be'}"
+    return f"VMBATCH {wrong[0].level.upper()} - {said}"
 
 
 def _print_json(found: list[Finding], left_out: list[str], trial: _Trial | None) -> None:

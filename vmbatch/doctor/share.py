@@ -26,7 +26,8 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def _is_used(site: Site) -> bool:
-    return any(form.messages == "SHARE" for form in site.templates)
+    """Also where no template can be read: most want it."""
+    return any(form.messages == "SHARE" for form in site.templates) or bool(site.config.queues and not site.templates)
 
 
 class Place(msgspec.Struct, frozen=True):

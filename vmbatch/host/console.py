@@ -11,6 +11,7 @@ from . import acl
 _TAIL_BYTES = 64 << 10
 _LINE_CHARS = 200
 _PANIC = re.compile(rb"Kernel panic - not syncing[^\r\n]{0,200}")
+_GAVE_UP = re.compile(rb"vmbatch: gave up: ([^\r\n]{1,500})[\r\n]")
 
 
 _RECORD_BYTES = 1 << 20
@@ -97,6 +98,12 @@ def panic(path: str) -> str | None:
     """The last words of the guest's kernel, if it says it is dead; some kernels then wait for ever."""
     match = _PANIC.search(read_tail(path))
     return None if match is None else printable(match[0], _LINE_CHARS)
+
+
+def gave_up(path: str) -> str | None:
+    """Why the kit in the guest gave up before it had a share to say it by (`finish` of kit/lib.sh)."""
+    match = _GAVE_UP.search(read_tail(path))
+    return None if match is None else printable(match[1])
 
 
 def printable_lines(text: bytes) -> list[str]:

@@ -1,5 +1,6 @@
 """File calls where a server may not answer: made by a process of our own, which may hang in our stead."""
 
+import contextlib
 import ctypes
 import gc
 import os
@@ -80,6 +81,11 @@ class Question:
         finally:
             os.close(self._source)
             _end(self._pid)
+
+    def signal(self, number: int) -> None:
+        """To its process, as long as that has not answered."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._pid, number)
 
 
 def _start(act: Callable[[], object]) -> tuple[int, int]:

@@ -12,7 +12,7 @@ import libvirt
 
 from ..errors import DeadlineError, NodeError, VmBatchError
 from ..units import Deadline
-from . import feed, process
+from . import process
 
 T = TypeVar("T")
 _OWNER = "urn:vmbatch:job:1"
@@ -189,6 +189,8 @@ def restore(uri: str, pipe: str, head: bytes, memory: int, offset: int) -> None:
     libvirt is given it through the named pipe at `pipe`, which is made, so that nothing is copied to a disk. NodeError,
     DeadlineError.
     """
+    from . import feed
+
     over = process.patience(_START_SECONDS)
     connection = connect(uri, over.earlier(_ANSWER_SECONDS))
     os.mkfifo(pipe, 0o600)

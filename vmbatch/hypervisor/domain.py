@@ -8,8 +8,7 @@ import time
 import msgspec
 
 from ..errors import DeadlineError, EndedError, NodeError
-from ..format import FormatError, savefile
-from ..host import feed, virt
+from ..host import virt
 from ..resource import Resource
 from ..units import Deadline
 
@@ -53,15 +52,21 @@ class Domain(Resource, frozen=True, tag="domain"):
         """Starts the guest. NodeError; of one that is to go on from a saved one something may then be there."""
         if self.restore is None:
             virt.create(self.uri, _text(self.xml))
-            return
+        else:
+            self._go_on(self.restore)
+
+    def _go_on(self, restore: Restore) -> None:
+        """From a saved guest, by libvirt's file with another domain in it."""
+        from ..format import FormatError, savefile
+
         try:
-            with open(self.restore.memory, "rb") as memory:
+            with open(restore.memory, "rb") as memory:
                 known = savefile.parse(lambda offset, size: os.pread(memory.fileno(), size, offset))
-                head = savefile.header(known, _text(self.restore.xml).encode())
+                head = savefile.header(known, _text(restore.xml).encode())
                 virt.restore(self.uri, self._pipe, head, memory.fileno(), known.state)
         except FormatError as error:
-            raise NodeError(f"{self.restore.memory} {error.what}", error.hint, code="VB714") from None
-        virt.complete(self.uri, self.uuid, [_text(path) for path in self.restore.devices])
+            raise NodeError(f"{restore.memory} {error.what}", error.hint, code="VB714") from None
+        virt.complete(self.uri, self.uuid, [_text(path) for path in restore.devices])
 
     @property
     def _pipe(self) -> str:
@@ -96,6 +101,8 @@ class Domain(Resource, frozen=True, tag="domain"):
         numbers: set[int] = set()
         restart = deadline.earlier(_RESTART_SECONDS)
         if self.restore is not None:
+            from ..host import feed
+
             feed.remove(self._pipe)
         while True:
             try:

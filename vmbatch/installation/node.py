@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from .. import native
-from ..errors import SiteError
+from .. import config, native
+from ..errors import SiteError, VmBatchError
 from ..host import file, process
 from . import hookfile
+from .made import content
 from .record import STATE
 from .step import Directory, File, Link, Step, Unit
 
@@ -130,6 +131,14 @@ def is_there(unit: str, places: Sequence[str] = (_UNITS, *_SYSTEMS_UNITS)) -> bo
 
 
 def _remaining() -> tuple[str, ...]:
-    """What no program can know: which queue, which share, which guest."""
-    return (f"in {native.CONFIG}: the queue and its template in [queues], the share in [share]",
-            f"a template in {_CONFIGURATION}/domains; try it with `vmbatch check TEMPLATE`")
+    """What no program can know: which queue, which share, which guest; without what is there already."""
+    try:
+        known = config.parse(content(native.CONFIG) or b"", native.CONFIG)
+    except VmBatchError:
+        known = None
+    described = known is not None and known.queues and (known.share_source or not known.share_type.startswith("nfs"))
+    templates = set() if known is None else {name for names in known.queues.values() for name in names}
+    there = known is not None and all(os.path.isfile(os.path.join(known.templates_directory, name)) for name in templates)
+    return (*(() if described else (f"in {native.CONFIG}: the queue and its template in [queues], the share in [share]",)),
+            *(() if templates and there else (f"a template in {_CONFIGURATION}/domains; try it with `vmbatch check TEMPLATE`",)),
+            "`vmbatch doctor`, which looks at all that guests need")

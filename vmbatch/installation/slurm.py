@@ -32,12 +32,19 @@ def settings(hooks: str) -> dict[str, str]:
 
 
 def missing(text: str, wanted: dict[str, str]) -> list[str]:
-    """The lines that slurm.conf does not have yet; names are compared as Slurm does, and words of a list count."""
+    """The lines that slurm.conf does not have yet; names as Slurm compares them, one word of a list will do, and more seconds."""
     found: dict[str, list[str]] = {}
     for name, value in re.findall(r"^[ \t]*(\w+)[ \t]*=[ \t]*([^\n#]*?)[ \t]*(?:#.*)?$", text, re.MULTILINE):
         found.setdefault(name.lower(), []).append(value)
     return [f"{name}={value}" for name, value in wanted.items()
-            if not any(value.lower() in (other.lower(), *other.lower().split(",")) for other in found.get(name.lower(), ()))]
+            if not any(_says(other, value) for other in found.get(name.lower(), ()))]
+
+
+def _says(found: str, wanted: str) -> bool:
+    """Whether a setting has the value: more seconds will do where any are wanted."""
+    if found.isdecimal() and wanted.isdecimal() and int(wanted):
+        return int(found) >= int(wanted)
+    return wanted.lower() in (found.lower(), *found.lower().split(","))
 
 
 def plan(etc: str, prefix: str) -> Plan:

@@ -32,7 +32,7 @@ start() {
     set +a
 }
 
-# finish STATUS: runs at exit; a failure goes to the console, into `failed` and through the share
+# finish STATUS: runs at exit; a failure goes to the console, where the host finds it too, into `failed` and through the share
 finish() {
     trap - EXIT
     set +e
@@ -45,7 +45,7 @@ finish() {
         reason="status $1 while $doing${complaint:+: $complaint}"
     fi
     reason=$(printf '%s' "$reason" | LC_ALL=C tr -c '\040-\176' ' ' | cut -b 1-500)
-    say "$reason"
+    say "gave up: $reason"
     printf '%s\n' "$reason" >"$base/failed"
     [ -z "$shared" ] || tell failed "$reason"
     exit 1

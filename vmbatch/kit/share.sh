@@ -134,11 +134,14 @@ try() {
     return "$status"
 }
 
-# last_line FILE: sets $last to its last line that has something
+# last_line FILE: sets $last to its last line that has something; mount(8) ends with where there may be more
 last_line() {
     last=
     while IFS= read -r line || [ -n "$line" ]; do
-        last=${line:-$last}
+        case $line in
+            '' | *'dmesg(1) may have more information'*) ;;
+            *) last=$line ;;
+        esac
     done <"$1"
 }
 

@@ -55,7 +55,13 @@ def percentile(values: list[float], share: float) -> float:
     at = (len(values) - 1) * share
     low = int(at)
     high = min(low + 1, len(values) - 1)
-    return round(values[low] + (values[high] - values[low]) * (at - low), 3)
+    return min(values[low] + (values[high] - values[low]) * (at - low), values[high])
+
+
+def row(phase: str, values: list[float]) -> Row:
+    """Of sorted seconds, which must be there."""
+    p50, p90, p99 = (round(percentile(values, share), 3) for share in (0.5, 0.9, 0.99))
+    return Row(phase, len(values), p50, p90, p99, values[-1])
 
 
 def short(template: str) -> str:
@@ -80,8 +86,7 @@ def _group(template: str, node: str, starts: list[Record]) -> Group:
         values = sorted(record.provisioning if name == PROVISIONING else record.seconds[name]
                         for record in ran if name == PROVISIONING or name in record.seconds)
         if values:
-            p50, p90, p99 = (percentile(values, share) for share in (0.5, 0.9, 0.99))
-            rows.append(Row(name, len(values), p50, p90, p99, values[-1]))
+            rows.append(row(name, values))
     return Group(template, node, len(starts), count[RAN], count[FAILED], count[CANCELLED], count[LOST], tuple(rows))
 
 

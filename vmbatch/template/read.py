@@ -39,6 +39,7 @@ class Template(msgspec.Struct, frozen=True):
     `guest_disks` by `rootdisk` and `jobdisk`; `console_shell` is the guest's name of the console for the job, '' for ssh.
     `requests` are what submitters may ask for beside images, with the maximum: cores, bytes or seconds. `resume`: guests start
     from a saved one where they can.
+    `without_advice` names what the admin wants no advice on, see `advice`.
     """
 
     path: str
@@ -61,6 +62,7 @@ class Template(msgspec.Struct, frozen=True):
     requests: dict[str, float] = {}
     lifetime: Lifetime = Lifetime()
     resume: bool = False
+    without_advice: tuple[str, ...] = ()
 
 
 _TYPES = {"QEMU": "qemu", "KVM": "kvm", "TEST": "test", "XEN": "xen", "XEN3": "xen", "XEN4": "xen"}
@@ -118,6 +120,7 @@ def parse(text: bytes, path: str) -> Template:
         requests=requests,
         lifetime=lifetime,
         resume=_text(root, "vbconfig/vbstart") == "RESUME",
+        without_advice=_without_advice(root),
     )
 
 
@@ -179,6 +182,11 @@ def _context_problems(root: etree._Element, disks: list[DiskTag]) -> Iterator[sc
 
 def _text(root: etree._Element, path: str) -> str:
     return (root.findtext(path) or "").strip()
+
+
+def _without_advice(root: etree._Element) -> tuple[str, ...]:
+    tag = root.find("vbconfig/vbadvice")
+    return () if tag is None else tuple(str(tag.get("without") or "").split())
 
 
 def _libvirt_problems(root: etree._Element) -> list[schema.Problem]:

@@ -8,6 +8,8 @@ from lxml import etree
 
 from .guard import span
 
+DNSMASQ = "http://libvirt.org/schemas/network/dnsmasq/1.0"
+
 
 class VirtNet(msgspec.Struct, frozen=True):
     """A network by its `name`; of its DHCP, IPv4's alone.
@@ -56,6 +58,16 @@ class VirtNet(msgspec.Struct, frozen=True):
 
 def _number(address: str) -> int:
     return int(ipaddress.IPv4Address(address))
+
+
+def looks_first(xml: str) -> bool:
+    """Whether the network's DHCP gives strangers addresses, but only after a look whether somebody has them.
+
+    https://libvirt.org/formatnetwork.html#network-namespaces: dnsmasq's own options.
+    """
+    root = etree.fromstring(xml.encode())
+    options = root.iter(f"{{{DNSMASQ}}}option")
+    return root.find("ip/dhcp/range") is not None and not any(option.get("value") == "no-ping" for option in options)
 
 
 def parse_network(xml: str) -> VirtNet:
