@@ -9,6 +9,7 @@ from .config import Config
 from .context.credentials import oem_strings
 from .context.waiting import WaitingMedium
 from .disk.overlay import Overlay
+from .disk.rebase import Rebase
 from .diskplan import Disks
 from .facts import Facts
 from .format.name import Form
@@ -63,7 +64,8 @@ def resumption(template: Template, profile: Profile, disks: Disks, spool: str, x
 class Saving(msgspec.Struct, frozen=True, kw_only=True):
     """How a guest is saved: `directory` is the start's own, in which `made` becomes the saved guest with its `disks`.
 
-    `layout` is the domain with all devices, which never runs; `xml` where the one is kept that does.
+    `layout` is the domain with all devices, which never runs. `after` it was saved its overlays are told that an image of the
+    store is beside them, as it will be for each job: the name that this start gives it goes with the start.
     """
 
     directory: Directory
@@ -72,6 +74,7 @@ class Saving(msgspec.Struct, frozen=True, kw_only=True):
     layout: bytes
     domain: Domain
     console: str
+    after: tuple[Piece, ...]
     disks: tuple[Frozen, ...]
     ready: str
 
@@ -98,7 +101,10 @@ def saving(job: Job, template: Template, profile: Profile, config: Config, facts
     return Saving(
         directory=Directory(making, job.token, 0o711), made=made,
         steps=(*disks.steps, WaitingMedium(iso, LABELS["vmbatch"], job.token)),
-        layout=layout, domain=domain, console=console, disks=frozen, ready=ready)
+        layout=layout, domain=domain, console=console, after=tuple(
+            Rebase(path, template.disks[index].target, profile.drivers[below[1]])
+            for index, (path, form, below) in disks.made.items() if below and form == "qcow2" and facts.images[index].stored),
+        disks=frozen, ready=ready)
 
 
 def _mac(profile: Profile, token: str, number: int) -> str:

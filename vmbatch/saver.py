@@ -180,6 +180,8 @@ def _write(chosen: Saving, form: template.Template, shape: Shape, at: template.P
     _wait(chosen, "alone", over)
     memory = os.path.join(chosen.made, saved.MEMORY)
     virt.save(domain.uri, domain.uuid, memory)
+    for piece in chosen.after:
+        piece.make(work)
     try:
         with open(memory, "rb") as opened:
             status = os.fstat(opened.fileno())

@@ -16,7 +16,8 @@ from vmbatch.disk.blank import Blank
 from vmbatch.disk.duplicate import Duplicate
 from vmbatch.disk.link import Link
 from vmbatch.disk.overlay import Overlay
-from vmbatch.facts import Facts
+from vmbatch.disk.rebase import Rebase
+from vmbatch.facts import Facts, Image
 from vmbatch.grant import Grant
 from vmbatch.host import virt
 from vmbatch.hypervisor.domain import Domain
@@ -399,6 +400,17 @@ def test_how_a_guest_is_saved() -> None:
     assert [source.get("file") for source in root.findall("devices/disk/source")] == [
         f"{MAKING}/guest/vda.qcow2", f"{MAKING}/waiting.iso"]
     assert not [element.tag for element in root.iter() if str(element.tag).startswith("vb")]
+
+
+def test_what_is_kept_of_a_job_can_be_read_by_itself() -> None:
+    """An image of the store has a name of each start's own; below a saved disk it is found beside that."""
+    images = {0: Image("/store/content/0", "raw", 2 * GIB, 2 * GIB, stored=True, digest="sha256:0")}
+    chosen = saving(known=msgspec.structs.replace(facts(text=TEMPLATE), images=images))
+    assert chosen.after == (Rebase(f"{MAKING}/guest/vda.qcow2", "vda", "raw"),)
+    of_job = plan(job(), form(TEMPLATE), settings(), msgspec.structs.replace(facts(text=TEMPLATE, saved=SAVED), images=images))
+    assert [link for link in steps(of_job, Link) if isinstance(link, Link) and link.path == f"{USES}/vda"] == [
+        Link("/store/content/0", f"{USES}/vda")]
+    assert saving().after == (), "an image of the node has but one name"
 
 
 def test_nothing_of_a_user_is_in_a_guest_that_is_saved() -> None:

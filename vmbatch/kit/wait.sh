@@ -53,7 +53,7 @@ set_clock() {
 # renew_random: the kernel's random numbers are no other guest's from now on
 renew_random() {
     doing='renewing the random numbers'
-    "$place/reseed" || fail "the guest's kernel does not renew its random numbers (RNDRESEEDCRNG)"
+    "$place/reseed" || fail "the kernel does not renew its random numbers (RNDRESEEDCRNG, Linux 4.14), or /var is mounted noexec"
 }
 
 # renew_machine_id: for whoever asks from now on; where /etc was read-only at the boot it is a mount of the file in /run
