@@ -1,5 +1,6 @@
 """Whether a job's guest can go on from a saved one, and from which: one that all has shaped that shapes the job's."""
 
+import contextlib
 import os
 import re
 from collections.abc import Callable
@@ -39,6 +40,12 @@ def seek(known: Facts, form: Template, granted: Grant, config: Config, hold: Cal
             return msgspec.structs.replace(known, saved=held.saved)
         why = f"there is no saved one that is just so; vmbatch save {form.path} makes one of the template's own size"
     return msgspec.structs.replace(known, booted=f"the guest is booted: {why}")
+
+
+def look(known: Facts, form: Template, granted: Grant, config: Config) -> Facts:
+    """As `seek`, of a saved guest that nobody is about to use. NodeError, SiteError."""
+    with contextlib.ExitStack() as held:
+        return seek(known, form, granted, config, lambda found: held.callback(found.close))
 
 
 def shape(known: Facts, form: Template, granted: Grant, config: Config) -> Shape:

@@ -114,7 +114,6 @@ def plan(template: str, job_id: str, user: str, group: str | None, cores: int | 
     \b
     Example: vmbatch plan /etc/vmbatch/domains/debian.xml --job 42.server --user alice
     """
-    import contextlib
     import grp
     import os
     import pwd
@@ -147,10 +146,7 @@ def plan(template: str, job_id: str, user: str, group: str | None, cores: int | 
     job = structs.replace(job, cores=cores, memory=size, wishes=parse_other(";".join(wishes)))
     for own in facts.choose(form, job.wishes, config).values():
         click.echo(f"note: shown with the template's image, not {' '.join(own.places)}, which is judged when the job starts")
-    with contextlib.ExitStack() as held:
-        known = facts.look(form, job.token, config)
-        if form.resume:
-            known = resume.seek(known, form, grant(job, form, config), config, lambda found: held.callback(found.close))
+    known = resume.look(facts.look(form, job.token, config), form, grant(job, form, config), config)
     chosen = plans.plan(job, form, config, known)
     click.echo("\n".join(plans.preview(chosen)))
     if xml:

@@ -85,17 +85,14 @@ def _disks(form: Template, known: Facts) -> Iterator[_Disk]:
 
 def _start(form: Template, known: Facts, config: Config) -> str:
     """How a job's guest of the template's own size would start, in words."""
-    import contextlib
-
     from .. import resume
     from ..errors import VmBatchError
     from ..grant import Grant
 
-    with contextlib.ExitStack() as held:
-        try:
-            found = resume.seek(known, form, Grant(), config, lambda saved: held.callback(saved.close))
-        except VmBatchError as error:
-            return f"whether a guest is saved is not known: {error}"
+    try:
+        found = resume.look(known, form, Grant(), config)
+    except VmBatchError as error:
+        return f"whether a guest is saved is not known: {error}"
     if found.saved is None:
         return found.booted
     said = f"the guest goes on from the saved one in {found.saved.directory}"
