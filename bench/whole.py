@@ -5,24 +5,23 @@ import re
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
 from lab.domain import Parts, domain
 from lab.mom import Mom
-from vmbatch.report import figure
 from vmbatch.report.figure import Figure
 
-from . import site
+from . import resume, site
+from .beside import against, measure
 
 _SIZE = 4_000_000_000
 _PIECE = 1 << 20
 _SCRIPT = Path(__file__).with_name("vmservice.sh")
 _MAC = "52:54:00:99:00:04"
 _REFERENCE = "VM-Service's way: copy, mount, boot, ssh, destroy, mount"
-_QUEUE = "benchwhole"
+_QUEUE, _SAVED = "benchwhole", "benchwholesaved"
 
 
 def figures(rounds: int = 3) -> Iterator[Figure]:
@@ -37,20 +36,17 @@ def figures(rounds: int = 3) -> Iterator[Figure]:
         image = directory / "image.raw"
         _fill(Path(source[1]), image)
         published = _published(image, Path(source[1]).parent, directory)
-        ours: list[float] = []
-        theirs: list[float] = []
-        with site.changed(templates={_QUEUE: xml.replace(source[1], str(image))}):
-            for number in range(rounds + 1):
-                for act, seconds in ((_job, ours), (published, theirs)):
-                    begin = time.monotonic()
-                    act()
-                    if number:
-                        seconds.append(time.monotonic() - begin)
-    yield figure.beside("A whole job, `true`, on an image of 4 GB", "cold boot, overlay", ours, theirs, _REFERENCE, limit=0.5)
+        own = xml.replace(source[1], str(image))
+        with site.changed(templates={_QUEUE: own, _SAVED: resume.resumed(own)}):
+            resume.save(_SAVED)
+            seconds = measure({"cold boot, overlay": lambda: _job(_QUEUE), "from a saved guest": lambda: _job(_SAVED),
+                               _REFERENCE: published}, rounds)
+    yield from against("A whole job, `true`, on an image of 4 GB", seconds, _REFERENCE,
+                       {"cold boot, overlay": 0.5, "from a saved guest": 0.1})
 
 
-def _job() -> None:
-    ended = Mom().run(b"#!/bin/sh\nexec true\n", queue=_QUEUE)
+def _job(queue: str) -> None:
+    ended = Mom().run(b"#!/bin/sh\nexec true\n", queue=queue)
     if ended.verdict != "run" or ended.status or ended.epilogue:
         raise RuntimeError(f"{ended.verdict} {ended.status} {ended.epilogue} {ended.errors.decode()}")
 

@@ -241,6 +241,19 @@ _ENTRIES = (
     Entry("VB713", "A guest is not quite gone", (NODE,),
           "The hypervisor did not end the guest, or left parts of it behind.",
           "`vmbatch sweep` tries again. If it stays, `virsh list`, or `xl list` and losetup, show it; restart libvirtd."),
+    Entry("VB714", "A guest does not go on from its saved one", (NODE,),
+          "libvirt did not restore the saved guest, did not take or give the devices that it is saved without, or its file is "
+          "not one that VmBatch knows. The job is not lost: its guest is booted, and the saved one is not used any more.",
+          "The log has libvirt's own words. `vmbatch save` makes a new one; where that comes again, take "
+          "<vbstart>RESUME</vbstart> out of the template."),
+    Entry("VB715", "Guests of the template cannot be saved", (SITE,),
+          "`vmbatch save` was asked for a template that does not say <vbstart>RESUME</vbstart>, or whose guests cannot be saved "
+          "and made many of: for a device whose state nobody can save, a context that comes as the guest boots, or a guest that "
+          "cannot renew its random numbers or its clock.",
+          "The message says why. `vmbatch check` says it beforehand; jobs of such templates boot their guests."),
+    Entry("VB716", "A guest of the template is being saved", (NODE,),
+          "`vmbatch save` was asked for a guest that another one boots and saves just now. Jobs boot meanwhile.",
+          "Wait for the other one's end; `vmbatch sweep` removes what a dead one has left."),
     Entry("VB801", "The job's shell has no guest", (JOB,),
           "No prologue has handed a guest over to this start of the job, or the job's shell is not this start's.",
           "Users: submit the job again. Admins: is VmBatch's prologue in place, and did it end by itself? See docs/torque.md."),

@@ -66,7 +66,7 @@ class Context:
             parameters=parameters(job, template, config, source) | network.parameters(nets), keys=os.path.join(spool, "keys"),
             host_key=template.method != "ROOTSSH",
             script=job.script, node_file=job.node_file, archives=template.archives, scripts=facts.scripts,
-            party=party)
+            party=party, seed=facts.saved is not None)
         self.delivery: Delivery | None = None
         self.kernel_words = ""
         if template.kernel_line:

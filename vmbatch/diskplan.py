@@ -34,7 +34,8 @@ def _check_size(form: str, size: int) -> None:
 class Disks:
     """`steps` in their order, `changes` and `drivers` for the domain, `notes` for the log. SiteError, NodeError.
 
-    `made` has (path, format, (path, format) of the image below an overlay) of the disks, by index.
+    `made` has (path, format, (path, format) of the image below an overlay) of the disks, by index; `own` is the step that makes
+    a disk of the job's own, which the guest sees with `sizes` bytes.
     """
 
     def __init__(self, job: Job, template: Template, profile: Profile, spool: str, config: Config, facts: Facts) -> None:
@@ -43,6 +44,8 @@ class Disks:
         self.drivers: list[DriverChange] = []
         self.notes: list[str] = []
         self.made: dict[int, tuple[str, str, tuple[str, str] | None]] = {}
+        self.own: dict[int, Piece] = {}
+        self.sizes: dict[int, int] = {}
         self._job = job
         self._template = template
         self._profile = profile
@@ -143,24 +146,31 @@ class Disks:
         overlay, program = self._tool(overlay)
         _check_size(overlay.format, image.size)
         path = os.path.join(self._spool, f"{tag.target}.{overlay.format}")
-        self.steps.append(Overlay(path, overlay, program, base, image.format, image.size))
+        self._make(tag, Overlay(path, overlay, program, base, image.format, image.size), image.size)
         self._change(tag, path, overlay.format, backing=(base, image.format))
 
     def _in_use(self, tag: DiskTag, image: Image) -> str:
         """The image under a name of this job's, if it is one of the store's."""
-        if not image.stored:
-            return image.path
+        return self.hold(image.path, tag.target) if image.stored else image.path
+
+    def hold(self, path: str, name: str) -> str:
+        """A file of the store under a name of this job's."""
         if not any(isinstance(step, Directory) and step.path == self._uses for step in self.steps):
             self.steps.append(Directory(self._uses, self._job.token, 0o711))
-        link = os.path.join(self._uses, tag.target)
-        self.steps.append(Link(image.path, link))
+        link = os.path.join(self._uses, name)
+        self.steps.append(Link(path, link))
         return link
+
+    def _make(self, tag: DiskTag, step: Piece, size: int) -> None:
+        self.steps.append(step)
+        self.own[tag.index] = step
+        self.sizes[tag.index] = size
 
     def _copy(self, tag: DiskTag, image: Image) -> None:
         form = "raw" if image.chain else image.format
         path = os.path.join(self._spool, f"{tag.target}.{form}")
         self._space += image.size if image.chain else image.file_size
-        self.steps.append(Flatten(image.chain, path, image.size) if image.chain else Duplicate(image.path, path))
+        self._make(tag, Flatten(image.chain, path, image.size) if image.chain else Duplicate(image.path, path), image.size)
         self._change(tag, path, form)
 
     def _download(self, tag: DiskTag, source: ImageSource) -> None:
@@ -205,8 +215,8 @@ class Disks:
             if not maker:
                 raise FormatError(f"{name} is not on this node, and filesystem='{source.filesystem}' needs it",
                                   "install the package that has it, such as e2fsprogs, xfsprogs or dosfstools")
-        self.steps.append(Blank(path, form, program, source.size, source.filesystem, maker, source.label,
-                                self._config.spool_reserve))
+        self._make(tag, Blank(path, form, program, source.size, source.filesystem, maker, source.label,
+                              self._config.spool_reserve), source.size)
         self._change(tag, path, form.format)
 
     def _tool(self, form: Form) -> tuple[Form, str]:

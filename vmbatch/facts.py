@@ -22,7 +22,7 @@ from .format import FormatError
 from .format.name import TOOLS, parse_form
 from .grant import unknown
 from .host import distant, file, process, virt
-from .image.store import Held, Store, make_directories, make_room
+from .image.store import Held, Store, make_directories
 from .image.terms import Terms, terms
 from .job import Job, User
 from .resource import Work
@@ -30,7 +30,9 @@ from .template import BlankSource, DiskTag, ImageSource, Template, VirtNet, pars
 
 if TYPE_CHECKING:
     from .context.userdata import SiteFile
+    from .image import saved as guests
     from .image.once import Turn
+    from .image.saved import Saved
 
 
 FILTERED = ("qemu", "kvm")
@@ -75,7 +77,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     `programs` the path of each tool that is on the node, `addresses` those to reserve, a tuple for each interface, `networks`
     libvirt's by their names, as far as they are known, `pinned` what their DHCP has given to other starts, `node` the node's
     name, `credentials` have their content, `user_data` is the site's by the name of the medium, `around` is for the interfaces
-    that get a filter.
+    that get a filter, `saved` is the guest from which the job's goes on, `booted` why there is none.
     """
 
     wishes: dict[int, ImageSource]
@@ -92,6 +94,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     credentials: dict[str, bytes] = {}
     user_data: dict[str, SiteFile] = {}
     around: Around = Around()
+    saved: Saved | None = None
+    booted: str = ""
 
 
 class Gathered:
@@ -100,9 +104,9 @@ class Gathered:
     def __init__(self) -> None:
         self.images: dict[int, Image] = {}
         self.first: dict[int, tuple[str, str]] = {}
-        self._held: list[Held | Turn] = []
+        self._held: list[Held | Turn | guests.Held] = []
 
-    def hold(self, held: Held | Turn) -> None:
+    def hold(self, held: Held | Turn | guests.Held) -> None:
         """Keeps it until `close`."""
         self._held.append(held)
 
@@ -115,9 +119,14 @@ class Gathered:
 
 def gather(form: Template, wishes: dict[int, ImageSource], job: Job, config: Config, gathered: Gathered, work: Work) -> Facts:
     """All facts; downloads what must be here, waits for what others make. VmBatchError."""
+    return addressed(of_node(form, wishes, job, config, gathered, work), form, job.token, config)
+
+
+def of_node(form: Template, wishes: dict[int, ImageSource], job: Job, config: Config, gathered: Gathered, work: Work) -> Facts:
+    """As `gather`, but for what is of networks. VmBatchError."""
     agreed = terms(config)
     if wishes or any(isinstance(tag.source, BlankSource) and tag.source.once for tag in form.disks):
-        agreed = msgspec.structs.replace(agreed, readers=_readers(form, config))
+        agreed = msgspec.structs.replace(agreed, readers=readers(form, config))
     for tag in form.disks:
         with _of_disk(tag, form):
             _see_disk(form, tag, wishes.get(tag.index), job.user, config, agreed, gathered, work)
@@ -127,10 +136,10 @@ def gather(form: Template, wishes: dict[int, ImageSource], job: Job, config: Con
 
         rootssh.check(access(form.rootssh))
     space = os.statvfs(file.nearest(config.spool_directory))
-    return addressed(Facts(
+    return Facts(
         wishes=wishes, images=dict(gathered.images), first=dict(gathered.first), spool_free=space.f_bavail * space.f_frsize,
         scripts=tuple(_site_scripts(config.guest_scripts)), programs=_programs(form), terms=agreed, node=os.uname().nodename,
-        credentials=_credentials(form), user_data=_user_data(form)), form, job.token, config)
+        credentials=_credentials(form), user_data=_user_data(form))
 
 
 def addressed(known: Facts, form: Template, token: str, config: Config) -> Facts:
@@ -141,7 +150,7 @@ def addressed(known: Facts, form: Template, token: str, config: Config) -> Facts
                                    around=_around(form, config, networks))
 
 
-def _readers(form: Template, config: Config) -> int | None:
+def readers(form: Template, config: Config) -> int | None:
     """The group of the guests' processes; None if the template gives them another account. NodeError."""
     return None if form.root.find("seclabel[@model='dac']") is not None else virt.guest_group(config.libvirt_uri)
 
@@ -157,10 +166,8 @@ def look(form: Template, token: str, config: Config) -> Facts:
             with _of_disk(tag, form):
                 if isinstance(tag.source, ImageSource) and tag.source.remote:
                     held = remote.find(tag.source, agreed) if os.path.isdir(agreed.directory) else None
-                    record = held.record if held else None
-                    gathered.images[tag.index] = Image(
-                        held.path if held else "the store of images", tag.source.format, record.size if record else 0,
-                        record.stamp.size if record else 0, stored=True)
+                    gathered.images[tag.index] = (
+                        _stored(held) if held else Image("the store of images", tag.source.format, 0, 0, stored=True))
                     if held:
                         held.close()
                 elif isinstance(tag.source, BlankSource) and tag.source.once:
@@ -264,6 +271,7 @@ def judged(source: ImageSource) -> Image:
 def _take_turn(form: Template, tag: DiskTag, source: BlankSource, user: User, config: Config, agreed: Terms,
                gathered: Gathered, work: Work) -> None:
     from .image import local, once
+    from .image.room import make_room
 
     make_directories(agreed.directory)
     ready, making = once.places(agreed.directory, form.path, source, None if config.images_once_for_all_users else user.uid)

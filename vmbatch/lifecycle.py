@@ -28,7 +28,7 @@ from . import (
 )
 from .batch.system import Call, Refusal, System
 from .config import Config
-from .errors import EndedError, NodeError, SiteError, TakenError, VmBatchError
+from .errors import DeadlineError, EndedError, NodeError, SiteError, TakenError, VmBatchError
 from .exchange import address as addresses
 from .exchange.meeting import Meeting
 from .exchange.member import leave_note
@@ -107,7 +107,7 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
             met()
         with log.phase("admission"):
             work.alive()
-            _act(claimed, book, work)
+            act(claimed, book, work)
             admission.enter(claimed, here, config, work)
         if site is not None:
             with log.phase("site hook"):
@@ -115,6 +115,10 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
         suspects = " ".join([form.path, *(place for own in wishes.values() for place in own.places)])
         with log.phase("images"), _suspected(suspects):
             known = facts.gather(form, wishes, job, config, gathered, work)
+            if form.resume:
+                from . import resume
+
+                known = resume.seek(known, form, granted, config, gathered.hold)
         with _suspected(suspects if wishes else ""):
             chosen = plan(job, form, config, known, entry)
         for note in chosen.notes:
@@ -132,8 +136,8 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
                 _make(chosen, book, work, config, log)
             _show_console(chosen, log)
             gathered.close()
-            with _suspected(suspects):
-                way = boot.bring_up(chosen, start, config, log, deadline, meeting, act=lambda made: _act(made, book, work))
+            with _suspected(suspects), _distrusted(chosen, log):
+                way = boot.bring_up(chosen, start, config, log, deadline, meeting, act=lambda made: act(made, book, work))
             if chosen.recorded:
                 _show_console(chosen, log)
             trace.write(config.log_trace, trace.Ready(time.time(), job.token, job.id, way.address))
@@ -304,7 +308,7 @@ def _reserve(chosen: Plan, again: Callable[[], Plan], book: Journal, work: Work,
             with log.phase("addresses"):
                 for step in chosen.reservations:
                     work.alive()
-                    _act(step, book, work)
+                    act(step, book, work)
             break
         except TakenError as error:
             if work.deadline.passed():
@@ -322,7 +326,32 @@ def _make(chosen: Plan, book: Journal, work: Work, config: Config, log: Log) -> 
         with log.phase(phase.name):
             for step in phase.steps:
                 work.alive()
-                _act(step, book, work, lambda: trace.write(config.log_trace, _begin(chosen, book.start)))
+                if step is chosen.domain:
+                    _start(chosen, book, work, config, log)
+                else:
+                    act(step, book, work)
+
+
+def _start(chosen: Plan, book: Journal, work: Work, config: Config, log: Log) -> None:
+    """Starts the guest; one that cannot go on from its saved one, which is then not used any more, is booted."""
+    def begin() -> None:
+        trace.write(config.log_trace, _begin(chosen, book.start))
+
+    restore = chosen.domain.restore
+    try:
+        act(chosen.domain, book, work, begin)
+        return
+    except NodeError as error:
+        if restore is None or isinstance(error, EndedError | DeadlineError):
+            raise
+        from .image import saved
+
+        log.line(error.coded(f"the guest is booted, as it cannot go on from the saved one: {error}"))
+        saved.discard(os.path.dirname(restore.memory))
+    chosen.domain.release(work.deadline, last=True)
+    for piece in chosen.instead:
+        act(piece, book, work)
+    act(msgspec.structs.replace(chosen.domain, restore=None), book, work)
 
 
 def _show_console(chosen: Plan, log: Log) -> None:
@@ -341,7 +370,8 @@ def _begin(chosen: Plan, start: Start) -> trace.Begin:
         macs=chosen.macs, addresses=chosen.addresses, images=chosen.images)
 
 
-def _act(step: Resource | Piece, book: Journal, work: Work, begin: Callable[[], None] = lambda: None) -> None:
+def act(step: Resource | Piece, book: Journal, work: Work, begin: Callable[[], None] = lambda: None) -> None:
+    """Makes a thing, promised before if it must be released; `begin` is called before a guest starts. VmBatchError."""
     try:
         if isinstance(step, Resource):
             book.promise(step)
@@ -399,6 +429,22 @@ def _suspected(images: str) -> Iterator[None]:
 
 
 @contextmanager
+def _distrusted(chosen: Plan, log: Log) -> Iterator[None]:
+    """Of a saved guest from which the job's did not get ready no more are made."""
+    try:
+        yield
+    except EndedError:
+        raise
+    except VmBatchError:
+        if chosen.domain.restore is not None:
+            from .image import saved
+
+            saved.discard(os.path.dirname(chosen.domain.restore.memory))
+            log.line("the guest went on from a saved one, which is not used any more")
+        raise
+
+
+@contextmanager
 def _console_of_failure(chosen: Plan, config: Config, log: Log) -> Iterator[None]:
     """Adds the last lines of the guest's console to an error, and keeps more of it in the job's log."""
     try:
@@ -423,7 +469,7 @@ def refuse(system: System, call: Call, to: Refusal, lines: list[str], config: Co
     book = _take(start, Deadline(_END_PATIENCE_SECONDS), config, log)
     try:
         place = directory.Directory(os.path.join(sshargs.HANDOVER, slug(job_id)), start.token, 0o711)
-        _act(place, book, Work(Deadline(_END_PATIENCE_SECONDS), lambda: None, log.detail))
+        act(place, book, Work(Deadline(_END_PATIENCE_SECONDS), lambda: None, log.detail))
         book.hand_over()
         text = "".join(f"{line}\n" for line in lines).encode(errors="replace")
         file.replace(os.path.join(place.path, "refusal"), text, 0o440, to.gid)

@@ -101,6 +101,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     DHCP server knows it. `waiting` are the interfaces that are closed until libvirt's DHCP has given them an address, `rooms` see
     to it that it can; `sealed`: beside what it gives there, and `addresses`, the guest has none.
     `forwarded` is the number of the interface in QEMU's user network, where that is the way to the guest.
+    `instead` is what else must be made for a `domain` that is booted though it was to be restored.
     `recorded`: the log at `console` is not written by the hypervisor, but from the console's pty, as long as the guest boots.
     """
 
@@ -109,6 +110,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     reservations: tuple[Resource, ...]
     phases: tuple[Phase, ...]
     domain: Domain
+    instead: tuple[Piece, ...]
     xml: bytes
     inbox: str
     export: Export | None
@@ -185,7 +187,7 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
     place = os.path.join(share, "guest")
     leases = tuple(_leases(template, config, facts, nets))
     changes, guards, waiting = _guards(job, template, config, facts, nets, spool, met)
-    xml = domain_xml(template, DomainChange(
+    change = DomainChange(
         name=domain.name, uuid=domain.uuid, job=job.id, token=job.token, user=job.user.name, console=console,
         drivers=tuple(disks.drivers), shell_console=template.console_shell,
         kernel_words=context.kernel_words,
@@ -195,7 +197,15 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
         interfaces=tuple(changes),
         disks=(*disks.changes, *context.changes),
         cores=granted.cores, memory=granted.memory,
-    ))
+    )
+    xml = domain_xml(template, change)
+    resumed = None
+    if facts.saved is not None:
+        from .resumeplan import resumption
+
+        resumed = resumption(template, profile, disks, spool, xml, change, facts.saved)
+        domain = msgspec.structs.replace(domain, restore=resumed.restore)
+    texts = ((domain.xml, xml), *(resumed.texts if resumed is not None else ()))
     shared, export = _shared(job, template, config, share) if template.messages == "SHARE" else ((), None)
     watcher = () if not template.lifetime.heartbeat else (Watcher(
         path=os.path.join(spool, "watch"), token=job.token, job=job.id, domain=domain, seconds=float(template.lifetime.heartbeat),
@@ -205,7 +215,7 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
     meeting = (Introduction(met, keys, job.nodes, job.node_file or ""),) if met is not None else ()
     phases = (
         Phase("leases", leases),
-        Phase("disks", (Directory(spool, job.token, 0o711), *disks.steps)),
+        Phase("disks", (Directory(spool, job.token, 0o711), *(disks.steps if resumed is None else resumed.steps))),
         Phase("meeting", (own, *meeting) if meeting else ()),
         Phase("context", (
             *(() if meeting else (own,)),
@@ -214,16 +224,18 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
             Directory(handover, job.token, 0o711),
             HandoverKeys(keys, handover, alias, template.method != "ROOTSSH", job.user.uid, job.user.group.gid),
             *((StageFile(handover, granted.stage, job.user.group.gid),) if granted.stage and not job.rank else ()),
-            DomainFile(domain.xml, xml),
+            *(DomainFile(path, text) for path, text in texts),
         )),
         Phase("network filter", guards),
         Phase("start", (*watcher, domain)),
     )
+    notes = (*granted.notes, *disks.notes, *_unguarded(facts), *filter(None, (facts.booted,)))
     return Plan(job=job, template=template.path, reservations=reservations,
                 phases=tuple(phase for phase in phases if phase.steps), domain=domain, xml=xml,
                 inbox=place, export=export, address=next((net.address4.partition("/")[0] for net in nets if net.address4), ""),
                 console=console, recorded=profile.xen, handover=handover, alias=alias,
-                notes=(*granted.notes, *disks.notes, *_unguarded(facts)), macs=macs, delivery=context.delivery,
+                instead=() if resumed is None else resumed.instead,
+                notes=notes, macs=macs, delivery=context.delivery,
                 addresses=tuple(address for interface in facts.addresses for address in interface), waiting=waiting,
                 rooms=tuple(step for step in leases if isinstance(step, Room)),
                 sealed=bool(waiting) and len(waiting) == sum(net.method == "dhcp" for net in nets),

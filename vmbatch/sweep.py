@@ -44,7 +44,7 @@ def sweep(config: Config, log: Log, *, dry_run: bool) -> list[str]:
     share, seconds = config.share_directory, config.timeouts_release * config.timeouts_scale
     said: list[str] = []
     marked = [found for parent in (config.spool_directory, sshargs.HANDOVER,
-                                   *(os.path.join(config.images_directory, name) for name in ("uses", "once")))
+                                   *(os.path.join(config.images_directory, name) for name in ("uses", "once", "saved")))
               for found in directory.ours(parent)]
     marked += _seen(lambda: directory.ours(share, server=True), f"what is on the share {share}", said)
     things: list[Resource] = [found for found in marked if is_of_node(os.path.basename(found.path), node)]
@@ -80,6 +80,9 @@ def sweep(config: Config, log: Log, *, dry_run: bool) -> list[str]:
         journal.forget_old_ends(_OLD_END_SECONDS)
         for part in store.parts(config.images_directory):
             said += part.tidy()
+        from .image import saved
+
+        said += saved.tidy(config.images_directory)
     return said
 
 

@@ -100,7 +100,7 @@ def test_nothing_is_left_of_a_journal_whose_name_is_not_on_disk(monkeypatch: pyt
 
 
 def test_promise_before_act(book: Journal, calls: list[tuple[str, object]], tmp_path: Path) -> None:
-    lifecycle._act(Directory(str(tmp_path / "made"), TOKEN, 0o711), book, work())
+    lifecycle.act(Directory(str(tmp_path / "made"), TOKEN, 0o711), book, work())
     assert names(calls)[:3] == ["write file", "fsync file", "mkdir"]
     assert (tmp_path / "made").is_dir()
 
@@ -111,7 +111,7 @@ def test_no_act_without_a_promise(book: Journal, tmp_path: Path, monkeypatch: py
         with monkeypatch.context() as patch:
             patch.setattr(os, name, broken)
             with pytest.raises(NodeError):
-                lifecycle._act(Directory(str(tmp_path / name), TOKEN, 0o711), book, work())
+                lifecycle.act(Directory(str(tmp_path / name), TOKEN, 0o711), book, work())
         assert not (tmp_path / name).exists()
         assert book.resources == []
 

@@ -98,7 +98,7 @@ def live(disk: Disk, *, keep: bool = False) -> None:
     assert book is not None
     owned = [Directory(str(disk.world / f"{name}.{TOKEN}"), TOKEN, 0o711) for name in "abc"]
     for each in owned:
-        lifecycle._act(each, book, work())
+        lifecycle.act(each, book, work())
     book.hand_over()
     if keep:
         book.release(5, spared=owned[1:2])
@@ -142,7 +142,7 @@ def _without_sync(of: str) -> Callable[[pytest.MonkeyPatch], None]:
 
 
 MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
-    "act before record": lambda patch: patch.setattr(lifecycle, "_act", _act_first),
+    "act before record": lambda patch: patch.setattr(lifecycle, "act", _act_first),
     "unlink before release": lambda patch: patch.setattr(Journal, "release", _unlink_first),
     "lines not synced": _without_sync("file"),
     "names not synced": _without_sync("directory"),

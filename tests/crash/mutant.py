@@ -25,7 +25,7 @@ def _act_before_record() -> None:
         else:
             step.make(work)
 
-    lifecycle._act = act
+    lifecycle.act = act
 
 
 def _share_unrecorded() -> None:

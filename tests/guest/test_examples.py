@@ -36,8 +36,12 @@ def images() -> Iterator[None]:
         shutil.rmtree(made, ignore_errors=True)
 
 
-def run(mom: Mom, name: str, changes: examples.Changes, script: str = "", settings: str = "", other: str = "") -> Ended:
-    """`vmbatch check` of the example, then a job with it: the output's first two lines are the user's and the guest's names."""
+def run(mom: Mom, name: str, changes: examples.Changes, script: str = "", settings: str = "", other: str = "",
+        commands: tuple[str, ...] = ()) -> Ended:
+    """`vmbatch check` of the example, then a job with it: the output's first two lines are the user's and the guest's names.
+
+    `commands` of vmbatch's are run with the template before the job.
+    """
     template, before = DOMAINS / f"example-{name}.xml", CONFIG.read_text()
     template.write_text(examples.text(name, changes))
     CONFIG.write_text(before.replace("[queues]\n", f'[queues]\nexample = "example-{name}.xml"\n')
@@ -46,6 +50,8 @@ def run(mom: Mom, name: str, changes: examples.Changes, script: str = "", settin
         checked = subprocess.run([CHECK, "check", template], capture_output=True, text=True, check=False)
         assert checked.returncode == 0, checked.stderr
         assert ": right, for " in checked.stdout
+        for command in commands:
+            subprocess.run([CHECK, command, template], check=True)
         ended = mom.run(f"#!/bin/sh\n{WHO}\n{script}\nexit 7\n".encode(), queue="example", other=other)
     finally:
         CONFIG.write_text(before)
@@ -64,6 +70,13 @@ def test_debian_kvm(mom: Mom) -> None:
     place("debian-12.qcow2", "debian")
     ended = run(mom, "debian-kvm", {**KVM, **booting("debian")}, ". /etc/os-release; echo $ID $VERSION_ID; nproc")
     assert rest(ended) == ["debian 12", "2"]
+
+
+def test_resume(mom: Mom) -> None:
+    place("debian-12.qcow2", "debian")
+    ended = run(mom, "resume", {**KVM, **booting("debian")}, "cat /etc/machine-id", commands=("save",))
+    assert re.fullmatch("[0-9a-f]{32}", rest(ended)[0])
+    assert "is booted" not in Path(f"/var/log/vmbatch/{ended.job.file_id}.log").read_text()
 
 
 def test_debian_direct_kernel(mom: Mom) -> None:

@@ -168,7 +168,7 @@ def test_new_object(server: ImageServer, asking: Terms, store: Store, images: Pa
 
 def test_the_old_image_of_a_new_object_can_be_evicted(server: ImageServer, asking: Terms, store: Store, images: Path) -> None:
     """It has no record any longer, so eviction must find it another way."""
-    from vmbatch.image.store import make_room
+    from vmbatch.image.room import make_room
 
     server.pages["/image"] = Page(Plain(DATA))
     old = obtained(image(server), asking)

@@ -14,7 +14,8 @@ from tests.descriptors import descriptors
 from vmbatch.errors import DeadlineError, EndedError, NodeError
 from vmbatch.image import store as module
 from vmbatch.image.record import Record
-from vmbatch.image.store import Store, check_user_limit, make_room
+from vmbatch.image.room import make_room
+from vmbatch.image.store import Store, check_user_limit
 from vmbatch.units import Deadline
 
 from .conftest import GIB, KEY, MIB, OTHER, Other, incoming, nothing, put, record

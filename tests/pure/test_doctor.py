@@ -9,16 +9,21 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from vmbatch import drain
+from vmbatch import drain, resume
 from vmbatch.admission import Room
 from vmbatch.claim import Claim
+from vmbatch.config import Config
 from vmbatch.doctor import batch, checks, hypervisor, images, networks, node, room, settings, share, storage, tools
 from vmbatch.doctor.finding import LEVELS, Finding, Site, error, of_error, ok, warning, worst
 from vmbatch.errors import InputError, NodeError
+from vmbatch.facts import Facts
+from vmbatch.grant import Grant
 from vmbatch.host import acl, clock, file
 from vmbatch.host.virtnet import Network
+from vmbatch.image.saved import Saved
+from vmbatch.template import Template
 
-from .sample import TEMPLATE, form
+from .sample import TEMPLATE, facts, form
 from .sample import settings as configured
 
 GIB = 1 << 30
@@ -286,6 +291,29 @@ def test_images_on_servers() -> None:
     assert old.level == "warning"
     assert "jobs get the image of 19" in old.found
     assert images.judge_servers("a.xml vda", images.Answers({"http://a/x": "http://a/x: gone"}, None)).level == "error"
+
+
+def test_saved_guests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of templates that boot nothing is said, and of those of which others have said what is wrong."""
+    text = TEMPLATE.replace("<vbhypervisor>", "<vbstart>RESUME</vbstart><vbhypervisor>")
+    forms = [msgspec.structs.replace(form(text), path=f"/{name}.xml") for name in ("has", "lacks", "broken", "also")]
+
+    def seen(template: Template, _token: str, _config: Config) -> Facts:
+        if template.path == "/broken.xml":
+            raise NodeError("the image is not there")
+        return msgspec.structs.replace(facts(), node=template.path)
+
+    def sought(known: Facts, _form: Template, _granted: Grant, _config: Config) -> Facts:
+        return msgspec.structs.replace(known, **({"booted": "the guest is booted: why"} if known.node == "/lacks.xml" else
+                                                 {"saved": Saved("/store/saved/key", None)}))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(images, "look", seen)
+    monkeypatch.setattr(resume, "look", sought)
+    missing, there = images.saved(Site(CONFIG, (form(), *forms)))
+    assert missing == warning("/lacks.xml: the guest is booted: why",
+                              "vmbatch save --all; vmbatch-save.timer runs it every night")
+    assert there == ok("a guest is saved of /has.xml /also.xml")
+    assert list(images.saved(Site(CONFIG, (form(),)))) == []
 
 
 # room

@@ -44,4 +44,4 @@ def test_the_group_that_libvirt_says(said: SimpleNamespace, text: str, group: in
 ])
 def test_a_template_with_an_account_of_its_own(label: str, group: int | None) -> None:
     form = SimpleNamespace(root=etree.fromstring(f"<domain>{label}</domain>"))
-    assert facts._readers(form, parse(b"", "x")) == group  # type: ignore[arg-type]
+    assert facts.readers(form, parse(b"", "x")) == group  # type: ignore[arg-type]

@@ -1,14 +1,18 @@
 """A libvirtd that does not answer, that is gone, and that is there again."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import libvirt
+import msgspec
 import pytest
 
 from vmbatch.errors import DeadlineError, EndedError, NodeError
+from vmbatch.format import savefile
 from vmbatch.host import process, virt
-from vmbatch.hypervisor.domain import Domain
+from vmbatch.hypervisor.domain import Domain, Restore
 from vmbatch.units import Deadline
 
 URI = "qemu:///system"
@@ -24,6 +28,7 @@ class Daemon:
         self.opened: list[Connection] = []
         self.domains: set[str] = set()
         self.failures: list[str] = []
+        self.given: list[bytes | str] = []
         self.asked = 0
 
     def open(self, _uri: str) -> "Connection":
@@ -64,6 +69,13 @@ class Connection:
         self.daemon.say()
         self.daemon.domains.add(xml)
 
+    def restoreFlags(self, path: str, _xml: object, flags: int) -> None:
+        self.daemon.say()
+        assert flags == libvirt.VIR_DOMAIN_SAVE_PAUSED
+        with open(path, "rb") as pipe:
+            self.daemon.given.append(pipe.read())
+        self.daemon.domains.add(DOMAIN.uuid)
+
 
 class Guest:
     """A guest of DOMAIN's start."""
@@ -75,6 +87,14 @@ class Guest:
     def metadata(self, *_arguments: object) -> str:
         self.daemon.say()
         return f"<job token='{DOMAIN.token}'/>"
+
+    def attachDeviceFlags(self, xml: str, _flags: int) -> None:
+        self.daemon.say()
+        self.daemon.given.append(xml)
+
+    def resume(self) -> None:
+        self.daemon.say()
+        self.daemon.given.append("goes on")
 
     def destroy(self) -> None:
         self.daemon.say()
@@ -187,3 +207,79 @@ def test_a_request_under_way_is_waited_for_from_the_first_answer_on(daemon: Daem
     monkeypatch.setattr(daemon, "say", slow)
     DOMAIN.release(Deadline(30), last=True)
     assert (daemon.domains, daemon.asked > 3) == (set(), True)
+
+
+@pytest.fixture
+def restored(tmp_path: Path) -> Domain:
+    """The guest of DOMAIN's start, that is to go on from a saved one."""
+    known = savefile.SaveFile(1, 0, b"<domain>saved</domain>", b"<cookie/>", 0)
+    (tmp_path / "memory.saved").write_bytes(savefile.header(known, known.xml) + b"state")
+    for name in ("resumed.xml", "device-0.xml", "device-1.xml"):
+        (tmp_path / name).write_text(f"<{name}/>")
+    restore = Restore(str(tmp_path / "memory.saved"), str(tmp_path / "resumed.xml"),
+                      tuple(str(tmp_path / f"device-{number}.xml") for number in range(2)))
+    return msgspec.structs.replace(DOMAIN, xml=str(tmp_path / "domain.xml"), restore=restore)
+
+
+def test_a_guest_goes_on_with_its_own_domain_and_all_its_devices(daemon: Daemon, restored: Domain, tmp_path: Path) -> None:
+    restored.acquire()
+    file, *rest = daemon.given
+    assert isinstance(file, bytes)
+    known = savefile.parse(lambda offset, size: file[offset: offset + size])
+    assert (known.xml, known.cookie, file[known.state:]) == (b"<resumed.xml/>", b"<cookie/>", b"state")
+    assert rest == ["<device-0.xml/>", "<device-1.xml/>", "goes on"]
+    assert not (tmp_path / "memory").exists(), "the pipe"
+
+
+@pytest.mark.parametrize(("at", "code"), [pytest.param(at, code, marks=pytest.mark.error(code)) for at, code in enumerate(
+    ("VB714", "VB701", "VB714", "VB714", "VB714"), 1)])
+def test_libvirt_refuses_a_saved_guest(daemon: Daemon, restored: Domain, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+                                       at: int, code: str) -> None:
+    """Whichever part of it: the state, whether the guest is there, its devices, that it goes on."""
+    say = daemon.say
+    told: list[int] = []
+
+    def refuse() -> None:
+        told.append(at)
+        if len(told) == at:
+            daemon.failures.append("unsupported configuration")
+        say()
+
+    monkeypatch.setattr(daemon, "say", refuse)
+    with pytest.raises(NodeError, match="unsupported configuration") as caught:
+        restored.acquire()
+    assert caught.value.code == code
+    assert not (tmp_path / "memory").exists()
+
+
+def test_a_start_that_is_over_does_not_hang_with_libvirtd(daemon: Daemon, restored: Domain, tmp_path: Path) -> None:
+    """Nor does libvirtd, which may be about to read the pipe."""
+    def over() -> None:
+        raise EndedError("the job has ended")
+
+    virt.connect(URI)
+    daemon.answers.clear()
+    process.watch(over)
+    with pytest.raises(EndedError):
+        restored.acquire()
+    assert not (tmp_path / "memory").exists()
+
+
+def test_the_release_lets_a_libvirtd_go_that_reads_what_nobody_writes(daemon: Daemon, restored: Domain, tmp_path: Path) -> None:
+    """Whose prologue was killed."""
+    os.mkfifo(tmp_path / "memory")
+    read: list[bytes] = []
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "memory").read_bytes()))
+    reader.start()
+    threading.Event().wait(0.05)
+    restored.release(Deadline(30), last=True)
+    reader.join(5)
+    assert read == [b""]
+
+
+@pytest.mark.error("VB714")
+def test_a_file_that_is_no_saved_guest(daemon: Daemon, restored: Domain, tmp_path: Path) -> None:
+    (tmp_path / "memory.saved").write_bytes(b"LibvirtQemudPart" + bytes(200))
+    with pytest.raises(NodeError, match="is not a whole file of a saved guest"):
+        restored.acquire()
+    assert daemon.given == []

@@ -24,7 +24,7 @@ def test_the_units_are_those_of_the_man_page() -> None:
     """Of all that is enabled by `vmbatch install`; a timer has its service."""
     names = {path.name for path in UNITS}
     enabled = {name for name in names if "Install" in read(name)}
-    assert enabled >= {"vmbatch-sweep-boot.service", "vmbatch-sweep.timer", "vmbatch-images.timer"}
+    assert enabled >= {"vmbatch-sweep-boot.service", "vmbatch-sweep.timer", "vmbatch-images.timer", "vmbatch-save.timer"}
     assert {name.replace(".timer", ".service") for name in names if name.endswith(".timer")} <= names - enabled
     for name in enabled:
         assert f"`{name}`" in MAN, name

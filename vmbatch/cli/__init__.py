@@ -22,6 +22,7 @@ from .job import kill, log, ps, show
 from .metrics import metrics
 from .report import report
 from .run import run
+from .save import save
 from .ssh import ssh
 from .trace import described, trace
 
@@ -47,6 +48,7 @@ _SECTIONS = {
         "undrain": "Have this node take jobs with guests again",
         "sweep": "Remove what dead jobs left",
         "image": "List, fetch, verify and prune the images of the store",
+        "save": "Save guests of templates, for jobs to go on from",
         "report": "Show how long phases take, and why starts fail",
         "metrics": "Print this node's figures for Prometheus",
         "trace": "Find out which guest was whose",
@@ -118,12 +120,13 @@ def plan(template: str, job_id: str, user: str, group: str | None, cores: int | 
 
     from msgspec import structs
 
-    from .. import facts
+    from .. import facts, resume
     from .. import plan as plans
     from .. import template as templates
     from ..batch.system import Call
     from ..batch.torque import Torque
     from ..batch.wishes import parse_other
+    from ..grant import grant
     from ..host import clock
     from ..units import parse_size
 
@@ -143,7 +146,8 @@ def plan(template: str, job_id: str, user: str, group: str | None, cores: int | 
     job = structs.replace(job, cores=cores, memory=size, wishes=parse_other(";".join(wishes)))
     for own in facts.choose(form, job.wishes, config).values():
         click.echo(f"note: shown with the template's image, not {' '.join(own.places)}, which is judged when the job starts")
-    chosen = plans.plan(job, form, config, facts.look(form, job.token, config))
+    known = resume.look(facts.look(form, job.token, config), form, grant(job, form, config), config)
+    chosen = plans.plan(job, form, config, known)
     click.echo("\n".join(plans.preview(chosen)))
     if xml:
         click.echo(chosen.xml.decode())
@@ -255,7 +259,7 @@ def hooks(directory: str, openpbs: bool, prefix: str | None) -> None:
 
 
 for command in (bench, check, completion, console, doctor, drain, explain, image, install, kill, log, metrics, ps, report, run,
-                show, ssh, trace, undrain, uninstall):
+                save, show, ssh, trace, undrain, uninstall):
     main.add_command(command)
 for listed in _SECTIONS.values():
     for called, said in listed.items():

@@ -10,6 +10,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ..config import Config
     from ..facts import Facts
     from ..template import Template
 
@@ -32,15 +33,17 @@ def check(template: str, advice: bool, as_json: bool) -> None:
 
     with open(template, "rb") as file:
         form = templates.parse(file.read(), os.path.abspath(template))
-    known = facts.look(form, clock.new_token(), load_config())
+    config = load_config()
+    known = facts.look(form, clock.new_token(), config)
     found = advise(form, {index: image.file_size for index, image in known.images.items()}) if advice else []
     disks = list(_disks(form, known))
+    start = _start(form, known, config) if form.resume else "the guest is booted"
     if as_json:
         import msgspec
 
         click.echo(msgspec.json.format(msgspec.json.encode(
             {"template": form.path, "hypervisor": form.hypervisor, "method": form.method,
-             "disks": [disk._asdict() for disk in disks], "advice": found})))
+             "disks": [disk._asdict() for disk in disks], "start": start, "advice": found})))
         return
     for disk in disks:
         size = f"{disk.size >> 20} MiB" if disk.size else "not downloaded yet"
@@ -50,6 +53,8 @@ def check(template: str, advice: bool, as_json: bool) -> None:
                    f"{each.remedy}")
     if form.type == "kvm" and (emulated := [each.name for each in found if each.emulated]):
         click.echo(f"{template}: the seconds of {', '.join(emulated)} were measured under emulation; expect fewer with KVM")
+    if form.resume:
+        click.echo(f"note: {start}")
     click.echo(f"{template}: right, for {form.hypervisor} with {form.method}")
 
 
@@ -73,3 +78,21 @@ def _disks(form: Template, known: Facts) -> Iterator[_Disk]:
             yield _Disk(tag.target, [shown(place) for place in tag.source.places], image.format, image.size)
         elif tag.source is not None:
             yield _Disk(tag.target, [], tag.source.form, tag.source.size)
+
+
+def _start(form: Template, known: Facts, config: Config) -> str:
+    """How a job's guest of the template's own size would start, in words."""
+    from .. import resume
+    from ..errors import VmBatchError
+    from ..grant import Grant
+
+    try:
+        found = resume.look(known, form, Grant(), config)
+    except VmBatchError as error:
+        return f"whether a guest is saved is not known: {error}"
+    if found.saved is None:
+        return found.booted
+    said = f"the guest goes on from the saved one in {found.saved.directory}"
+    if form.resources.of_job or form.requests.keys() & {"vbcores", "vbmemory"}:
+        said += "; one with other cores or memory than the template's own is booted"
+    return said

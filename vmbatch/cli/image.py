@@ -26,28 +26,40 @@ def image() -> None:
 @image.command("list", short_help="List the images of the store")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object a line")
 def list_(as_json: bool) -> None:
-    """List the images of the store, the one used last at the end.
+    """List the images of the store, the one used last at the end, and then the saved guests.
 
     \b
     Example: vmbatch image list
     """
+    import os
+
     import msgspec
 
+    from ..image import saved
     from . import table
 
-    entries = sorted(_entries(_config()), key=lambda entry: entry.used)
+    config = _config()
+    entries = sorted(_entries(config), key=lambda entry: entry.used)
+    guests = saved.every(config.images_directory)
     if as_json:
         for entry in entries:
             click.echo(msgspec.json.encode(entry))
+        for guest, last in guests:
+            click.echo(msgspec.json.encode({
+                "saved": guest.directory, "template": guest.record.shape.template, "made": guest.record.made, "used": last,
+                "taken": saved.size(guest.directory), "in_use": saved.is_used(guest.directory)}))
         return
-    if not entries:
+    if not entries and not guests:
         click.echo("the store is empty")
         return
     rows = []
     for entry in entries:
-        used = "now" if entry.in_use else time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
-        rows.append((entry.record.content[:12], entry.record.format, _mib(entry.record.size), _mib(entry.taken), used,
-                     entry.part.removeprefix("users/"), table.plain(entry.record.origin)))
+        rows.append((entry.record.content[:12], entry.record.format, _mib(entry.record.size), _mib(entry.taken),
+                     _used(entry.used, now=entry.in_use), entry.part.removeprefix("users/"), table.plain(entry.record.origin)))
+    for guest, last in guests:
+        rows.append((os.path.basename(guest.directory)[:12], "saved", _mib(guest.record.shape.memory),
+                     _mib(saved.size(guest.directory)), _used(last, now=saved.is_used(guest.directory)), "site",
+                     table.plain(guest.record.shape.template)))
     table.show(("CONTENT", "FORMAT", "SIZE", "ON DISK", "USED", "BY", "SOURCE"), rows, right=("SIZE", "ON DISK"),
                spare=("FORMAT", "BY"), elastic="SOURCE", colours={"USED": {"now": "green"}})
 
@@ -140,7 +152,7 @@ def verify() -> None:
 @image.command(short_help="Bring the store within its limits")
 @click.option("--all", "everything", is_flag=True, help="all images that no job uses, not only those over the limit")
 def prune(everything: bool) -> None:
-    """Remove images until the store is within its limits, half-made ones, and disks made once that nobody uses (with --all).
+    """Remove images until the store is within its limits, and half-made ones; with --all disks made once, and saved guests, too.
 
     \b
     Example: vmbatch image prune --all
@@ -148,14 +160,20 @@ def prune(everything: bool) -> None:
     import os
 
     from ..errors import NodeError
-    from ..image import store
+    from ..image import saved, store
+    from ..image.room import make_room
 
     config = _config()
     for part in store.parts(config.images_directory):
         for line in part.tidy():
             click.echo(line)
+    for line in saved.tidy(config.images_directory):
+        click.echo(line)
     before = _entries(config)
     if everything:
+        for guest, _last in saved.every(config.images_directory):
+            if saved.remove(guest.directory):
+                click.echo(f"removed {guest.directory}: a saved guest of {guest.record.shape.template}")
         for part in store.parts(config.images_directory):
             for content in part.contents():
                 part.remove(content.name, content.keys)
@@ -165,13 +183,17 @@ def prune(everything: bool) -> None:
                 click.echo(f"removed {os.path.join(once, name)}: a disk made once")
     elif os.path.isdir(config.images_directory):
         try:
-            store.make_room(config.images_directory, config.images_limit, config.images_keep_free, 0)
+            make_room(config.images_directory, config.images_limit, config.images_keep_free, 0)
         except NodeError as error:
             click.echo(f"vmbatch: {error}", err=True)
     left = {(entry.part, entry.key) for entry in _entries(config)}
     for entry in before:
         if (entry.part, entry.key) not in left:
             click.echo(f"removed {entry.record.content[:12]}  {_mib(entry.taken)}  {entry.record.origin}")
+
+
+def _used(last: float, *, now: bool) -> str:
+    return "now" if now else time.strftime("%Y-%m-%d %H:%M", time.localtime(last))
 
 
 def _entries(config: Config) -> list[Entry]:

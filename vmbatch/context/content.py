@@ -15,13 +15,14 @@ from .tree import Entry
 
 _KIT = os.path.join(os.path.dirname(os.path.dirname(__file__)), "kit")
 _SCRIPT_LIMIT = 64 << 20
+_SEED_BYTES = 64
 
 
 class Content(msgspec.Struct, frozen=True):
     """The sources are paths on the node; `scripts` are pairs of (name in the context, path), `more` is what a form adds.
 
     `host_key`: whether the guest gets a host key from us. `party`: beside the keys lies what the guest must know of the job's
-    other guests.
+    other guests. `seed`: it gets random numbers to begin with, as it has those of the saved guest that it is made of.
     """
 
     parameters: dict[str, str]
@@ -33,6 +34,7 @@ class Content(msgspec.Struct, frozen=True):
     scripts: tuple[tuple[str, str], ...]
     more: tuple[Entry, ...] = ()
     party: bool = False
+    seed: bool = False
 
     def entries(self) -> Iterator[Entry]:
         """Every file. SiteError for a name that is there twice, or both as file and as directory."""
@@ -60,6 +62,8 @@ class Content(msgspec.Struct, frozen=True):
             yield Entry("ssh/party_key", 0o600, source=ssh.party_key(self.keys))
             yield Entry("ssh/party_keys", 0o600, source=os.path.join(self.keys, "party_keys"))
             yield Entry("ssh/party", 0o644, source=os.path.join(self.keys, "party"))
+        if self.seed:
+            yield Entry("seed", 0o600, os.urandom(_SEED_BYTES))
         if self.script is not None:
             identity = (self.script.device, self.script.inode, self.script.mtime_ns)
             yield Entry("job/script", 0o600, file.read_same(self.script.path, identity, _SCRIPT_LIMIT))

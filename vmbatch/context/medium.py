@@ -3,7 +3,7 @@
 import contextlib
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import BinaryIO
 
@@ -26,14 +26,19 @@ class Medium(Piece, frozen=True, tag="medium"):
 
     def make(self, work: Work) -> None:
         """Writes the image, root's alone."""
-        with contextlib.ExitStack() as files:
-            tree = _Tree(self.label, files)
-            for entry in self.content.entries():
-                tree.add(entry)
-            tree.write(self.path, work.alive)
+        write(self.path, self.label, self.content.entries(), work)
 
     def __str__(self) -> str:
         return f"medium {self.path}, label {self.label} ({self.content})"
+
+
+def write(path: str, label: str, entries: Iterable[Entry], work: Work) -> None:
+    """An image with these files, root's alone. SiteError for what it cannot have."""
+    with contextlib.ExitStack() as files:
+        tree = _Tree(label, files)
+        for entry in entries:
+            tree.add(entry)
+        tree.write(path, work.alive)
 
 
 class _Tree:

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 
 import msgspec
 
+from .. import resume
 from ..errors import VmBatchError
-from ..facts import judged
-from ..host import http
+from ..facts import judged, look
+from ..grant import Grant
+from ..host import clock, http
 from ..image import local, record
 from ..image.record import fits
 from ..image.store import Entry, Store, stamp
@@ -152,6 +154,24 @@ def digests(site: Site) -> Iterator[Finding]:
         yield ok(("read and right: " if site.whole else "unchanged since it was found right: ") + " ".join(right))
 
 
+def saved(site: Site) -> Iterator[Finding]:
+    """Of templates whose guests are to go on from a saved one, whether a job's of the template's own size would."""
+    fine = []
+    for form in site.templates:
+        if not form.resume:
+            continue
+        try:
+            known = resume.look(look(form, clock.new_token(), site.config), form, Grant(), site.config)
+        except VmBatchError:
+            continue  # the checks of images, networks and plans say what is wrong
+        if known.saved is not None:
+            fine.append(form.path)
+        else:
+            yield warning(f"{form.path}: {known.booted}", "vmbatch save --all; vmbatch-save.timer runs it every night")
+    if fine:
+        yield ok(f"a guest is saved of {' '.join(fine)}")
+
+
 def _is_whole(entry: Entry, work: Work) -> bool:
     with open(entry.path, "rb") as image:
         return local.of_file(image.fileno(), "sha256", (), "", work) == entry.record.content
@@ -162,4 +182,5 @@ CHECKS = (
           seconds=20.0),
     Check("digests", "whether images have the digests that templates want; with --images each is read", digests, root=True,
           reading=_READ_SECONDS),
+    Check("saved", "whether guests are saved where those of jobs are to go on from one", saved, root=True, needs="libvirt"),
 )

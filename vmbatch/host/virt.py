@@ -7,7 +7,7 @@ import re
 import select
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import libvirt
@@ -44,6 +44,7 @@ _KILL_SECONDS = 1.0
 _START_SECONDS = 600.0
 """A guest's memory may be taken before it starts."""
 _ALIVE_SECONDS = 0.2
+_PAUSE_SECONDS = 0.02
 _HINT = "is libvirtd running on this node?"
 _connections: dict[str, "libvirt.virConnect"] = {}
 
@@ -176,14 +177,88 @@ def _is_alive(connection: "libvirt.virConnect") -> bool:
         return False
 
 
-def create(uri: str, xml: str) -> None:
-    """Starts a transient domain. NodeError with libvirt's reason; DeadlineError, and it may still come."""
+def create(uri: str, xml: str, *, paused: bool = False) -> None:
+    """Starts a transient domain, or only lays it out. NodeError with libvirt's reason; DeadlineError, and it may still come."""
     over = process.patience(_START_SECONDS)
     connection = connect(uri, over.earlier(_ANSWER_SECONDS))
     try:
-        within(over, lambda: connection.createXML(xml, 0))
+        within(over, lambda: connection.createXML(xml, libvirt.VIR_DOMAIN_START_PAUSED if paused else 0))
     except libvirt.libvirtError as error:
         raise NodeError(f"libvirt did not start the guest: {error}", code="VB702") from None
+
+
+def restore(uri: str, pipe: str, head: bytes, memory: int, offset: int) -> None:
+    """Makes a transient domain, paused, of a saved one: `head`, and what the open file `memory` has from `offset` on.
+
+    libvirt is given it through the named pipe at `pipe`, which is made, so that nothing is copied to a disk. NodeError,
+    DeadlineError.
+    """
+    from . import feed
+
+    over = process.patience(_START_SECONDS)
+    connection = connect(uri, over.earlier(_ANSWER_SECONDS))
+    os.mkfifo(pipe, 0o600)
+    feeding = feed.Feed(pipe, head, memory, offset)
+    try:
+        within(over, lambda: connection.restoreFlags(pipe, None, libvirt.VIR_DOMAIN_SAVE_PAUSED))
+    except libvirt.libvirtError as error:
+        raise NodeError(f"libvirt did not restore the guest: {error}", code="VB714") from None
+    finally:
+        feeding.close()
+        feed.remove(pipe)
+
+
+def complete(uri: str, uuid: str, devices: Sequence[str]) -> None:
+    """Gives a paused domain these devices, and has it go on. NodeError."""
+    domain = find(uri, uuid)
+    if domain is None:
+        raise NodeError("the guest has ended", code="VB714")
+    try:
+        for xml in devices:
+            ask(functools.partial(domain.attachDeviceFlags, xml, libvirt.VIR_DOMAIN_AFFECT_LIVE))
+        ask(domain.resume)
+    except libvirt.libvirtError as error:
+        raise NodeError(f"libvirt did not let the restored guest go on: {error}", code="VB714") from None
+
+
+def laid_out(uri: str, uuid: str) -> str:
+    """The XML of a running domain as libvirt has laid it out, without what is of this run alone. NodeError."""
+    domain = find(uri, uuid)
+    if domain is None:
+        raise NodeError("the guest has ended", code="VB714")
+    try:
+        return str(ask(lambda: domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_SECURE)))
+    except libvirt.libvirtError as error:
+        raise NodeError(f"libvirt does not describe the guest: {error}", code="VB703") from None
+
+
+def detach(uri: str, uuid: str, device: str, target: str, over: Deadline) -> None:
+    """Takes the disk `target` away from a running domain, and waits until the guest has let it go. NodeError, DeadlineError."""
+    domain = find(uri, uuid)
+    try:
+        if domain is None:
+            raise NodeError("the guest has ended", code="VB714")
+        ask(lambda: domain.detachDeviceFlags(device, libvirt.VIR_DOMAIN_AFFECT_LIVE))
+        while f"dev='{target}'" in running_xml(uri, uuid):
+            if over.passed():
+                raise DeadlineError(f"the guest does not let its disk {target} go",
+                                    "its kernel must be able to lose a disk as it runs: hot-plug by ACPI or PCI Express",
+                                    code="VB714")
+            process.alive()
+            threading.Event().wait(_PAUSE_SECONDS)
+    except libvirt.libvirtError as error:
+        raise NodeError(f"libvirt did not take the disk {target} away: {error}", code="VB714") from None
+
+
+def save(uri: str, uuid: str, path: str) -> None:
+    """Writes a running domain's state to a new file, and ends it. NodeError, DeadlineError."""
+    domain = find(uri, uuid)
+    try:
+        if domain is None:
+            raise NodeError("the guest has ended", code="VB714")
+        within(process.patience(_START_SECONDS), lambda: domain.saveFlags(path, None, 0))
+    except libvirt.libvirtError as error:
+        raise NodeError(f"libvirt did not save the guest: {error}", code="VB714") from None
 
 
 def find(uri: str, uuid: str, over: Deadline | None = None) -> "libvirt.virDomain | None":

@@ -5,6 +5,8 @@ import os
 import re
 import time
 
+import msgspec
+
 from ..errors import DeadlineError, EndedError, NodeError
 from ..host import virt
 from ..resource import Resource
@@ -17,11 +19,22 @@ _LEAST_SECONDS = 1.0
 _PAUSE_SECONDS = 0.02
 
 
+class Restore(msgspec.Struct, frozen=True):
+    """A saved guest to go on from: `memory` is libvirt's file of it, `xml` the path of the domain that takes its place.
+
+    `devices` are the paths of what it gets before it goes on.
+    """
+
+    memory: str
+    xml: str
+    devices: tuple[str, ...]
+
+
 class Domain(Resource, frozen=True, tag="domain"):
     """`xml` is the path of the domain's XML in the job's spool directory; `uuid` and `token` are this start's own.
 
     `grace`: how many seconds a guest that has had its job gets for shutting down. `lasting`: one of its disks outlives it, of
-    which QEMU must then write what it still has.
+    which QEMU must then write what it still has. With `restore` it is not booted.
     """
 
     uri: str
@@ -31,14 +44,36 @@ class Domain(Resource, frozen=True, tag="domain"):
     xml: str
     grace: float = 0.0
     lasting: bool = False
+    restore: Restore | None = None
 
     def __str__(self) -> str:
-        return f"domain {self.name} (uuid {self.uuid}) at {self.uri}"
+        return (f"domain {self.name} (uuid {self.uuid}) at {self.uri}"
+                + (f", from the saved guest {self.restore.memory}" if self.restore else ""))
 
     def acquire(self) -> None:
-        """Starts the guest."""
-        with open(self.xml, encoding="utf-8") as file:
-            virt.create(self.uri, file.read())
+        """Starts the guest. NodeError; of one that is to go on from a saved one something may then be there."""
+        if self.restore is None:
+            virt.create(self.uri, _text(self.xml))
+        else:
+            self._go_on(self.restore)
+
+    def _go_on(self, restore: Restore) -> None:
+        """From a saved guest, by libvirt's file with another domain in it."""
+        from ..format import FormatError, savefile
+
+        try:
+            with open(restore.memory, "rb") as memory:
+                known = savefile.parse(lambda offset, size: os.pread(memory.fileno(), size, offset))
+                head = savefile.header(known, _text(restore.xml).encode())
+                virt.restore(self.uri, self._pipe, head, memory.fileno(), known.state)
+        except FormatError as error:
+            raise NodeError(f"{restore.memory} {error.what}", error.hint, code="VB714") from None
+        virt.complete(self.uri, self.uuid, [_text(path) for path in restore.devices])
+
+    @property
+    def _pipe(self) -> str:
+        """Through which libvirt gets a saved guest."""
+        return os.path.join(os.path.dirname(self.xml), "memory")
 
     def freeze(self) -> None:
         """Stops a running guest where it is, if it is ours: QEMU then writes what it still has of the disks. Best effort."""
@@ -67,6 +102,10 @@ class Domain(Resource, frozen=True, tag="domain"):
         """
         numbers: set[int] = set()
         restart = deadline.earlier(_RESTART_SECONDS)
+        if self.restore is not None:
+            from ..host import feed
+
+            feed.remove(self._pipe)
         while True:
             try:
                 gone = self._end(deadline, _IN_FLIGHT_SECONDS if last else 0.0, numbers)
@@ -105,6 +144,11 @@ class Domain(Resource, frozen=True, tag="domain"):
                     return False
                 tried = True
             time.sleep(_PAUSE_SECONDS)
+
+
+def _text(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        return file.read()
 
 
 def forgotten(uri: str, deadline: Deadline) -> list[Domain]:

@@ -18,7 +18,8 @@ from ..units import format_size
 from . import inspect, record, signature, transfer
 from .progress import Progress
 from .record import Record
-from .store import Held, Store, check_user_limit, make_room, stamp
+from .room import make_room
+from .store import Held, Store, check_user_limit, stamp
 from .terms import Terms
 
 _ROOM_STEP = 64 << 20

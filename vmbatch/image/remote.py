@@ -13,7 +13,8 @@ from ..template import ImageSource
 from . import local, record, transfer
 from .progress import Progress
 from .record import Record
-from .store import Held, Store, make_room, stamp
+from .room import make_room
+from .store import Held, Store, stamp
 from .terms import Terms
 
 

@@ -6,6 +6,7 @@
         incoming/KEY.lock, .part, ...        what is being made; the lock dies with its holder
     DIRECTORY/uses/NAME/                     of each job: second names of the images it uses
     DIRECTORY/once/                          disks that a first job fills (spool/first.py)
+    DIRECTORY/saved/                         guests that others are made of (saved.py)
 
 An image is in use while its file has a second name or somebody holds its lock; only others are evicted.
 """
@@ -219,7 +220,7 @@ class Store:
 
     def size(self) -> int:
         """Bytes on the disk of everything in this part."""
-        return sum(_taken(self._place(part)) for part in ("content", "incoming"))
+        return sum(taken(self._place(part)) for part in ("content", "incoming"))
 
     def tidy(self) -> list[str]:
         """Removes what dead holders left and nobody will go on with, and contents without a source; a line for each."""
@@ -264,7 +265,7 @@ class Store:
 
 def make_directories(directory: str) -> None:
     """The store's own directories. NodeError."""
-    for path in (directory, *(os.path.join(directory, name) for name in ("uses", "once", "users"))):
+    for path in (directory, *(os.path.join(directory, name) for name in ("uses", "once", "saved", "users"))):
         file.make_state_directory(path, 0o711)
 
 
@@ -272,26 +273,6 @@ def parts(directory: str) -> list[Store]:
     """The site's part and each user's, as far as they are there."""
     users = [f"users/{uid}" for uid in _names(os.path.join(directory, "users")) if uid.isdigit()]
     return [Store(directory, part) for part in ("site", *users)]
-
-
-def make_room(directory: str, limit: int, keep_free: int, coming: int) -> None:
-    """Evicts what was used least recently until `coming` bytes fit. NodeError if they do not."""
-    candidates = ((content, store) for store in parts(directory) for content in store.contents())
-    for content, store in sorted(candidates, key=lambda candidate: candidate[0].used):
-        if _missing(directory, limit, keep_free, coming) <= 0:
-            return
-        store.remove(content.name, content.keys)
-    missing = _missing(directory, limit, keep_free, coming)
-    if missing > 0:
-        raise NodeError(f"the store of images {directory} has no room for {coming >> 20} MiB: {missing >> 20} MiB are missing, "
-                        "and all else is in use", "see vmbatch image list; [images] limit and keep_free", code="VB310")
-
-
-def _missing(directory: str, limit: int, keep_free: int, coming: int) -> int:
-    """Bytes over the limit, or into what must remain free, whichever is more."""
-    space = os.statvfs(directory)
-    taken = sum(store.size() for store in parts(directory)) + _taken(os.path.join(directory, "once"))
-    return max(taken + coming - limit, coming + keep_free - space.f_bavail * space.f_frsize)
 
 
 def check_user_limit(store: Store, limit: int, coming: int) -> None:
@@ -360,7 +341,7 @@ def _names(path: str) -> list[str]:
         return []
 
 
-def _taken(path: str) -> int:
+def taken(path: str) -> int:
     total = 0
     for parent, _, names in os.walk(path):
         for name in names:

@@ -70,10 +70,26 @@ tell() {
     printf 'vmbatch 1 %s %s %s\n' "$1" "$VMBATCH_TOKEN" "$2" >"$place"
 }
 
-# clock: sets $now to the seconds since the kernel began, such as 12.34
+# clock: sets $now to the seconds since the kernel began, such as 12.34, or since a guest that was saved went on
 clock() {
     now=0
     read -r now _ </proc/uptime || :
+    [ ! -f "$base/resumed" ] || since_resumed
+}
+
+since_resumed() {
+    hundredths "$now"
+    whole=$hundredths
+    read -r now <"$base/resumed"
+    hundredths "$now"
+    whole=$((whole - hundredths))
+    now=$(printf '%d.%02d' $((whole / 100)) $((whole % 100)))
+}
+
+# hundredths SECONDS: sets $hundredths
+hundredths() {
+    hundredths=${1#*.}
+    hundredths=$((${1%.*} * 100 + ${hundredths#0}))
 }
 
 # set_hostname: as the kernel sees it, as it is kept, and so that it resolves without a name server

@@ -37,7 +37,8 @@ class Template(msgspec.Struct, frozen=True):
     """A checked template; `root` is the parsed document, not to be changed.
 
     `guest_disks` by `rootdisk` and `jobdisk`; `console_shell` is the guest's name of the console for the job, '' for ssh.
-    `requests` are what submitters may ask for beside images, with the maximum: cores, bytes or seconds.
+    `requests` are what submitters may ask for beside images, with the maximum: cores, bytes or seconds. `resume`: guests start
+    from a saved one where they can.
     `without_advice` names what the admin wants no advice on, see `advice`.
     """
 
@@ -60,6 +61,7 @@ class Template(msgspec.Struct, frozen=True):
     resources: Resources = Resources()
     requests: dict[str, float] = {}
     lifetime: Lifetime = Lifetime()
+    resume: bool = False
     without_advice: tuple[str, ...] = ()
 
 
@@ -117,6 +119,7 @@ def parse(text: bytes, path: str) -> Template:
         resources=resources,
         requests=requests,
         lifetime=lifetime,
+        resume=_text(root, "vbconfig/vbstart") == "RESUME",
         without_advice=_without_advice(root),
     )
 

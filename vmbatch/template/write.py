@@ -15,7 +15,8 @@ _LIFECYCLE = ("on_poweroff", "on_reboot", "on_crash")
 
 
 class DiskChange(msgspec.Struct, frozen=True):
-    """The file behind a disk for this job; `format` is libvirt's, `backing` is (path, format) of the image below an overlay.
+    """The file behind a disk for this job; `format` is libvirt's, `backing` is (path, format) of the image below an overlay, and
+    `deeper` that of the image below that.
 
     `shared`: the file is not this job's own. `driver` and `defaults`: the name of <driver>, and what else it gets where the
     template is silent. `device`: another one than the template's, or ''.
@@ -29,6 +30,7 @@ class DiskChange(msgspec.Struct, frozen=True):
     driver: str = ""
     defaults: dict[str, str] = {}
     device: str = ""
+    deeper: tuple[str, str] | None = None
 
 
 class DriverChange(msgspec.Struct, frozen=True):
@@ -78,10 +80,10 @@ class DomainChange(msgspec.Struct, frozen=True, kw_only=True):
 def domain_xml(template: Template, change: DomainChange) -> bytes:
     """The exact XML for libvirt."""
     root = copy.deepcopy(template.root)
-    _identify(root, change)
+    identify(root, change)
     disks = root.findall("devices/disk")
     for disk in change.disks:
-        _replace_image(disks[disk.index], disk)
+        replace_image(disks[disk.index], disk)
     for other in change.drivers:
         driver = disks[other.index].find("driver")
         if driver is not None:
@@ -118,7 +120,8 @@ def domain_xml(template: Template, change: DomainChange) -> bytes:
     return etree.tostring(root, encoding="utf-8")
 
 
-def _identify(root: etree._Element, change: DomainChange) -> None:
+def identify(root: etree._Element, change: DomainChange) -> None:
+    """Gives a domain its name, uuid and owner."""
     for tag, text in (("uuid", change.uuid), ("name", change.name)):
         element = root.find(tag)
         if element is None:
@@ -156,7 +159,8 @@ def _take_out(element: etree._Element) -> None:
     parent.remove(element)
 
 
-def _replace_image(disk: etree._Element, change: DiskChange) -> None:
+def replace_image(disk: etree._Element, change: DiskChange) -> None:
+    """Puts a job's file behind a disk."""
     disk.set("type", "file")
     if change.device:
         disk.set("device", change.device)
@@ -184,12 +188,12 @@ def _replace_image(disk: etree._Element, change: DiskChange) -> None:
         disk.remove(old)
     chain = etree.Element("backingStore")
     _add_after(source, chain)
-    if change.backing:
-        path, form = change.backing
+    for below in filter(None, (change.backing, change.deeper)):
+        path, form = below
         chain.set("type", "file")
         etree.SubElement(chain, "format", {"type": form})
         _leave_owner(etree.SubElement(chain, "source", {"file": path}))
-        etree.SubElement(chain, "backingStore")
+        chain = etree.SubElement(chain, "backingStore")
 
 
 def _leave_owner(source: etree._Element) -> None:

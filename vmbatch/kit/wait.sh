@@ -1,0 +1,121 @@
+#!/bin/sh
+# wait.sh: the prolog.sh of a guest that is to be saved. The guest waits here, before it has a name, keys, a network or a user. It
+# is saved without its medium. Each guest that is made of it gets the medium of a job, becomes one of its own, and goes on with
+# that medium's prolog.sh as if it had just booted.
+# shellcheck disable=SC2154 # base, waited and root are lib.sh's
+
+place=${VMBATCH_ROOT-}/var/lib/vmbatch/wait
+case $0 in
+    "$place"/*) ;;
+    *) # the medium will go away: nothing of it may be in use
+        set -e
+        rm -rf "$place"
+        mkdir -p "$place"
+        cp "${0%/*}"/kit/* "${0%/*}/parameters.sh" "$place"
+        cd /
+        exec /bin/sh "$place/wait.sh"
+        ;;
+esac
+
+# shellcheck source=lib.sh
+. "$place/lib.sh"
+
+# report WORDS: a message, on whatever console the node may be reading
+report() {
+    for console in console ttyS0 hvc0; do
+        [ ! -w "$root/dev/$console" ] || { printf '\nvmbatch 1 %s\n' "$1" >>"$root/dev/$console"; } 2>/dev/null || :
+    done
+}
+
+# give_up STATUS: tells the node why this guest cannot be saved
+give_up() {
+    trap - EXIT
+    [ "$1" -ne 0 ] || exit 0
+    report "failed $VMBATCH_TOKEN ${reason:-status $1 while $doing}"
+    exit 1
+}
+
+# load_modules: what a job's guest would wait for
+load_modules() {
+    ! command -v modprobe >/dev/null || for module in virtio_net virtio_blk isofs nfsv4 nfsv3; do
+        modprobe "$module" 2>/dev/null || :
+    done
+}
+
+# set_clock: to that of the machine, which follows the node's while a saved guest's stands
+set_clock() {
+    doing='setting the clock'
+    [ -r "$root/sys/class/rtc/rtc0/since_epoch" ] || fail 'the guest has no hardware clock, /sys/class/rtc/rtc0'
+    read -r seconds <"$root/sys/class/rtc/rtc0/since_epoch"
+    date -s "@$seconds" >/dev/null
+}
+
+# renew_random: the kernel's random numbers are no other guest's from now on
+renew_random() {
+    doing='renewing the random numbers'
+    "$place/reseed" || fail "the kernel does not renew its random numbers (RNDRESEEDCRNG, Linux 4.14), or /var is mounted noexec"
+}
+
+# renew_machine_id: for whoever asks from now on; where /etc was read-only at the boot it is a mount of the file in /run
+renew_machine_id() {
+    doing='renewing the machine id'
+    read -r id <"$root/proc/sys/kernel/random/uuid"
+    id=$(printf '%s' "$id" | tr -d -)
+    for file in run/machine-id etc/machine-id var/lib/dbus/machine-id; do
+        [ ! -f "$root/$file" ] || [ -h "$root/$file" ] || { printf '%s\n' "$id" >"$root/$file"; } 2>/dev/null || :
+    done
+}
+
+# look: sets $disks to the machine's
+look() {
+    set -- "$root"/sys/block/*
+    disks=$*
+}
+
+# find_new: sets $device to a disk that was not there, and has our label
+find_new() {
+    for disk in $disks; do
+        case " $there " in *" $disk "*) continue ;; esac
+        device=$root/dev/${disk##*/}
+        { label=$(dd if="$device" bs=1 skip=32808 count=8); } 2>/dev/null
+        [ "$label" != 'VMBATCH ' ] || return 0
+    done
+    return 1
+}
+
+begin wait
+trap 'give_up "$?"' EXIT
+doing='reading parameters.sh'
+# shellcheck source=/dev/null
+. "$place/parameters.sh"
+load_modules
+set_clock
+renew_random
+doing='unmounting the medium'
+umount "$base/medium"
+sync
+look
+there=$disks
+until look && [ "$disks" != "$there" ]; do
+    [ $((waited % 500)) -ne 0 ] || report "waiting $VMBATCH_TOKEN"
+    pause
+done
+there=$disks
+report "alone $VMBATCH_TOKEN"
+
+# Here the guest is saved.
+until look && [ "$disks" != "$there" ] && find_new; do
+    pause
+done
+trap 'finish "$?"' EXIT
+read -r now _ <"$root/proc/uptime"
+printf '%s\n' "$now" >"$base/resumed"
+doing='mounting the medium'
+mount -t iso9660 -o ro "$device" "$base/medium"
+cat "$base/medium/seed" >"$root/dev/urandom"
+renew_random
+set_clock
+renew_machine_id
+cd /
+rm -rf "$place"
+exec /bin/sh "$base/medium/prolog.sh" start
