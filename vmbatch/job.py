@@ -53,7 +53,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     are what the job may use on this node, as the batch system says itself; None where it does not. `type` is Torque's job type,
     `features` are Slurm's constraints. `leader` proves a job's shell to be this start's, where the batch system's own process
     becomes that shell. `queued` is since when it could have run, in seconds since 1970, where the batch system says so.
-    `pooled` is the id of the start that made its guest, where that waited for a job: its things keep the names that they had then.
+    `pooled` is the id of the start that made its guest, where that waited for a job: its things keep their names.
     """
 
     id: str

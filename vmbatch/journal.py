@@ -55,8 +55,8 @@ class Start(msgspec.Struct, frozen=True, tag="start", tag_field="kind"):
 class Waits(msgspec.Struct, frozen=True, tag="waits", tag_field="kind"):
     """The line that says that the guest is whole, and waits for a job; a start that follows is that of the job that took it.
 
-    It is for jobs whose guests would be shaped by the same `template` and `key`. It has `addresses` by interface that were reserved
-    for it, and is reached at `address`. It waits until `until` seconds since the boot `boot` of the node.
+    It is for jobs whose guests would be shaped by the same `template` and `key`. It has `addresses` by interface that were
+    reserved for it, and is reached at `address`. It waits until `until` seconds since the boot `boot` of the node.
     """
 
     template: str

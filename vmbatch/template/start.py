@@ -1,6 +1,4 @@
-"""How a template's guests start: each by a boot of its own, from a saved guest, or taken from those that wait; and the domains that
-saved guests take.
-"""
+"""How guests of a template start: by a boot, from a saved one, or taken from those that wait; and the domains of saved ones."""
 
 import copy
 
