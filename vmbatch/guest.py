@@ -13,7 +13,7 @@ JOB_COMES = b"vmbatch 1 job %d\n"
 
 
 class Message(msgspec.Struct, frozen=True):
-    """A message from a guest; `address` for announce, waiting, ready, '' without a network; else `text`, printable and bounded."""
+    """A message from a guest; `address` for announce, waiting, ready, '' without a network; `text` else, printable, bounded."""
 
     kind: str
     address: str = ""

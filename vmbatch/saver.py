@@ -12,7 +12,7 @@ import time
 from . import admission, claim, facts, journal, resume, sweep, template, trace
 from .batch.local import QUEUE, Local
 from .config import Config
-from .errors import DeadlineError, NodeError, SiteError, VmBatchError
+from .errors import DeadlineError, NodeError, SiteError
 from .format import FormatError, savefile
 from .grant import Grant
 from .guest import printable
@@ -24,7 +24,7 @@ from .image.saved import Record, Shape
 from .image.store import make_directories, stamp
 from .job import Group, Job, Leader, User
 from .journal import Journal, Start
-from .lifecycle import act
+from .lifecycle import act, console_of_failure
 from .registry import HYPERVISORS
 from .release import release
 from .resource import Work
@@ -118,19 +118,11 @@ def _save(job: Job, form: template.Template, book: Journal, config: Config, work
             time=time.time(), token=job.token, job=job.id, user=job.user.name, uid=0, queue="", batch=job.batch,
             node=os.uname().nodename, started=book.start.time, guest=chosen.domain.name, uuid=chosen.domain.uuid,
             template=form.path, macs=(), addresses=(), images=()))
-        try:
+        with console_of_failure(chosen.console, config, log):
             with log.phase("start"):
                 at = _start(chosen, form, book, work)
             with log.phase("boot"):
                 _wait(chosen, "waiting", work.deadline.earlier(config.timeouts_boot * config.timeouts_scale))
-        except VmBatchError as error:
-            lines = console.printable_lines(console.read_tail(chosen.console))
-            for line in lines:
-                log.detail(f"console: {line}")
-            if lines and config.guest_console_lines:
-                shown = (f"  {line}" for line in lines[-config.guest_console_lines:])
-                error.detail = (*error.detail, "the guest's console ended with:", *shown)
-            raise
         with log.phase("save"):
             size = _write(chosen, form, shape, at, facts.readers(form, config), work)
     return f"{form.path}: saved in {chosen.ready}, {size >> 20} MiB, after {time.monotonic() - begin:.1f} s"

@@ -17,6 +17,6 @@ __all__ = [
     "LABELS", "LEARNED", "LEARNT", "BlankSource", "Checksum", "Credential", "DiskChange", "DiskTag", "DomainChange",
     "DriverChange", "Guard", "GuestDisk", "ImageSource", "InterfaceChange", "MediumTag", "NodeDirectory", "Places", "Pool",
     "Resources", "RootSsh", "Share", "TarFile", "Template", "UserImage", "VirtNet", "adapted", "added_xml", "brought",
-    "channel_path", "console_path", "digest_text", "domain_xml", "files", "filter_xml", "known_format", "medium_xml", "obstacle", "others",
-    "own_size", "parse", "parse_network", "places", "pool_obstacle", "resumed_xml", "waiting_xml",
+    "channel_path", "console_path", "digest_text", "domain_xml", "files", "filter_xml", "known_format", "medium_xml", "obstacle",
+    "others", "own_size", "parse", "parse_network", "places", "pool_obstacle", "resumed_xml", "waiting_xml",
 ]
