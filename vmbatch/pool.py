@@ -1,7 +1,7 @@
 """Guests that wait for jobs: which there are, which a job takes, and which make room for one.
 
-Each has a journal of its own, in which a line says that it waits. Who takes it adds a line, and the journal gets the job's name: from
-then on the guest is the job's, and never anybody else's.
+Each has a journal of its own, in which a line says that it waits. Who takes it adds a line, and the journal gets the job's name:
+from then on the guest is the job's, and never anybody else's.
 """
 
 import contextlib

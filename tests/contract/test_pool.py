@@ -160,14 +160,18 @@ class Node:
         self.running[uuid[1]] = token[1]
 
     def run(self, what: Callable[[], object], at: int = 0) -> bool:
-        """Whether it came to its end, and was not killed before its call `at`."""
+        """Whether it came to its end, and was not killed before its call `at`: a dead one releases nothing, and closes nothing."""
         self.at, self.calls = at, []
-        try:
-            what()
-        except KilledError:
-            return False
-        finally:
-            self.at = 0
+        with pytest.MonkeyPatch.context() as dead:
+            for module in (filler, pool, lifecycle):
+                dead.setattr(module, "release", lambda *_words, **_named: None)
+            dead.setattr(Journal, "close", lambda _book: None)
+            try:
+                what()
+            except KilledError:
+                return False
+            finally:
+                self.at = 0
         return True
 
     def fill(self) -> str:
@@ -209,14 +213,6 @@ class Node:
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
     yield Node(tmp_path, monkeypatch)
     process.watch(None)
-
-
-@pytest.fixture
-def mortal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A dead one releases nothing, and closes nothing."""
-    for module in (filler, pool, lifecycle):
-        monkeypatch.setattr(module, "release", lambda *_words, **_named: None)
-    monkeypatch.setattr(Journal, "close", lambda _book: None)
 
 
 JOB = sample_job(script=None, node_file=None, batch="local")
@@ -358,7 +354,7 @@ def test_what_is_of_no_use_is_ended(node: Node) -> None:
 def test_templates_whose_guests_cannot_wait(node: Node) -> None:
     node.config = msgspec.structs.replace(node.config, share_export="exportfs")
     node.write(node.template.read_text().replace("CHANNEL", "SHARE"))
-    with pytest.raises(SiteError, match="guests cannot wait for jobs: .*as the job's user"):
+    with pytest.raises(SiteError, match=r"guests cannot wait for jobs: .*as the job's user"):
         node.fill()
     assert node.left() == []
 
@@ -370,12 +366,13 @@ def test_one_refill_at_a_time(node: Node) -> None:
         assert third
 
 
-def test_whoever_fills_is_killed_anywhere(node: Node, mortal: None) -> None:
+def test_whoever_fills_is_killed_anywhere(node: Node) -> None:
     assert node.run(node.fill)
     whole = len(node.calls)
     assert whole > 15
-    for path, *_ in journal.waiting():
-        assert end(node, path)
+    node.die()
+    (path, *_), = journal.waiting()
+    assert pool.end(path, "so", node.config, node.log)
     for at in range(1, whole + 1):
         assert not node.run(node.fill, at), f"{at}: {node.calls}"
         node.sweep()
@@ -383,27 +380,16 @@ def test_whoever_fills_is_killed_anywhere(node: Node, mortal: None) -> None:
         assert node.left() == [], f"killed before {at}: {node.calls[-3:]}"
 
 
-def end(node: Node, path: str) -> bool:
-    node.die()
-    book = Journal.open(path, Deadline(0))
-    assert book is not None
-    book.release(9)
-    node.die()
-    return node.left() == []
-
-
-def test_whoever_takes_is_killed_anywhere(node: Node, mortal: None) -> None:
+def test_whoever_takes_is_killed_anywhere(node: Node) -> None:
     """Before the mark all is as it was, and another job takes it; from the mark on nobody gets it, and nothing is left."""
     node.fill()
-    node.die()
     assert node.run(lambda: node.take(JOB))
-    calls = node.calls
+    calls = list(node.calls)
     assert calls == ["journal", "link", "unlink"]
     node.sweep()
     assert node.left() == []
     for at in range(1, len(calls) + 1):
         node.fill()
-        node.die()
         assert not node.run(lambda: node.take(JOB), at)
         assert len(journal.waiting()) == (at == 1)
         node.die()
@@ -413,22 +399,19 @@ def test_whoever_takes_is_killed_anywhere(node: Node, mortal: None) -> None:
         assert node.left() == [], f"killed before {calls[at - 1]}: {said}"
 
 
-def test_an_epilogue_of_a_half_taken_one(node: Node, mortal: None) -> None:
+def test_an_epilogue_of_a_half_taken_one(node: Node) -> None:
     """It runs before any sweep, and finds the job's journal or none."""
     from vmbatch import ending
 
     for at in (1, 2, 3):
         node.fill()
-        node.die()
         assert not node.run(lambda: node.take(JOB), at)
         node.die()
-        with pytest.MonkeyPatch.context() as alive:
-            alive.setattr(ending, "release", lambda book, *_, **__: book.release(9) is None)
-            ending.epilogue(JOB.id, node.config, node.log)
+        ending.epilogue(JOB.id, node.config, node.log)
         node.sweep()
         assert len(journal.waiting()) == (at == 1)
         for path, *_ in journal.waiting():
-            assert end(node, path)
+            assert pool.end(path, "so", node.config, node.log)
         assert node.left() == []
 
 

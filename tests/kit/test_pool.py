@@ -169,4 +169,5 @@ def test_the_size_is_that_of_the_tar() -> None:
     entries = (Entry("a", 0o600, b"x" * 513), Entry("b/" + "c" * 150, 0o600, b""), Entry("d", 0o644, b"y" * 10240))
     sent = b"".join(tar(entries))
     assert len(sent) == size(entries)
-    assert tarfile.open(fileobj=io.BytesIO(sent)).getnames() == [entry.name for entry in entries]
+    with tarfile.open(fileobj=io.BytesIO(sent)) as opened:
+        assert opened.getnames() == [entry.name for entry in entries]

@@ -54,8 +54,8 @@ def listed(as_json: bool) -> None:
 def refill() -> None:
     """Have as many guests wait as the templates of all queues want, and end those that no job would take.
 
-    vmbatch-pool.service runs it when a job has taken a guest, and every few minutes. Exit status 1 if a guest could not be had; that
-    jobs need the room is no failure.
+    vmbatch-pool.service runs it when a job has taken a guest, and every few minutes. Exit status 1 if a guest could not be had;
+    that jobs need the room is no failure.
 
     \b
     Example: vmbatch pool refill
