@@ -160,7 +160,7 @@ class Node:
         self.running[uuid[1]] = token[1]
 
     def run(self, what: Callable[[], object], at: int = 0) -> bool:
-        """Whether it came to its end, and was not killed before its call `at`: a dead one releases nothing, and closes nothing."""
+        """Whether it came to its end, and was not killed before its call `at`: a dead one releases and closes nothing."""
         self.at, self.calls = at, []
         with pytest.MonkeyPatch.context() as dead:
             for module in (filler, pool, lifecycle):

@@ -93,7 +93,7 @@ def _unseen(jobs: list[Status]) -> Iterator[Start]:
 
     if os.geteuid() != 0:
         return
-    tokens = {each.token for each in jobs}
+    tokens = {each.token for each in jobs} | {start.token for _path, start, _waits in journal.waiting()}
     for path in journal.paths():
         try:
             found = journal.peek(path) if path.endswith(".journal") else None

@@ -51,8 +51,9 @@ def listed(as_json: bool) -> None:
 
 
 @pool.command()
-def refill() -> None:
-    """Have as many guests wait as the templates of all queues want, and end those that no job would take.
+@click.argument("templates", nargs=-1, type=click.Path(exists=True, dir_okay=False))
+def refill(templates: tuple[str, ...]) -> None:
+    """Have as many guests wait as TEMPLATES want, or those of all queues, and end those that no job would take.
 
     vmbatch-pool.service runs it when a job has taken a guest, and every few minutes. Exit status 1 if a guest could not be had;
     that jobs need the room is no failure.
@@ -60,6 +61,7 @@ def refill() -> None:
     \b
     Example: vmbatch pool refill
     """
+    import os
     import signal
 
     from .. import filler
@@ -79,6 +81,10 @@ def refill() -> None:
         forms = filler.templates(config)
         for line in filler.prune(forms, config):
             click.echo(line)
+        chosen = {os.path.abspath(path) for path in templates}
+        if not chosen <= {form.path for form in forms}:
+            raise click.UsageError("a template of a queue, with <vbstart>POOL</vbstart>, is wanted")
+        forms = [form for form in forms if not chosen or form.path in chosen]
         given_up: set[str] = set()
         while lacking := [form for form in forms if form.path not in given_up and filler.lacking(form)]:
             for form in lacking:
