@@ -25,8 +25,8 @@ from .sample import BASE, TEMPLATE, TOKEN, facts, form, job, settings
 
 POOLED = TEMPLATE.replace("<vbhypervisor>", "<vbstart size='3' lifetime='90min'>POOL</vbstart><vbhypervisor>")
 ROOT = User("root", 0, Group("root", 0), (), "/", "/bin/sh")
-NOBODY = Job(id="7.pool", token=TOKEN, user=ROOT, name="pool", queue="local", account="", resources="", script=None, node_file=None,
-             batch="local")
+NOBODY = Job(id="7.pool", token=TOKEN, user=ROOT, name="pool", queue="local", account="", resources="", script=None,
+             node_file=None, batch="local")
 TAKER = job(pooled="7.pool")
 ADDRESS = "10.77.0.42"
 

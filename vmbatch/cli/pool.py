@@ -19,7 +19,9 @@ def pool() -> None:
 @pool.command("list")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object a line")
 def listed(as_json: bool) -> None:
-    """Show the guests that wait: template, name, address, and for how long they still do.
+    """Show the guests that wait.
+
+    Their templates, names, addresses, and for how long they still wait.
 
     \b
     Example: vmbatch pool list
@@ -53,7 +55,9 @@ def listed(as_json: bool) -> None:
 @pool.command()
 @click.argument("templates", nargs=-1, type=click.Path(exists=True, dir_okay=False))
 def refill(templates: tuple[str, ...]) -> None:
-    """Have as many guests wait as TEMPLATES want, or those of all queues, and end those that no job would take.
+    """Have as many guests wait as should.
+
+    As many as TEMPLATES want, or those of all queues; and end those that no job would take.
 
     vmbatch-pool.service runs it when a job has taken a guest, and every few minutes. Exit status 1 if a guest could not be had;
     that jobs need the room is no failure.
@@ -105,7 +109,9 @@ def refill(templates: tuple[str, ...]) -> None:
 @pool.command()
 @click.argument("templates", nargs=-1, type=click.Path(dir_okay=False))
 def drain(templates: tuple[str, ...]) -> None:
-    """End the guests that wait, of TEMPLATES or of all. The service has others wait soon; vmbatch drain keeps it from that.
+    """End the guests that wait.
+
+    Of TEMPLATES or of all. The service has others wait soon; vmbatch drain keeps it from that.
 
     \b
     Example: vmbatch pool drain
