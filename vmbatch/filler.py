@@ -41,8 +41,8 @@ def templates(config: Config) -> list[Template]:
 @contextlib.contextmanager
 def alone() -> Iterator[bool]:
     """Whether no other process fills the pool just now; while the `with` lasts none begins to."""
-    file.make_state_directory(pool.DIRECTORY, 0o700)
-    fd = os.open(os.path.join(pool.DIRECTORY, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    file.make_state_directory(pool.directory(), 0o700)
+    fd = os.open(os.path.join(pool.directory(), "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield True

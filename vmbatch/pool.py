@@ -29,13 +29,17 @@ from .resource import Resource
 from .template import Template, digest_text, own_size, pool_obstacle
 from .units import Deadline
 
-DIRECTORY = os.path.join(journal.RUN, "pool")
 _SHAPING = ("libvirt_", "share_", "network_", "spool_directory", "guest_")
 """Settings that a guest has when it waits."""
 _BUSY_SECONDS, _BUSY_PAUSE_SECONDS = 0.3, 0.01
 """For others to look at a guest that waits, or to take it."""
 _GREETING_SECONDS = 5.0
 """For a guest that waits to say so."""
+
+
+def directory() -> str:
+    """Where prologues say that a guest may lack."""
+    return os.path.join(journal.RUN, "pool")
 
 
 def why_not(form: Template, config: Config) -> str:
@@ -202,5 +206,5 @@ class Spare:
 def want() -> None:
     """Has the node's service see to it that guests wait; what cannot be told now, its timer sees."""
     with contextlib.suppress(OSError, NodeError):
-        file.make_state_directory(DIRECTORY, 0o700)
-        os.close(os.open(os.path.join(DIRECTORY, "wanted"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
+        file.make_state_directory(directory(), 0o700)
+        os.close(os.open(os.path.join(directory(), "wanted"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))

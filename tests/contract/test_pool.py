@@ -125,7 +125,6 @@ class Node:
         monkeypatch.setattr(boot, "open_channel", lambda _domain, token: Channel(self.answers.get(token, ADDRESS)))
         monkeypatch.setattr("vmbatch.hypervisor.domain._IN_FLIGHT_SECONDS", 0.0)
         monkeypatch.setattr(pool, "_GREETING_SECONDS", 0.1)
-        monkeypatch.setattr(pool, "DIRECTORY", str(self.directory / "pool"))
         monkeypatch.setattr(claim, "DIRECTORY", str(self.directory / "claims"))
         monkeypatch.setattr("vmbatch.context.keys.ssh.make_keys", self.make_keys)
 
