@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from . import admission, boot, drain, facts, journal, pool, sweep, template, trace
 from .batch.local import QUEUE, Local
 from .config import Config
-from .errors import NodeError, SiteError, VmBatchError
+from .errors import DeadlineError, NodeError, SiteError, VmBatchError
 from .grant import Grant
-from .host import clock, file, process, virt
+from .host import clock, file, process, ssh, virt
 from .host.log import Log
 from .job import Group, Job, Leader, User
 from .journal import Journal, Start, Waits
@@ -28,6 +28,7 @@ from .template import Template
 from .units import Deadline
 
 _NUMBERS = 10**9
+_SSHD_SECONDS, _PAUSE_SECONDS = 60.0, 0.5
 _LOG = "pool"
 
 
@@ -157,6 +158,8 @@ def _bring_up(job: Job, form: Template, book: Journal, config: Config, work: Wor
             make(chosen, book, work, config, log)
             gathered.close()
             address = boot.lay_by(chosen, book.start, config, log, work.deadline, act=lambda made: act(made, book, work))
+            with log.phase("sshd"):
+                _see_sshd(chosen, address, config, work)
     for each in book.resources:
         each.hand_over()
     lifetime = 0.0 if form.pool is None else form.pool.lifetime
@@ -164,3 +167,16 @@ def _bring_up(job: Job, form: Template, book: Journal, config: Config, work: Wor
                     until=clock.uptime() + lifetime))
     trace.write(config.log_trace, trace.Ready(time.time(), job.token, job.id, address))
     return chosen
+
+
+def _see_sshd(chosen: Plan, address: str, config: Config, work: Work) -> None:
+    """Waits until the guest's sshd shows the key that was made for it: no job is the first that it hears of. DeadlineError."""
+    keys = os.path.join(os.path.dirname(chosen.console), "keys")
+    wanted = ssh.public_key(ssh.key_files(keys)[1])
+    over = work.deadline.earlier(_SSHD_SECONDS * config.timeouts_scale)
+    while (shown := ssh.shown_key(address, config.images_account, over)) != wanted:
+        if over.passed():
+            said = shown or "no answer"
+            raise DeadlineError(f"the guest's sshd at {address} does not show the key that was made for it: {said}",
+                                "see whether its image starts sshd, and lets the kit give it a host key", code="VB704")
+        time.sleep(_PAUSE_SECONDS)

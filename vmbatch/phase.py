@@ -22,6 +22,7 @@ _OF = {
     "export": "boot",
     "boot": "boot",
     "give": "boot",
+    "sshd": "boot",
     "mount": "boot",
     "deliver": "boot",
     "arrival": "ready",

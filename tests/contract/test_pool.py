@@ -83,6 +83,7 @@ class Node:
         self.running: dict[str, str] = {}
         self.answers: dict[str, str] = {}
         self.at = 0
+        self.shown = "ssh-ed25519 AAAA"
         self.calls: list[str] = []
         self.image = place / "base.raw"
         self.image.write_bytes(bytes(1 << 20))
@@ -127,6 +128,7 @@ class Node:
         monkeypatch.setattr(pool, "_GREETING_SECONDS", 0.1)
         monkeypatch.setattr(claim, "DIRECTORY", str(self.directory / "claims"))
         monkeypatch.setattr("vmbatch.context.keys.ssh.make_keys", self.make_keys)
+        monkeypatch.setattr("vmbatch.filler.ssh.shown_key", lambda *_: self.shown)
 
     @staticmethod
     def make_keys(paths: list[str], comment: str, deadline: Deadline) -> None:
@@ -354,6 +356,14 @@ def test_templates_whose_guests_cannot_wait(node: Node) -> None:
     node.config = msgspec.structs.replace(node.config, share_export="exportfs")
     node.write(node.template.read_text().replace("CHANNEL", "SHARE"))
     with pytest.raises(SiteError, match=r"guests cannot wait for jobs: .*as the job's user"):
+        node.fill()
+    assert node.left() == []
+
+
+def test_an_sshd_with_another_key(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filler, "_SSHD_SECONDS", 0.1)
+    node.shown = "ssh-ed25519 BBBB"
+    with pytest.raises(DeadlineError, match="does not show the key that was made for it: ssh-ed25519 BBBB"):
         node.fill()
     assert node.left() == []
 

@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Iterable
 
 from .. import sshargs
+from ..errors import CommandError
 from ..job import User
 from ..request import login_command
 from ..units import Deadline
@@ -34,6 +35,19 @@ def prove_login(handover: str, user: User, address: str, alias: str, party: byte
     finally:
         if said is not None:
             os.close(said)
+
+
+def shown_key(address: str, account: str, deadline: Deadline) -> str:
+    """The Ed25519 key that the sshd at an address shows, `ssh-ed25519 AAAA...`; '' if there is none. DeadlineError.
+
+    Asked as an account without rights, as anybody may answer.
+    """
+    try:
+        said = process.run(["/usr/bin/ssh-keyscan", "-T", "10", "-t", "ed25519", "--", address], deadline, account=account,
+                           quiet=True)
+    except CommandError:
+        return ""
+    return next((line.partition(" ")[2] for line in said.splitlines() if line.startswith(f"{address} ")), "")
 
 
 def public_key(path: str) -> str:

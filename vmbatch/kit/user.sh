@@ -141,6 +141,8 @@ take_over() {
 # these, from copies that have their modes and times, and then moved over them.
 read_accounts() {
     etc=$root/etc new=$root/etc/.vmbatch
+    look_at_accounts
+    read_of=$seen
     [ -d "$new" ] || mkdir -m 700 "$new"
     set --
     for file in group gshadow shadow passwd; do
@@ -157,13 +159,16 @@ read_accounts() {
     passwd_text=$text
 }
 
-# have_read: whether that has been done, and nobody has changed them since; false, too, where the shell does not know -nt
-# shellcheck disable=SC3013
+# look_at_accounts: sets $seen to what changes with any of the files: number of the inode, size, time
+look_at_accounts() {
+    seen=$(ls -lin "$etc/group" "$etc/gshadow" "$etc/shadow" "$etc/passwd" 2>/dev/null || :)
+}
+
+# have_read: whether that has been done, and nobody has changed them since
 have_read() {
-    [ -n "${passwd_text-}" ] || return 1
-    for file in group gshadow shadow passwd; do
-        [ ! -f "$etc/$file" ] || { [ -f "$new/$file" ] && [ ! "$etc/$file" -nt "$new/$file" ]; } || return 1
-    done
+    [ -n "${read_of-}" ] || return 1
+    look_at_accounts
+    [ "$seen" = "$read_of" ]
 }
 
 create_user() {
