@@ -3,6 +3,7 @@
 import io
 import os
 import select
+import signal
 import subprocess
 import tarfile
 import time
@@ -72,9 +73,9 @@ def waiting(guest: Guest) -> Iterator[tuple[Guest, Port, "subprocess.Popen[bytes
     assert (done.returncode, guest.read("var/lib/vmbatch/failed")) == (0, ""), (guest.base / "prolog.log").read_text()
     port = Port(guest)
     command = [*guest.shell, "-c", f'{guest.prelude}. "$0"', str(guest.medium / "epilog.sh"), "start"]
-    process = subprocess.Popen(command, env=guest.environment)
+    process = subprocess.Popen(command, env=guest.environment, start_new_session=True)
     yield guest, port, process
-    process.kill()
+    os.killpg(process.pid, signal.SIGKILL)  # what beats goes on behind it
     process.wait()
 
 
