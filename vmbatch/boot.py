@@ -342,9 +342,9 @@ def _deliver(wait: Wait, delivery: Delivery, log: Log) -> None:
 
 def _give(channel: Channel, content: Content, wait: Wait) -> None:
     """Makes a guest that waits the job's: it unpacks the context, and goes on with that."""
-    from .context.stream import checked, size, tar
+    from .context.stream import checked, placed, size, tar
 
-    members = tuple(checked(content.entries()))
+    members = tuple(checked(placed(content.entries())))
     channel.send(itertools.chain((JOB_COMES % size(members),), tar(members)),
                  lambda: wait.check("phase give: it does not take its context"))
 

@@ -1,9 +1,11 @@
 """A guest that waits for a job: it is nobody's, sleeps until the node speaks to it, and is the job's guest from then on."""
 
+import contextlib
 import io
 import os
 import select
 import signal
+import stat
 import subprocess
 import tarfile
 import time
@@ -13,7 +15,7 @@ from collections.abc import Iterator
 import pytest
 
 from vmbatch.context.parameters import assignments
-from vmbatch.context.stream import size, tar
+from vmbatch.context.stream import placed, size, tar
 from vmbatch.context.tree import Entry
 from vmbatch.guest import JOB_COMES
 
@@ -57,6 +59,7 @@ class Port:
 @pytest.fixture
 def waiting(guest: Guest) -> Iterator[tuple[Guest, Port, "subprocess.Popen[bytes]"]]:
     """A guest that has come to where it waits; its medium has nothing of a user."""
+    guest.write("etc/skel/.profile", "welcome\n")
     context = dict(guest.context)
     guest.context = {name: value for name, value in context.items() if name not in OF_JOB} | {
         "VMBATCH_POOL": "yes", "VMBATCH_HOSTNAME": "vm-7"}
@@ -68,22 +71,29 @@ def waiting(guest: Guest) -> Iterator[tuple[Guest, Port, "subprocess.Popen[bytes
         guest.context |= {"VMBATCH_UID": str(os.getuid()), "VMBATCH_GID": str(os.getgid())}
     guest.functions |= {
         "modprobe": ":", "ip": "echo '10.77.0.1 dev eth0 src 10.77.0.42 uid 0'", "restorecon": ":",
-        "mount": f'echo "$*" >>"{guest.root}/mounted"'}
+        "mount": f'echo "$*" >>"{guest.root}/mounted"',
+        "tar": '[ "$1" = --version ] || command tar "$@"'}  # GNU's refuses a terminal: it is taken for one that reads on
     done = guest.run(guest.medium / "prolog.sh", "start")
     assert (done.returncode, guest.read("var/lib/vmbatch/failed")) == (0, ""), (guest.base / "prolog.log").read_text()
     port = Port(guest)
     command = [*guest.shell, "-c", f'{guest.prelude}. "$0"', str(guest.medium / "epilog.sh"), "start"]
     process = subprocess.Popen(command, env=guest.environment, start_new_session=True)
     yield guest, port, process
-    os.killpg(process.pid, signal.SIGKILL)  # what beats goes on behind it
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # what beats goes on behind it
     process.wait()
 
 
 def context(guest: Guest, *more: Entry) -> bytes:
     """As the node sends it."""
-    entries = (Entry("parameters.sh", 0o600, assignments(guest.context)), Entry("ssh/authorized_key", 0o600, f"{KEY}\n".encode()),
-               Entry("job/script", 0o600, b"#!/bin/sh\n" + b"# job\n" * 4000), *more)
+    entries = tuple(placed((
+        Entry("parameters.sh", 0o600, assignments(guest.context)), Entry("ssh/authorized_key", 0o600, f"{KEY}\n".encode()),
+        Entry("job/script", 0o600, b"#!/bin/sh\n" + b"# job\n" * 4000), *more)))
     return JOB_COMES % size(entries) + b"".join(tar(entries))
+
+
+def log_in(guest: Guest) -> None:
+    subprocess.run([*guest.shell, str(guest.base / "kit/login.sh")], env=guest.environment, check=True, timeout=20)
 
 
 def test_it_waits_as_nobody(waiting: tuple[Guest, Port, "subprocess.Popen[bytes]"]) -> None:
@@ -110,11 +120,14 @@ def test_it_becomes_a_job_s(waiting: tuple[Guest, Port, "subprocess.Popen[bytes]
     assert port.line() == f"vmbatch 1 announce {NONCE} 10.77.0.42"
     assert "alice:x:1500:" in guest.read("etc/passwd") or os.geteuid() != 0
     assert guest.read("home/alice/.ssh/authorized_keys") == f"{KEY}\n"
+    assert guest.read("home/alice/.profile") == "welcome\n"
+    assert f"-R 1500:1501 {guest.base}/job {guest.root}/home/alice" in guest.read("chown.log") or os.geteuid() != 0
+    assert [stat.S_IMODE((guest.base / name).stat().st_mode) for name in ("job", "job/script", "taken")] == [0o700] * 3
     assert guest.read("var/lib/vmbatch/job/script").count("# job\n") == 4000
     assert (guest.base / "before.d/1").exists()
     assert guest.read("proc/sys/kernel/hostname") == "vm-42\n"
     assert port.silent(0.3), "nobody has logged in"
-    (guest.base / "job/login").touch()
+    log_in(guest)
     assert port.line() == f"vmbatch 1 ready {NONCE} 10.77.0.42"
     assert process.wait(20) == 0
     assert guest.read("ran") == "alice\nlate\n"
@@ -123,7 +136,7 @@ def test_it_becomes_a_job_s(waiting: tuple[Guest, Port, "subprocess.Popen[bytes]
 def test_accounts_that_came_meanwhile_stay(waiting: tuple[Guest, Port, "subprocess.Popen[bytes]"]) -> None:
     guest, port, _process = waiting
     port.line()
-    time.sleep(0.01)  # a clock that a file's time shows
+    time.sleep(1.1)  # a time that any shell sees
     guest.write("etc/passwd", guest.read("etc/passwd") + "late:x:77:77::/:/bin/false\n")
     port.send(context(guest))
     assert port.line().startswith("vmbatch 1 announce ")
@@ -156,7 +169,7 @@ def test_messages_go_where_the_template_wants_them_afterwards(waiting: tuple[Gue
     port.line()
     port.send(context(guest))
     port.line()
-    (guest.base / "job/login").touch()
+    log_in(guest)
     assert port.line().startswith("vmbatch 1 ready ")
     assert process.wait(20) == 0
     beat = guest.root / "mnt/vmbatch/heartbeat"

@@ -7,6 +7,8 @@ import tarfile
 import time
 from collections.abc import Iterable, Iterator
 
+import msgspec
+
 from ..errors import NodeError, SiteError
 from .tree import Entry
 
@@ -23,6 +25,15 @@ def tar(members: Iterable[Entry]) -> Iterator[bytes]:
             written += len(piece)
             yield piece
     yield bytes(2 * _BLOCK + -(written + 2 * _BLOCK) % tarfile.RECORDSIZE)
+
+
+def placed(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """The context as it lies in a guest that waited: the job's files where the user will have them, all else beside them."""
+    for entry in entries:
+        if entry.name.startswith("job/"):
+            yield msgspec.structs.replace(entry, mode=0o700)
+        else:
+            yield msgspec.structs.replace(entry, name=f"taken/{entry.name}")
 
 
 def size(members: Iterable[Entry]) -> int:

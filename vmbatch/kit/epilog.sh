@@ -99,7 +99,11 @@ case ${1-} in
         tell announce "$address"
         run_site epilog.d
         wait_until_ready
-        wait_for_login
+        if [ -n "${prepared-}" ]; then
+            hear_login
+        else
+            wait_for_login
+        fi
         meet_party
         feed_watchdog
         tell ready "$address"

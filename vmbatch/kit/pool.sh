@@ -11,10 +11,9 @@
 # wait_for_job: returns as the guest of a job, whose context is $medium from then on, and tells the node by the port what comes next
 wait_for_job() {
     find_channel
-    taken=$base/taken
     doing='waiting for a job'
-    rehearse
-    read_accounts
+    taken=$base/taken
+    prepare
     until take; do
         pause
     done
@@ -29,21 +28,48 @@ wait_for_job() {
     relabel
 }
 
-# rehearse: what will be run when the job comes is in memory then
-rehearse() {
-    for program in head tar mkdir mv cp chown chmod rm rmdir; do
+# prepare: all that can be done without knowing for whom, as each program that is run later makes the user wait
+prepare() {
+    prepared=yes
+    for program in head tar mkdir mv chown; do
         "$program" --help
     done </dev/null >/dev/null 2>&1 || :
+    drains=yes
+    case $(tar --version 2>/dev/null) in *'GNU tar'*) drains= ;; esac
+    read_accounts
+    rm -rf "${base:?}/home" "$base/entered"
+    mkdir -m 700 "$base/home"
+    [ ! -d "$root/etc/skel" ] || cp -R "$root/etc/skel/." "$base/home"
+    [ -d "$base/home/.ssh" ] || mkdir -m 700 "$base/home/.ssh"
+    mkfifo -m 622 "$base/entered"
+    exec 4<>"$base/entered"
 }
 
 # take: false if the node has only looked whether there is somebody. A port takes nothing as long as nobody listens at its other
 # end (Linux, drivers/char/virtio_console.c), so that a guest waits here without any work.
 take() {
-    rm -rf "$taken"
-    mkdir -m 700 "$taken"
+    rm -rf "$taken" "$base/job"
     {
         printf 'vmbatch 1 waiting %s %s\n' "$VMBATCH_TOKEN" "$address" >&3 && IFS= read -r line <&3 || return 1
-        case $line in 'vmbatch 1 job '*) ;; *) return 1 ;; esac
-        head -c "${line#vmbatch 1 job }" <&3 | tar -xf - -C "$taken"
+        case $line in 'vmbatch 1 job '*) unpack "${line#vmbatch 1 job }" <&3 ;; *) return 1 ;; esac
     } 3<>"$shared"
+}
+
+# unpack BYTES: the context into $taken and the job's files into their place, closed to all. BusyBox' tar reads on behind the end.
+unpack() {
+    umask 077
+    if [ -z "$drains" ]; then
+        tar -xf - -C "$base"
+    else
+        head -c "$1" | tar -xf - -C "$base"
+    fi || return 1
+    umask 022
+}
+
+# hear_login: as wait_for_login, but is told by login.sh
+hear_login() {
+    until [ -e "$base/job/login" ]; do
+        read -r _ <&4 || pause
+    done
+    exec 4>&-
 }

@@ -21,14 +21,18 @@ place_programs() {
     done
 }
 
-# The directory is the user's in the end, so it is made anew and filled while it is still ours.
+# The directory is the user's in the end, so it is made anew and filled while it is still ours; in a guest that waited they came there.
 place_job() {
     doing="placing the job's files"
-    [ ! -d "$base/job" ] || rm -rf "$base/job"
-    mkdir -m 700 "$base/job"
-    [ ! -d "$medium/job" ] || cp "$medium/job"/* "$base/job"
-    chmod -R 700 "$base/job"
-    chown -R "$VMBATCH_UID:$VMBATCH_GID" "$base/job"
+    if [ -z "${prepared-}" ]; then
+        [ ! -d "$base/job" ] || rm -rf "$base/job"
+        mkdir -m 700 "$base/job"
+        [ ! -d "$medium/job" ] || cp "$medium/job"/* "$base/job"
+        chmod -R 700 "$base/job"
+    elif [ ! -d "$base/job" ]; then
+        mkdir -m 700 "$base/job"
+    fi
+    chown -R "$VMBATCH_UID:$VMBATCH_GID" "$base/job" ${new_home:+"$new_home"}
 }
 
 unpack_archives() {

@@ -98,6 +98,12 @@ trust_key_at_home() {
     directory=$root$VMBATCH_HOME/.ssh
     keys=$directory/authorized_keys
     [ ! -h "$directory" ] && [ ! -h "$keys" ] || fail "symbolic link in $VMBATCH_HOME/.ssh"
+    if [ -n "${new_home-}" ]; then
+        umask 077
+        trusted_keys >>"$keys"
+        umask 022
+        return
+    fi
     if [ -d "$directory" ]; then
         owner "$directory"
         [ "$owner" = "$VMBATCH_UID" ] || fail "$VMBATCH_HOME/.ssh belongs to uid $owner, not to $VMBATCH_USER"

@@ -110,9 +110,16 @@ choose_shell() {
     done
 }
 
-# make_home: a new one gets the skeleton; one that was the replaced account's changes hands; any other stays as it is
+# make_home: a new one gets the skeleton; one that was the replaced account's changes hands; any other stays as it is. One that was
+# prepared becomes the user's with the job's files: $new_home is its place.
 make_home() {
-    home=$root$VMBATCH_HOME
+    home=$root$VMBATCH_HOME new_home=
+    if [ ! -d "$home" ] && [ -n "${prepared-}" ]; then
+        [ -d "${home%/*}" ] || mkdir -p "${home%/*}"
+        mv "$base/home" "$home"
+        new_home=$home
+        return
+    fi
     if [ ! -d "$home" ]; then
         # shellcheck disable=SC2174 # as wanted: the parents are nobody's secret
         mkdir -p -m 700 "$home"
@@ -141,8 +148,6 @@ take_over() {
 # these, from copies that have their modes and times, and then moved over them.
 read_accounts() {
     etc=$root/etc new=$root/etc/.vmbatch
-    look_at_accounts
-    read_of=$seen
     [ -d "$new" ] || mkdir -m 700 "$new"
     set --
     for file in group gshadow shadow passwd; do
@@ -159,16 +164,13 @@ read_accounts() {
     passwd_text=$text
 }
 
-# look_at_accounts: sets $seen to what changes with any of the files: number of the inode, size, time
-look_at_accounts() {
-    seen=$(ls -lin "$etc/group" "$etc/gshadow" "$etc/shadow" "$etc/passwd" 2>/dev/null || :)
-}
-
-# have_read: whether that has been done, and nobody has changed them since
+# have_read: whether that has been done, and nobody has changed them since; false, too, where the shell does not know -nt
+# shellcheck disable=SC3013
 have_read() {
-    [ -n "${read_of-}" ] || return 1
-    look_at_accounts
-    [ "$seen" = "$read_of" ]
+    [ -n "${passwd_text-}" ] || return 1
+    for file in group gshadow shadow passwd; do
+        [ ! -f "$etc/$file" ] || { [ -f "$new/$file" ] && [ ! "$etc/$file" -nt "$new/$file" ]; } || return 1
+    done
 }
 
 create_user() {
@@ -198,7 +200,7 @@ create_user() {
     fi
     put passwd "$VMBATCH_USER:$password:$VMBATCH_UID:$VMBATCH_GID::$VMBATCH_HOME:$shell$newline"
     mv -f "$new"/* "$etc"
-    rmdir "$new"
+    [ -n "${prepared-}" ] || rmdir "$new"
 
     add_line "$etc/shells" "$shell" # dropbear refuses other ones
     [ -n "${VMBATCH_HOME_SHARED-}" ] || make_home
