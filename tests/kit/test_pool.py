@@ -77,7 +77,7 @@ def waiting(guest: Guest) -> Iterator[tuple[Guest, Port, "subprocess.Popen[bytes
     assert (done.returncode, guest.read("var/lib/vmbatch/failed")) == (0, ""), (guest.base / "prolog.log").read_text()
     port = Port(guest)
     command = [*guest.shell, "-c", f'{guest.prelude}. "$0"', str(guest.medium / "epilog.sh"), "start"]
-    process = subprocess.Popen(command, env=guest.environment, start_new_session=True)
+    process = subprocess.Popen(command, env=guest.environment, process_group=0)
     yield guest, port, process
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)  # what beats goes on behind it
