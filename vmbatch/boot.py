@@ -260,6 +260,7 @@ def bring_up(chosen: Plan, start: Start, config: Config, log: Log, deadline: Dea
     gets its context by its `channel`.
     """
     wait = Wait(chosen, start, config, deadline, _pins(chosen, config, log, act), meeting, channel)
+    ahead: ssh.Ahead | None = None
     try:
         if chosen.export is not None:
             with log.phase("export"):
@@ -269,6 +270,7 @@ def bring_up(chosen: Plan, start: Start, config: Config, log: Log, deadline: Dea
             _deliver(wait, chosen.delivery, log)
         if chosen.given is not None and channel is not None:
             with log.phase("give"):
+                ahead = ssh.Ahead(chosen.handover, chosen.job.user, chosen.addresses[0], chosen.alias)
                 _give(channel, chosen.given, wait)
         with log.phase("boot" if chosen.delivery is None else "mount"):
             announced = wait.message("announce", "phase boot: it has not announced its address on the share")
@@ -283,7 +285,9 @@ def bring_up(chosen: Plan, start: Start, config: Config, log: Log, deadline: Dea
             if wait.terminal is not None:
                 _log_in_there(wait, wait.terminal)
             elif way.address:
-                _log_in(wait, way, log, party)
+                if ahead is not None:
+                    ahead.go(lambda: wait.check("phase login"))
+                _log_in(wait, way, log, party, None if ahead is None else ahead.process)
             else:
                 raise SiteError("the guest has announced itself without an address, and the job's way is ssh",
                                 "give the guest a network, or write <vbshell>CONSOLE</vbshell>", code="VB604")
@@ -292,6 +296,8 @@ def bring_up(chosen: Plan, start: Start, config: Config, log: Log, deadline: Dea
         for line in wait.pins.closed():
             log.line(line)
     finally:
+        if ahead is not None:
+            ahead.close()
         wait.close()
     if ready.address != announced.address:
         raise NodeError(f"the guest announced {announced.address}, but is ready at {ready.address}", code="VB709")
@@ -374,12 +380,13 @@ def _meet(wait: Wait, meeting: Meeting, address: str) -> bytes:
     return "".join(f"{guest.address} {guest.name} {guest.host_key}\n" for guest in party).encode()
 
 
-def _log_in(wait: Wait, way: Way, log: Log, party: bytes) -> None:
-    """Tries until the submitting user can log in."""
+def _log_in(wait: Wait, way: Way, log: Log, party: bytes, begun: "subprocess.Popen[bytes] | None" = None) -> None:
+    """Tries until the submitting user can log in; what is `begun` is the first attempt."""
     chosen = wait.chosen
     said = "no answer yet"
     while True:
-        attempt = ssh.prove_login(chosen.handover, chosen.job.user, way.address, chosen.alias, party, way.port)
+        attempt = begun or ssh.prove_login(chosen.handover, chosen.job.user, way.address, chosen.alias, party, way.port)
+        begun = None
         handle = os.pidfd_open(attempt.pid)
         wait.watch.descriptor(handle)
         try:
