@@ -131,6 +131,7 @@ def test_it_becomes_a_job_s(waiting: tuple[Guest, Port, "subprocess.Popen[bytes]
     assert port.line() == f"vmbatch 1 ready {NONCE} 10.77.0.42"
     assert process.wait(20) == 0
     assert guest.read("ran") == "alice\nlate\n"
+    log_in(guest)  # a second one finds nobody who waits
 
 
 def test_accounts_that_came_meanwhile_stay(waiting: tuple[Guest, Port, "subprocess.Popen[bytes]"]) -> None:

@@ -41,7 +41,7 @@ prepare() {
     mkdir -m 700 "$base/home"
     [ ! -d "$root/etc/skel" ] || cp -R "$root/etc/skel/." "$base/home"
     [ -d "$base/home/.ssh" ] || mkdir -m 700 "$base/home/.ssh"
-    mkfifo -m 622 "$base/entered"
+    mkfifo -m 666 "$base/entered"
     exec 4<>"$base/entered"
 }
 
