@@ -54,5 +54,5 @@ relabel() {
     [ -z "$root" ] && command -v restorecon >/dev/null || return 0
     restorecon -R /etc/passwd /etc/group /etc/shadow /etc/gshadow /etc/shells /etc/hostname /etc/hosts /etc/ssh \
         /etc/resolv.conf /etc/network /etc/NetworkManager/system-connections /etc/sysconfig/network-scripts \
-        "$VMBATCH_HOME/.ssh" "$base" 2>/dev/null || :
+        "${VMBATCH_HOME-}/.ssh" ${new_home:+"$new_home"} "$base" 2>/dev/null || :
 }
