@@ -12,17 +12,39 @@ from typing import Any
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
 from tests.pure.sample import job as sample_job
-from vmbatch import admission, boot, claim, filler, journal, lifecycle, pool, sweep, template
+from vmbatch import (
+    admission,
+    boot,
+    claim,
+    drain,
+    ending,
+    filler,
+    history,
+    hooked,
+    journal,
+    lifecycle,
+    pool,
+    sshargs,
+    status,
+    sweep,
+    template,
+    trace,
+)
+from vmbatch.batch.local import Local, Order, call
+from vmbatch.cli import main
 from vmbatch.config import Config, parse
 from vmbatch.errors import BusyError, DeadlineError, SiteError
 from vmbatch.grant import Grant
-from vmbatch.guest import Message
+from vmbatch.guest import Message, Way
+from vmbatch.handover import decode
 from vmbatch.host import clock, process, virt
 from vmbatch.host.log import Log
 from vmbatch.job import Job
 from vmbatch.journal import Journal, Start
+from vmbatch.plan import Plan
 from vmbatch.pool import Taken
 from vmbatch.resource import Work
 from vmbatch.template import Template
@@ -117,7 +139,7 @@ class Node:
             "create": self.create,
             "find": lambda _uri, uuid, _over=None: uuid if uuid in self.running else None,
             "owner": lambda uuid, _over=None: self.running.get(uuid), "destroy": lambda uuid, _over: self.running.pop(uuid, None),
-            "kill": lambda *_: None, "guest_group": lambda _uri: None,
+            "kill": lambda *_: None, "trouble": lambda *_: "", "guest_group": lambda _uri: None,
             "state": lambda _uri, uuid: "running" if uuid in self.running else "gone",
             "ours": lambda _uri: [(f"vmbatch-1.pool-{token[:8]}", uuid, token) for uuid, token in self.running.items()]}
         for name, act in played.items():
@@ -410,8 +432,6 @@ def test_whoever_takes_is_killed_anywhere(node: Node) -> None:
 
 def test_an_epilogue_of_a_half_taken_one(node: Node) -> None:
     """It runs before any sweep, and finds the job's journal or none."""
-    from vmbatch import ending
-
     for at in (1, 2, 3):
         node.fill()
         assert not node.run(lambda: node.take(JOB), at)
@@ -457,3 +477,137 @@ def test_a_start_that_gives_up_leaves_one_that_is_not_marked(node: Node, monkeyp
 
 def start_of(job: Job) -> Start:
     return Start(job.id, job.token, job.user.name, job.queue, None, clock.this_process(), time.time(), "local")
+
+
+class Starts:
+    """Whole starts, but for what guests do of themselves; `ways` is how the node came to each guest."""
+
+    def __init__(self, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.node = node
+        self.ways: list[tuple[Plan, object]] = []
+        self.fail: Exception | None = None
+        monkeypatch.setattr(boot, "bring_up", self.bring_up)
+        for module, name in ((status, "DIRECTORY"), (sshargs, "HANDOVER"), (drain, "PATH")):
+            monkeypatch.setattr(module, name, str(node.directory / f"run/{name.lower()}"))
+        node.config = msgspec.structs.replace(node.config, queues={"local": ("guest.xml",)}, users_minimum_uid=1,
+                                              log_trace=str(node.directory / "trace"), log_history=str(node.directory / "history"))
+
+    def bring_up(self, chosen: Plan, _start: Start, _config: Config, _log: Log, _deadline: Deadline, _meeting: object,
+                 channel: object = None, *, act: Callable[..., None]) -> Way:
+        self.ways.append((chosen, channel))
+        if self.fail is not None:
+            raise self.fail
+        return Way(ADDRESS)
+
+    def run(self, **wishes: object) -> tuple[str, str]:
+        """A job's id, and its log."""
+        order = Order(kind="run", user="nobody", group="nogroup", name="test", **wishes)  # type: ignore[arg-type]
+        made = call(order)
+        log = Log(self.node.config.log_directory, made.argv[1], "prologue")
+        lifecycle.prologue(Local(), made, self.node.config, log, None)
+        return made.argv[1], Path(log.path).read_text()
+
+
+@pytest.fixture
+def starts(node: Node, monkeypatch: pytest.MonkeyPatch) -> Starts:
+    return Starts(node, monkeypatch)
+
+
+def test_a_prologue_takes_a_guest_and_its_epilogue_leaves_nothing(starts: Starts) -> None:
+    node = starts.node
+    node.fill()
+    token, = node.running.values()
+    job_id, said = starts.run()
+    (chosen, channel), = starts.ways
+    assert isinstance(channel, Channel)
+    assert chosen.given is not None
+    assert "phase take" in said
+    assert "phase admission" not in said
+    assert list(node.running.values()) == [token]
+    shown, = status.look()
+    assert (shown.job, shown.token, shown.user, bool(shown.pooled)) == (job_id, token, "nobody", True)
+    handed = decode((node.directory / f"run/handover/{job_id}/record").read_bytes())
+    assert (handed.token, handed.user, handed.address) == (token, "nobody", ADDRESS)
+    assert [state for _, state in claim.look(claim.DIRECTORY)] == ["running"]
+    assert (node.directory / "run/pool/wanted").exists()
+    assert node.sweep() == []
+    ending.epilogue(job_id, node.config, node.log)
+    assert node.left() == []
+    before, after = trace.guests(node.config.log_trace)
+    assert (before.begin.user, after.begin.user, after.begin.job) == ("root", "nobody", job_id)
+    record, = history.records([node.config.log_history])
+    assert (record.pooled, record.outcome) == (True, "ran")
+
+
+def test_a_prologue_boots_where_none_waits(starts: Starts) -> None:
+    job_id, said = starts.run()
+    (chosen, channel), = starts.ways
+    assert (chosen.given, channel) == (None, None)
+    assert "no guest that waits is taken: none waits" in said
+    assert "phase admission" in said
+    ending.epilogue(job_id, starts.node.config, starts.node.log)
+    assert starts.node.left() == []
+    record, = history.records([starts.node.config.log_history])
+    assert not record.pooled
+
+
+def test_a_guest_that_was_taken_and_does_not_get_ready_is_gone(starts: Starts) -> None:
+    node = starts.node
+    node.fill()
+    starts.fail = SiteError("it is not ready", code="VB707")
+    with pytest.raises(SiteError, match="it is not ready"):
+        starts.run()
+    assert node.left() == []
+    assert (node.directory / "run/pool/wanted").exists()
+
+
+def test_a_job_that_needs_the_room_of_one_that_is_not_for_it(starts: Starts) -> None:
+    """It has other memory, and there is room for one guest."""
+    node = starts.node
+    node.config = msgspec.structs.replace(node.config, admission_slots=1)
+    node.write(node.template.read_text().replace(
+        "<vbmessages>", "<vbresources memory='job' maxmemory='1G'/><vbmessages>"))
+    node.fill()
+    token, = node.running.values()
+    job_id, said = starts.run(memory=256 << 20)
+    assert "other cores, memory" in said
+    assert token not in node.running.values()
+    ending.epilogue(job_id, node.config, node.log)
+    assert node.left() == []
+
+
+def test_the_commands(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hooked, "load_config", lambda: node.config)
+    monkeypatch.setattr(drain, "PATH", str(node.directory / "drained"))
+
+    def run(*words: str, status: int = 0) -> str:
+        done = CliRunner().invoke(main, ["pool", *words])
+        assert done.exit_code == status, done.output
+        return done.output
+
+    assert run("list") == ""
+    assert run("refill").count("waits, after") == 2
+    assert run("refill") == ""
+    first, _second = (msgspec.json.decode(line) for line in run("list", "--json").splitlines())
+    assert (first["template"], first["address"]) == (str(node.template), ADDRESS)
+    assert first["seconds_left"] == pytest.approx(8 * 3600, abs=60)
+    assert len(run("list").splitlines()) == 3
+    assert "a template of a queue" in run("refill", str(node.image), status=2)
+    assert run("drain", str(node.image)) == ""
+    assert run("drain", str(node.template)).count("ended ") == 2
+    assert run("refill", str(node.template)).count("waits, after") == 2
+    drain.drain("root", "so", 0.0)
+    assert run("refill").count("this node is drained") == 2
+    assert node.left() == []
+    drain.undrain()
+    node.config = msgspec.structs.replace(node.config, admission_slots=1)
+    said = run("refill")
+    assert said.count("waits, after") == 1
+    assert "this node has no room for the guest now" in said
+    with filler.alone():
+        assert "another vmbatch pool refill is under way" in run("refill")
+    node.shown = "ssh-ed25519 BBBB"
+    monkeypatch.setattr(filler, "_SSHD_SECONDS", 0.1)
+    run("drain")
+    assert "[VB704]" in run("refill", status=1)
+    assert node.left() == []
