@@ -489,8 +489,9 @@ class Starts:
         monkeypatch.setattr(boot, "bring_up", self.bring_up)
         for module, name in ((status, "DIRECTORY"), (sshargs, "HANDOVER"), (drain, "PATH")):
             monkeypatch.setattr(module, name, str(node.directory / f"run/{name.lower()}"))
-        node.config = msgspec.structs.replace(node.config, queues={"local": ("guest.xml",)}, users_minimum_uid=1,
-                                              log_trace=str(node.directory / "trace"), log_history=str(node.directory / "history"))
+        node.config = msgspec.structs.replace(
+            node.config, queues={"local": ("guest.xml",)}, users_minimum_uid=1, log_trace=str(node.directory / "trace"),
+            log_history=str(node.directory / "history"))
 
     def bring_up(self, chosen: Plan, _start: Start, _config: Config, _log: Log, _deadline: Deadline, _meeting: object,
                  channel: object = None, *, act: Callable[..., None]) -> Way:
