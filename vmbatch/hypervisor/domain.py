@@ -100,6 +100,8 @@ class Domain(Resource, frozen=True, tag="domain"):
         domain that is not there is then looked for a little longer, from libvirtd's first answer on. One that is being
         restarted is asked again.
         """
+        if not self.lasting:
+            virt.kill(self.uri, self.name, self.uuid, deadline)
         numbers: set[int] = set()
         restart = deadline.earlier(_RESTART_SECONDS)
         if self.restore is not None:
@@ -137,8 +139,6 @@ class Domain(Resource, frozen=True, tag="domain"):
                 if owner and self.xen:
                     numbers.add(virt.number(domain))
                 if owner == self.token:
-                    if not self.lasting:
-                        virt.kill(self.uri, self.name, self.uuid, over)
                     virt.destroy(domain, over)
                 elif owner != "":
                     return False
