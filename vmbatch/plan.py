@@ -3,7 +3,7 @@
 import hashlib
 import os
 import uuid
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 
 import msgspec
 
@@ -180,8 +180,7 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
     context = Context(job, template, profile, spool, config, facts, nets, disks, party=met is not None)
     alias = f"vmbatch-{job.token[:16]}"
     domain = Domain(config.libvirt_uri, f"vmbatch-{job.slug}-{job.token[:8]}", str(uuid.UUID(hex=job.token, version=4)),
-                    job.token, os.path.join(spool, "domain.xml"), float(template.lifetime.shutdown),
-                    _lasting(template, facts, {change.index for change in (*disks.changes, *context.changes)}))
+                    job.token, os.path.join(spool, "domain.xml"), float(template.lifetime.shutdown))
     console = os.path.join(spool, "console.log")
     keys = os.path.join(spool, "keys")
     place = os.path.join(share, "guest")
@@ -243,13 +242,6 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
                 console_shell=template.console_shell, messages=template.messages,
                 forwarded=next((number for number, interface in enumerate(template.root.findall("devices/interface"))
                                 if interface.get("type") == "user"), None))
-
-
-def _lasting(template: Template, facts: Facts, ours: Container[int]) -> bool:
-    """Whether the guest can write to a disk that is not removed with the job: one of the site's own, or to be filled once."""
-    return bool(facts.first) or any(
-        index not in ours and disk.find("readonly") is None and disk.get("device", "disk") in ("disk", "lun")
-        for index, disk in enumerate(template.root.findall("devices/disk")))
 
 
 def _leases(template: Template, config: Config, facts: Facts, nets: tuple[Net, ...]) -> Iterator[Resource | Piece]:

@@ -332,7 +332,8 @@ def test_a_libvirtd_that_hangs() -> None:
         os.kill(number, signal.SIGCONT)
     assert said.seconds < 35
     said.only("libvirt", "error", "no answer in time")
-    assert set(said.whole["left_out"]) == {"plans", "emulators", "accounts", "networks", "filters", "room", "delays", "leftovers"}
+    assert set(said.whole["left_out"]) == {"plans", "emulators", "accounts", "networks", "filters", "saved", "room", "delays",
+                                           "leftovers"}
 
 
 def test_a_libvirtd_that_is_not_there() -> None:
@@ -342,7 +343,8 @@ def test_a_libvirtd_that_is_not_there() -> None:
         said = Said()
     finally:
         aside.rename(socket)
-    assert set(said.whole["left_out"]) == {"plans", "emulators", "accounts", "networks", "filters", "room", "delays", "leftovers"}
+    assert set(said.whole["left_out"]) == {"plans", "emulators", "accounts", "networks", "filters", "saved", "room", "delays",
+                                           "leftovers"}
     assert "is libvirtd running on this node?" in said.only("libvirt", "error",
                                                             "libvirt at qemu:///system does not answer")["advice"]
 
