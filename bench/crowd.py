@@ -30,7 +30,7 @@ class _Crowd(NamedTuple):
     cached: float
 
 
-def figures(rounds: int = 5) -> Iterator[Figure]:
+def figures(rounds: int = 3) -> Iterator[Figure]:
     """What is throttled are guests of busybox, what shares an image those of Debian."""
     names = {"none": "all at once", **{str(starts): f"[admission] starts = {starts}" for starts in _STARTS}}
     whole: Seconds = {}
