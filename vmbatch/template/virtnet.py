@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import msgspec
 from lxml import etree
 
-from .guard import span
+from ..guard import span
 
 DNSMASQ = "http://libvirt.org/schemas/network/dnsmasq/1.0"
 
