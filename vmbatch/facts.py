@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 FILTERED = ("qemu", "kvm")
-"""Types of domains to whose interfaces libvirt attaches network filters."""
+"""Types of domains whose interfaces get network filters."""
 
 
 class Image(msgspec.Struct, frozen=True):

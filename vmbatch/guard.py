@@ -14,8 +14,6 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-TABLES = ("bridge", "inet", "arp")
-"""The families in which there is a table of ours."""
 TABLE = "vmbatch"
 _OURS = "vb-"
 """How names of guests' interfaces begin; a name has 15 characters at most (IFNAMSIZ)."""
@@ -83,6 +81,9 @@ table arp {TABLE} {{
 """
 """The chains `local` are for frames to 01:80:c2:00:00:0*, which a bridge gives to the node itself, past the hook for all others
 (net/bridge/br_input.c, br_handle_frame): some by the hook `input`, some by none, as if the guest's interface were the node's."""
+
+REMOVAL = "".join(f"add table {family} {TABLE}\ndelete table {family} {TABLE}\n" for family in ("bridge", "inet", "arp"))
+"""Takes all of it away."""
 
 
 class Port(msgspec.Struct, frozen=True):
@@ -275,7 +276,8 @@ def _any(places: tuple[str, ...]) -> str:
 def _of(version: int, places: Iterable[str]) -> list[str]:
     """Those of a family, in as few networks as can be."""
     networks = [network for network in map(ipaddress.ip_network, places) if network.version == version]
-    return [str(network) for network in ipaddress.collapse_addresses(networks)]  # type: ignore[type-var]
+    return [str(network.network_address if network.prefixlen == network.max_prefixlen else network)
+            for network in ipaddress.collapse_addresses(networks)]  # type: ignore[type-var]
 
 
 def _runs(ports: Iterable[int]) -> list[tuple[int, int]]:

@@ -30,7 +30,9 @@ Body = Callable[[bytes], bytes]
 
 
 def four(protocol: int, body: Body, source: str = IP, target: str = BEYOND, **how: int | bytes | bool) -> Body:
-    return lambda sign: p.ether(OWN, p.BROADCAST, p.IPV4, p.ipv4(source, target, protocol, body(sign), **how))  # type: ignore[arg-type]
+    def made(sign: bytes) -> bytes:
+        return p.ether(OWN, p.BROADCAST, p.IPV4, p.ipv4(source, target, protocol, body(sign), **how))  # type: ignore[arg-type]
+    return made
 
 
 def six(protocol: int, body: Body, source: str = IPV6, target: str = BEYOND6) -> Body:
@@ -90,7 +92,8 @@ def measured(head: bytes) -> Body:
 
 
 PLAIN = four(p.TCP, tcp(40000, 443))
-HOPS, DESTINATION = p.extension(p.ICMPV6), p.extension(p.ICMPV6)
+OPTIONS = p.extension(p.ICMPV6)
+"""A header of IPv6's for hops, or for the destination, before ICMPv6's."""
 SOURCE_ROUTE = bytes((131, 7, 4, 10, 9, 3, 3, 0))
 """A loose one (RFC 791), by way of a closed network."""
 
@@ -159,11 +162,12 @@ NEVER6: dict[str, Body] = {
     "a link-local address": six(p.UDP, udp(40000, 53), LINK),
     "a router's word": six(p.ICMPV6, neighbour(134, "::"), LINK, "ff02::1"),
     "a router's word from its own address": six(p.ICMPV6, neighbour(134, "::"), IPV6, "ff02::1"),
-    "a router's word behind a header": six(p.HOP_BY_HOP, behind(HOPS, neighbour(134, "::")), LINK, "ff02::1"),
-    "a router's word behind two headers": six(p.HOP_BY_HOP, behind(p.extension(p.DESTINATION) + DESTINATION, neighbour(134, "::")),
+    "a router's word behind a header": six(p.HOP_BY_HOP, behind(OPTIONS, neighbour(134, "::")), LINK, "ff02::1"),
+    "a router's word behind two headers": six(p.HOP_BY_HOP, behind(p.extension(p.DESTINATION) + OPTIONS, neighbour(134, "::")),
                                               LINK, "ff02::1"),
     "a router's word in a first part": six(p.FRAGMENT, behind(p.part(p.ICMPV6, 0, True), neighbour(134, "::")), LINK, "ff02::1"),
-    "a router's word in a later part": six(p.FRAGMENT, behind(p.part(p.DESTINATION, 1, False), neighbour(134, "::")), LINK, "ff02::1"),
+    "a router's word in a later part": six(p.FRAGMENT, behind(p.part(p.DESTINATION, 1, False), neighbour(134, "::")), LINK,
+                                           "ff02::1"),
     "the rest of something from a link-local address": six(p.FRAGMENT, behind(p.part(p.ICMPV6, 1, False), ping), LINK, "ff02::1"),
     "another way": six(p.ICMPV6, neighbour(137, VICTIM6), LINK, "ff02::1"),
     "another way from its own address": six(p.ICMPV6, neighbour(137, VICTIM6), IPV6, VICTIM6),
@@ -181,7 +185,7 @@ NEVER6: dict[str, Body] = {
     "a port of root's behind a header": six(p.DESTINATION, behind(p.extension(p.TCP), tcp(1023, 15001))),
     "a route by a header": six(p.ROUTING, behind(p.routing(p.TCP, VICTIM6), tcp(40000, 443))),
     "a header without an end": six(p.DESTINATION, lambda sign: bytes((p.TCP, 255)) + sign),
-    "IPv6 in the name of IPv4": lambda sign: p.ether(OWN, p.BROADCAST, p.IPV4, p.ipv6(IPV6, BEYOND6, p.TCP, p.tcp(40000, 443, sign))),
+    "IPv6 in the name of IPv4": lambda sign: p.ether(OWN, p.BROADCAST, p.IPV4, p.ipv6(IPV6, BEYOND6, p.TCP, p.tcp(4000, 443, sign))),
     "IPv6 in a VLAN": tagged(p.VLAN, of=six(p.TCP, tcp(40000, 443))),
 }
 OPEN: dict[str, Body] = {
@@ -210,7 +214,7 @@ OPEN6: dict[str, Body] = {
     "whether an IPv6 address is free": six(p.ICMPV6, neighbour(135, IPV6), "::", "ff02::1:ff00:21"),
     "IPv6's answer": six(p.ICMPV6, neighbour(136, IPV6), IPV6, NODE6),
     "IPv6's answer of the link": six(p.ICMPV6, neighbour(136, LINK), LINK, "ff02::1"),
-    "which groups it is in": six(p.HOP_BY_HOP, behind(HOPS, neighbour(143, "::")), LINK, "ff02::16"),
+    "which groups it is in": six(p.HOP_BY_HOP, behind(OPTIONS, neighbour(143, "::")), LINK, "ff02::16"),
     "a name server by IPv6": six(p.UDP, udp(40000, 53), target=NODE6),
 }
 ASKS = four(p.UDP, lambda sign: p.udp(68, 67, p.dhcp(p.DISCOVER, OWN, operation=1, payload=sign)), p.NOBODY, p.EVERYBODY)
@@ -266,7 +270,8 @@ COMES: dict[str, Body] = {
     "ARP to all": came(p.ARP, lambda sign: p.arp(1, (OTHER, NODE), IP, sign), target=p.BROADCAST),
 }
 COMES6: dict[str, Body] = {
-    "IPv6": from6(BEYOND6, p.TCP, tcp(443, 40000)), "IPv6's ARP": from6("fe80::1", p.ICMPV6, neighbour(135, IPV6), "ff02::1:ff00:21"),
+    "IPv6": from6(BEYOND6, p.TCP, tcp(443, 40000)),
+    "IPv6's ARP": from6("fe80::1", p.ICMPV6, neighbour(135, IPV6), "ff02::1:ff00:21"),
 }
 GOT: dict[str, tuple[dict[str, Body], dict[str, Body]]] = {
     "both": ({**COMES, **COMES6, "an answer of DHCP": ANSWERED}, ODD),
@@ -306,7 +311,8 @@ def arrived() -> dict[tuple[str, str, str], set[str]]:
     return found
 
 
-@pytest.mark.parametrize(("guard", "way", "what", "frame", "passes"), cases(), ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(("guard", "way", "what", "frame", "passes"), cases(),
+                         ids=lambda value: value if isinstance(value, str) else "")
 def test_what_passes(arrived: dict[tuple[str, str, str], set[str]], guard: str, way: str, what: str, frame: Body,
                      passes: bool) -> None:
     place = WORLD if way == "sent" else PORTS[guard].interface
@@ -321,16 +327,22 @@ def test_without_rules_everything_passes() -> None:
     frames = tuple(sent("sent", "both", frame(mark(number))) for number, frame in enumerate(names.values()))
     places = play(Play((PORTS["both"].interface,), (frames,)))
     kept = {"a pause", "LLDP", "802.1X"}
-    assert {name for name, seen in zip(names, places, strict=True) if WORLD not in seen} == kept | {"TCP without ports"}
+    malformed = {"a longer packet than there is", "a shorter packet than its header", "IPv4 in the name of IPv6",
+                 "IPv6 in the name of IPv4"}  # dropped by br_netfilter, where that is on
+    lost = {name for name, seen in zip(names, places, strict=True) if WORLD not in seen}
+    assert lost - malformed == kept | {"TCP without ports"}, "the latter is too short for its mark"
 
 
 def answer(kind: int = p.ACK, own: str = IP, xid: int = 1, *, mac: str = OWN, server: str = NODE, **how: int | bytes) -> Body:
     """Of a DHCP server that is another machine."""
-    return from4(server, p.UDP, lambda sign: p.udp(67, 68, p.dhcp(kind, mac, own, xid=xid, payload=sign, **how)))  # type: ignore[arg-type]
+    def made(sign: bytes) -> bytes:
+        return p.udp(67, 68, p.dhcp(kind, mac, own, xid=xid, payload=sign, **how))  # type: ignore[arg-type]
+    return from4(server, p.UDP, made)
 
 
 def asks(xid: int = 1) -> Body:
-    return four(p.UDP, lambda sign: p.udp(68, 67, p.dhcp(p.REQUEST, OWN, xid=xid, operation=1, payload=sign)), p.NOBODY, p.EVERYBODY)
+    return four(p.UDP, lambda sign: p.udp(68, 67, p.dhcp(p.REQUEST, OWN, xid=xid, operation=1, payload=sign)), p.NOBODY,
+                p.EVERYBODY)
 
 
 def speaks(address: str) -> Body:
@@ -353,11 +365,15 @@ def test_what_dhcp_gives_is_open_at_once() -> None:
 
 
 FALSE: dict[str, Body] = {
-    "an offer": answer(p.OFFER), "a refusal": answer(p.NAK), "no address": answer(own=p.NOBODY), "a group": answer(own="224.0.0.1"),
-    "all": answer(own=p.EVERYBODY), "the node's address": answer(own=NODE), "the node's network": answer(own="10.77.0.255"),
+    "an offer": answer(p.OFFER), "a refusal": answer(p.NAK), "no address": answer(own=p.NOBODY),
+    "a group": answer(own="224.0.0.1"), "all": answer(own=p.EVERYBODY), "the node's address": answer(own=NODE), "the node's network": answer(own="10.77.0.255"),
     "to another question": answer(xid=2), "for another's card": answer(mac=OTHER), "a question": answer(operation=1),
-    "BOOTP": answer(cookie=0), "from another port": from4(NODE, p.UDP, lambda sign: p.udp(66, 68, p.dhcp(p.ACK, OWN, IP, payload=sign))),
-    "from a card of another kind": from4(NODE, p.UDP, lambda sign: p.udp(67, 68, b"\x02\x06" + p.dhcp(p.ACK, OWN, IP, payload=sign)[2:])),
+    "BOOTP": answer(cookie=0),
+    "from another port": from4(NODE, p.UDP, lambda sign: p.udp(66, 68, p.dhcp(p.ACK, OWN, IP, payload=sign))),
+    "of a card of another kind": from4(NODE, p.UDP, lambda sign: p.udp(67, 68, b"\2\6" + p.dhcp(p.ACK, OWN, IP, payload=sign)[2:])),
+    "a packet's rest": came(p.IPV4, lambda sign: p.ipv4(NODE, IP, p.UDP, p.udp(67, 68, p.dhcp(p.ACK, OWN, IP, payload=sign)), offset=1)),
+    "a packet's first part": came(p.IPV4, lambda sign: p.ipv4(NODE, IP, p.UDP, p.udp(67, 68, p.dhcp(p.ACK, OWN, IP, payload=sign)),
+                                                              more=True)),
     "with its kind behind": answer(first=bytes((54, 4, 10, 77, 0, 1))),
 }
 
@@ -377,7 +393,8 @@ def test_a_guest_cannot_answer_itself() -> None:
 def test_little_is_learned_and_nothing_forgotten() -> None:
     """Of a server that gives whatever is asked for."""
     addresses = [f"10.77.0.{number}" for number in range(40, 50)]
-    story = [step for number, address in enumerate(addresses) for step in (("sent", asks(number)), ("got", answer(own=address, xid=number)))]
+    story = [step for number, address in enumerate(addresses)
+             for step in (("sent", asks(number)), ("got", answer(own=address, xid=number)))]
     spoken = learned(*story, *(("sent", speaks(address)) for address in addresses))[len(story):]
     assert spoken == [True] * 4 + [False] * 6
 
@@ -395,7 +412,7 @@ MACS = (NODE_MAC, *(f"01:80:c2:00:00:{last:02x}" for last in range(16)))
 
 @pytest.mark.parametrize("stp", [False, True])
 def test_frames_for_the_bridge_itself(stp: bool) -> None:
-    """A bridge gives frames to some MACs to the node as if they had come over no bridge. The node takes UDP for any of its addresses."""
+    """A bridge gives frames to some MACs to the node as if they had come over no bridge, and UDP for any of its addresses is taken."""
     port, guard = PORTS["both"], GUARDS["both"]
     frames = [to(mac, four(p.UDP, udp(40000, 15002), target=NODE)) for mac in MACS]
     frames += [to(mac, arp((OWN, NODE), NODE)) for mac in MACS]
@@ -413,7 +430,7 @@ def test_a_guest_is_closed_before_and_after() -> None:
     first, second, third, *_ = speak
     guard = GUARDS["both"]
     assert play(Play((port.interface,), (opened(other, guard), first, opened(port, guard), second, removal(port), third))) == [
-        set(), set(), {WORLD}, {port.interface}, set(), set()]
+        set(), set(), {WORLD, "node"}, {port.interface}, set(), set()]
 
 
 def test_rules_that_were_lost_are_made_again() -> None:
@@ -422,8 +439,9 @@ def test_rules_that_were_lost_are_made_again() -> None:
               for number in range(0, 8, 2)]
     for lost in ("flush ruleset", "flush table bridge vmbatch", "delete table bridge vmbatch",
                  "flush map bridge vmbatch from", f"flush chain bridge vmbatch from-{port.name}"):
-        places = play(Play((port.interface,), (opened(port, guard), frames[0], f"{lost}\n", frames[1], rules(port, guard), frames[2])))
-        assert places[:2] == places[4:] == [set(), {WORLD}], lost
+        acts = (opened(port, guard), frames[0], f"{lost}\n", frames[1], rules(port, guard), frames[2])
+        places = play(Play((port.interface,), acts))
+        assert places[:2] == places[4:] == [set(), {WORLD, "node"}], lost
 
 
 def test_one_guest_to_another() -> None:
@@ -433,7 +451,8 @@ def test_one_guest_to_another() -> None:
     frames = (sent("sent", "both", to(OTHER, four(p.TCP, tcp(40000, 22), target=VICTIM))(mark(0))),
               sent("sent", "both", to(OTHER, arp((OWN, IP)))(mark(1))),
               Sent(WORLD, p.ether(NODE_MAC, OTHER, p.IPV4, p.ipv4(BEYOND, VICTIM, p.TCP, p.tcp(1, 22, mark(2))))))
-    open_guard = msgspec.structs.replace(GUARDS["both"], closed=())
-    for guard in (GUARDS["both"], open_guard):
-        assert play(Play((one.interface, two.interface), (opened(one, guard), opened(two, victim), frames))) == [
-            set(), {two.interface, WORLD}, {two.interface}]
+    for closed in (CLOSED, ()):
+        guard = msgspec.structs.replace(GUARDS["both"], closed=closed)
+        places = play(Play((one.interface, two.interface), (opened(one, guard), opened(two, victim), frames)))
+        assert [two.interface in seen for seen in places] == [False, True, True]
+        assert (WORLD in places[0]) is (closed == ()), "it has been flooded, to all but the guest that does not want it"

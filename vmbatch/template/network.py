@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import msgspec
 from lxml import etree
 
-from . import schema
 from ..guard import span
+from . import schema
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _COUNT_LIMIT = 1 << 16
