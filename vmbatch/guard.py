@@ -29,12 +29,12 @@ _WHOLE = "ip frag-off & 0x3fff == 0"
 _LATER = {4: "ip frag-off & 0x1fff != 0", 6: "frag frag-off != 0"}
 _ASKS = "udp sport 68 udp dport 67"
 _ANSWERS = "udp sport 67 udp dport 68"
-_XID, _YIADDR = "@th,96,32", "@th,192,32"
+_XID, _YIADDR, _CHADDR = "@th,96,32", "@th,192,32", "@th,288,48"
 """Where DHCP has them, in bits behind the begin of UDP's header (RFC 2131)."""
 _SENDER, _SOURCE = "@nh,112,32", "@nh,96,32"
-"""The addresses of a sender, of ARP (RFC 826) and of IPv4: `nft` does not compare `ip saddr` with a set of what was seen elsewhere."""
+"""The addresses of a sender, of ARP (RFC 826) and of IPv4: nft compares no `ip saddr` with what was seen elsewhere."""
 _ACK = "@th,64,24 0x020106 @th,1952,32 0x63825363 @th,1984,24 0x350105"
-"""An answer to an Ethernet card, with options of which the first is the kind: servers have it there. `nft` reaches 255 bytes."""
+"""An answer to an Ethernet card, with options of which the first is the kind: servers have it there. nft reaches 255 bytes."""
 
 _MAPS = """    map from { type ifname : verdict; }
     map to { type ifname : verdict; }
@@ -248,8 +248,8 @@ def _got(guard: Guard, learned: str, asked: str) -> Iterator[str]:
     if learned:
         for place in _of(4, guard.node):
             yield f"{_WHOLE} {_ANSWERS} {_YIADDR} {int(ipaddress.IPv4Network(place).network_address):#010x} drop"
-        yield (f"{_WHOLE} {_ANSWERS} {_ACK} @th,288,48 0x{guard.mac.replace(':', '')} @th,192,8 != 0 @th,192,3 != 7 {_XID} {asked} "
-               f"add {learned} {{ {_YIADDR} }} accept")
+        yield (f"{_WHOLE} {_ANSWERS} {_ACK} {_CHADDR} 0x{guard.mac.replace(':', '')} @th,192,8 != 0 @th,192,3 != 7 "
+               f"{_XID} {asked} add {learned} {{ {_YIADDR} }} accept")
     if guard.dhcp:
         yield f"{_WHOLE} {_ANSWERS} accept"
     if not _versions(guard):

@@ -1,6 +1,6 @@
 """A guest's interfaces to which DHCP gives addresses: closed but for DHCP, and then open for these alone.
 
-What libvirt's own DHCP has given is asked of libvirt, by the guest's MAC; nobody reads what passes on the network. The server gives
+What libvirt's own DHCP has given is asked of libvirt, by the guest's MAC; nobody reads what passes on the network. It gives
 no address twice, but a guest's root can give one away in the name of another guest. So each is reserved on the node for the start
 to which it is opened, before it is: another start's is refused.
 

@@ -27,7 +27,7 @@ from .guard import Guard, others, rules
 from .host import file
 from .hypervisor.domain import Domain
 from .hypervisor.lease import DhcpLease, Room
-from .hypervisor.netfilter import NetworkFilter
+from .hypervisor.netfilter import BridgePort, NetworkFilter
 from .hypervisor.profile import Profile
 from .hypervisor.watcher import Watcher
 from .job import Job
@@ -232,7 +232,7 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
             *(DomainFile(path, text) for path, text in texts),
         )),
         Phase("network filter", tuple(guards.steps)),
-        Phase("start", (*watcher, domain)),
+        Phase("start", (*watcher, domain, *guards.ports)),
     )
     notes = (*granted.notes, *disks.notes, *_unguarded(facts), *filter(None, (facts.booted,)))
     return Plan(job=job, template=template.path, reservations=reservations,
@@ -296,10 +296,11 @@ def _shared(job: Job, template: Template, config: Config, share: str) -> tuple[t
 
 
 class _Guards(msgspec.Struct):
-    """What each interface of the domain gets, the steps that make the filters, and those of them that wait for a lease."""
+    """What each interface of the domain gets, the steps that make the filters, and what is done once the guest runs."""
 
     changes: list[InterfaceChange] = []
     steps: list[Resource | Piece] = []
+    ports: list[BridgePort] = []
     waiting: list[Waiting] = []
     learning: list[Learning] = []
 
@@ -326,6 +327,7 @@ def _guards(job: Job, template: Template, config: Config, facts: Facts, nets: tu
             found.waiting.append(Waiting(config.libvirt_uri, facts.networks[interface.network], guard, made))
         elif dhcp:
             found.learning.append(Learning(guard, made))
+        found.ports.append(BridgePort(made.port.interface))
         found.changes.append(InterfaceChange(net.mac, made.port.interface, isolated=not peers))
     return found
 

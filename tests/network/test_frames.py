@@ -6,9 +6,10 @@ import msgspec
 import pytest
 
 from vmbatch.guard import Guard, Port, claim, removal, rules
+from vmbatch.hypervisor.netfilter import BridgePort
 
 from . import packet as p
-from .world import NODE, NODE_MAC, WORLD, Play, Sent, mark, play
+from .world import NODE, NODE_MAC, WORLD, Play, Sent, Settle, mark, play
 
 OWN, OTHER = "52:54:00:12:34:56", "52:54:00:00:00:02"
 """The MACs of the guest, and of another one."""
@@ -185,7 +186,7 @@ NEVER6: dict[str, Body] = {
     "a port of root's behind a header": six(p.DESTINATION, behind(p.extension(p.TCP), tcp(1023, 15001))),
     "a route by a header": six(p.ROUTING, behind(p.routing(p.TCP, VICTIM6), tcp(40000, 443))),
     "a header without an end": six(p.DESTINATION, lambda sign: bytes((p.TCP, 255)) + sign),
-    "IPv6 in the name of IPv4": lambda sign: p.ether(OWN, p.BROADCAST, p.IPV4, p.ipv6(IPV6, BEYOND6, p.TCP, p.tcp(4000, 443, sign))),
+    "IPv6 in the name of IPv4": lambda sign: p.ether(OWN, p.BROADCAST, p.IPV4, six(p.TCP, tcp(4000, 443))(sign)[14:]),
     "IPv6 in a VLAN": tagged(p.VLAN, of=six(p.TCP, tcp(40000, 443))),
 }
 OPEN: dict[str, Body] = {
@@ -364,16 +365,20 @@ def test_what_dhcp_gives_is_open_at_once() -> None:
                        False, True, True, True, True, False, False, True]
 
 
+def told(sign: bytes) -> bytes:
+    return p.udp(67, 68, p.dhcp(p.ACK, OWN, IP, payload=sign))
+
+
 FALSE: dict[str, Body] = {
     "an offer": answer(p.OFFER), "a refusal": answer(p.NAK), "no address": answer(own=p.NOBODY),
-    "a group": answer(own="224.0.0.1"), "all": answer(own=p.EVERYBODY), "the node's address": answer(own=NODE), "the node's network": answer(own="10.77.0.255"),
+    "a group": answer(own="224.0.0.1"), "all": answer(own=p.EVERYBODY), "the node's address": answer(own=NODE),
+    "the node's network": answer(own="10.77.0.255"),
     "to another question": answer(xid=2), "for another's card": answer(mac=OTHER), "a question": answer(operation=1),
     "BOOTP": answer(cookie=0),
     "from another port": from4(NODE, p.UDP, lambda sign: p.udp(66, 68, p.dhcp(p.ACK, OWN, IP, payload=sign))),
-    "of a card of another kind": from4(NODE, p.UDP, lambda sign: p.udp(67, 68, b"\2\6" + p.dhcp(p.ACK, OWN, IP, payload=sign)[2:])),
-    "a packet's rest": came(p.IPV4, lambda sign: p.ipv4(NODE, IP, p.UDP, p.udp(67, 68, p.dhcp(p.ACK, OWN, IP, payload=sign)), offset=1)),
-    "a packet's first part": came(p.IPV4, lambda sign: p.ipv4(NODE, IP, p.UDP, p.udp(67, 68, p.dhcp(p.ACK, OWN, IP, payload=sign)),
-                                                              more=True)),
+    "of a card of another kind": from4(NODE, p.UDP, lambda sign: (whole := told(sign))[:8] + b"\2\6" + whole[10:]),
+    "a packet's rest": came(p.IPV4, lambda sign: p.ipv4(NODE, IP, p.UDP, told(sign), offset=1)),
+    "a packet's first part": came(p.IPV4, lambda sign: p.ipv4(NODE, IP, p.UDP, told(sign), more=True)),
     "with its kind behind": answer(first=bytes((54, 4, 10, 77, 0, 1))),
 }
 
@@ -386,8 +391,17 @@ def test_what_is_no_answer_opens_nothing(what: str) -> None:
 
 
 def test_a_guest_cannot_answer_itself() -> None:
-    told = four(p.UDP, lambda sign: p.udp(67, 68, p.dhcp(p.ACK, OWN, IP, payload=sign)), NODE, p.EVERYBODY)
-    assert learned(("sent", asks()), ("sent", told), ("sent", speaks(IP))) == [True, False, False]
+    assert learned(("sent", asks()), ("sent", four(p.UDP, told, NODE, p.EVERYBODY)), ("sent", speaks(IP))) == [True, False, False]
+
+
+def test_what_was_learned_is_settled() -> None:
+    """From then on nothing more is learned, whatever a server says."""
+    port, guard = PORTS["learns"], GUARDS["learns"]
+    story = [("sent", asks()), ("got", answer()), ("sent", speaks(IP)), ("sent", asks(2)), ("got", answer(own=SECOND, xid=2)),
+             ("sent", speaks(SECOND)), ("sent", speaks(IP))]
+    frames = [sent(way, "learns", frame(mark(number))) for number, (way, frame) in enumerate(story)]
+    places = play(Play((port.interface,), (opened(port, guard), tuple(frames[:2]), Settle(port, guard), tuple(frames[2:]))))
+    assert [bool(seen) for seen in places] == [True, True, True, True, True, False, True]
 
 
 def test_little_is_learned_and_nothing_forgotten() -> None:
@@ -412,7 +426,7 @@ MACS = (NODE_MAC, *(f"01:80:c2:00:00:{last:02x}" for last in range(16)))
 
 @pytest.mark.parametrize("stp", [False, True])
 def test_frames_for_the_bridge_itself(stp: bool) -> None:
-    """A bridge gives frames to some MACs to the node as if they had come over no bridge, and UDP for any of its addresses is taken."""
+    """A bridge gives frames to some MACs to the node as if they had come over no bridge, for any of its addresses."""
     port, guard = PORTS["both"], GUARDS["both"]
     frames = [to(mac, four(p.UDP, udp(40000, 15002), target=NODE)) for mac in MACS]
     frames += [to(mac, arp((OWN, NODE), NODE)) for mac in MACS]
@@ -420,6 +434,22 @@ def test_frames_for_the_bridge_itself(stp: bool) -> None:
     assert play(Play((port.interface,), (opened(port, guard), made), stp)) == [set()] * len(frames)
     unguarded = play(Play((port.interface,), (made,), stp))[:len(MACS)]
     assert sum("socket" in seen for seen in unguarded) >= 15, "the attempt is worth something"
+
+
+ROOT = bytes.fromhex("424203" "0000000000" "0000525400123456" "00000000" "0000525400123456" "8001" "0000" "1400" "0200" "1e00")
+"""The best root that a spanning tree can have (IEEE 802.1D, 9.3.1): the guest."""
+
+
+@pytest.mark.parametrize("blocked", [True, False])
+def test_a_spanning_tree_does_not_end_at_a_guest(blocked: bool) -> None:
+    """The bridge would believe it. So the guest that says it is its root has no network as long as it says so; others have."""
+    port, other = PORTS["both"], PORTS["twice"]
+    frames = (Sent(port.interface, to("01:80:c2:00:00:00", measured(ROOT))(mark(0))), sent("sent", "both", PLAIN(mark(1))),
+              sent("sent", "twice", PLAIN(mark(2))))
+    ports = (BridgePort(port.interface), BridgePort(other.interface)) if blocked else ()
+    places = play(Play((port.interface, other.interface), (opened(port, GUARDS["both"]), opened(other, GUARDS["twice"]), *ports,
+                                                           frames), stp=True))
+    assert [WORLD in seen for seen in places] == [False, not blocked, True]
 
 
 def test_a_guest_is_closed_before_and_after() -> None:

@@ -13,6 +13,9 @@ import time
 
 import msgspec
 
+from vmbatch.guard import Guard, Port, rules
+from vmbatch.hypervisor.netfilter import BridgePort, NetworkFilter
+
 from . import packet
 
 BRIDGE, NODE, NODE_MAC, PORT = "br0", "10.77.0.1", "52:54:00:00:00:01", 15002
@@ -30,11 +33,18 @@ class Sent(msgspec.Struct, frozen=True):
     frame: bytes
 
 
+class Settle(msgspec.Struct, frozen=True, tag="settle"):
+    """An interface keeps what it has learned, as when its guest is ready."""
+
+    port: Port
+    guard: Guard
+
+
 class Play(msgspec.Struct, frozen=True):
-    """`rules` for nft and `frames` in turns: each is played to its end before the next one. `stp`: the bridge's."""
+    """Rules for nft and frames in turns: each is played to its end before the next one. `stp`: the bridge's."""
 
     guests: tuple[str, ...]
-    acts: tuple[str | tuple[Sent, ...], ...]
+    acts: tuple[str | Settle | BridgePort | tuple[Sent, ...], ...]
     stp: bool = False
 
 
@@ -149,6 +159,11 @@ def main() -> None:
     for act in wanted.acts:
         if isinstance(act, str):
             _run("nft -f -", act)
+        elif isinstance(act, BridgePort):
+            act.make(None)
+        elif isinstance(act, Settle):
+            given = NetworkFilter(act.port.token, act.port.number, "").learned()
+            _run("nft -f -", rules(act.port, msgspec.structs.replace(act.guard, ipv4=given, learns=False)))
         else:
             found += world.send(act, len(found))
     sys.stdout.buffer.write(msgspec.json.encode(found))

@@ -145,6 +145,7 @@ def test_closed_is_all_but_this_node() -> None:
 
 def test_a_name_of_the_templates_own_gives_way() -> None:
     """Two guests could not have it."""
-    *_made, xml = steps(TEMPLATE.replace(TAGS, TAGS.replace("</interface>", "<target dev='guest0' managed='no'/></interface>"), 1))
+    named = TAGS.replace("</interface>", "<target dev='guest0' managed='no'/></interface>")
+    *_made, xml = steps(TEMPLATE.replace(TAGS, named, 1))
     assert [dict(each.attrib) for each in etree.fromstring(xml).findall("devices/interface/target")] == [
         {"dev": "vb-01234567-0", "managed": "no"}, {"dev": "vb-01234567-1"}]

@@ -13,7 +13,7 @@ from . import process
 _SECONDS = 20.0
 _MOST = 64 << 20
 """Of a list; a guest's interface has some 20 KB in it."""
-HINT = ("network filters need nftables on this node, and its bridge family in the kernel; without them: [network] filter = false, or "
+HINT = ("install nftables; its bridge family must be in this node's kernel; without filters: [network] filter = false, or "
         "<vbnetwork filter='no'> in the template")
 
 

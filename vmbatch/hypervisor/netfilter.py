@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import NodeError
 from ..guard import TABLE, Port, claim, removal
 from ..host import file, nft
-from ..resource import Resource
+from ..resource import Piece, Resource
 from ..units import Deadline
 
 
@@ -57,6 +57,27 @@ class NetworkFilter(Resource, frozen=True, tag="network-filter"):
     def _text(self) -> str:
         with open(self.rules, encoding="utf-8") as opened:
             return opened.read()
+
+
+class BridgePort(Piece, frozen=True, tag="bridge-port"):
+    """A guest's `interface` as a port of a bridge, for which a spanning tree never ends at the guest.
+
+    What a guest says of spanning trees passes no filter (see guard.py), and libvirt's networks believe it.
+    """
+
+    interface: str
+
+    def __str__(self) -> str:
+        return f"bridge port {self.interface}, not on the way to a spanning tree's root"
+
+    def make(self, work: object) -> None:
+        """A bridge then listens to no port that says otherwise, as long as it says so (bridge(8), root_block). NodeError."""
+        try:
+            with open(f"/sys/class/net/{self.interface}/brport/root_block", "w", encoding="ascii") as setting:
+                setting.write("1")
+        except OSError as error:
+            raise NodeError(f"the guest's interface {self.interface} is no port of a bridge: {error.strerror}",
+                            "is its network of libvirt's one with a bridge?", code="VB603") from None
 
 
 def left() -> list[NetworkFilter]:
