@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .image.saved import Saved
 
 
-FILTERED = ("qemu", "kvm")
+FILTERED = ("qemu", "kvm", "test")
 """Types of domains whose interfaces get network filters."""
 
 

@@ -1,5 +1,6 @@
 """The rules between an interface of a guest and its network."""
 
+import contextlib
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -71,13 +72,13 @@ class BridgePort(Piece, frozen=True, tag="bridge-port"):
         return f"bridge port {self.interface}, not on the way to a spanning tree's root"
 
     def make(self, work: object) -> None:
-        """A bridge then listens to no port that says otherwise, as long as it says so (bridge(8), root_block). NodeError."""
-        try:
-            with open(f"/sys/class/net/{self.interface}/brport/root_block", "w", encoding="ascii") as setting:
-                setting.write("1")
-        except OSError as error:
-            raise NodeError(f"the guest's interface {self.interface} is no port of a bridge: {error.strerror}",
-                            "is its network of libvirt's one with a bridge?", code="VB603") from None
+        """A bridge then listens to no port that says otherwise, as long as it says so (bridge(8), root_block).
+
+        A guest that has ended already has none.
+        """
+        with (contextlib.suppress(FileNotFoundError),
+              open(f"/sys/class/net/{self.interface}/brport/root_block", "w", encoding="ascii") as setting):
+            setting.write("1")
 
 
 def left() -> list[NetworkFilter]:
