@@ -198,7 +198,7 @@ def test_what_a_guest_can_reach(scene: Scene) -> None:
 
 
 FRAMES = ("mac", "arp-mac", "arp-victim", "arp-node", "address", "victims-address", "broadcast", "dhcp-answer", "router", "vlan",
-          "unknown", "to-victim")
+          "two-vlans", "unknown", "to-victim")
 
 
 @pytest.mark.parametrize("attempt", FRAMES)
