@@ -232,7 +232,7 @@ def bring_up(chosen: Plan, start: Start, config: Config, log: Log, deadline: Dea
         act(Address(os.path.join(reservation.HERE, address), chosen.job.token, chosen.job.id, os.uname().nodename))
         trace.write(config.log_trace, trace.Lease(time.time(), chosen.job.token, chosen.job.id, address))
 
-    wait = Wait(chosen, start, config, deadline, Pins(chosen.waiting, chosen.rooms, reserve, log), meeting)
+    wait = Wait(chosen, start, config, deadline, Pins(chosen.waiting, chosen.learning, chosen.rooms, reserve, log), meeting)
     try:
         if chosen.export is not None:
             with log.phase("export"):
@@ -259,7 +259,7 @@ def bring_up(chosen: Plan, start: Start, config: Config, log: Log, deadline: Dea
                                 "give the guest a network, or write <vbshell>CONSOLE</vbshell>", code="VB604")
         with log.phase("ready"):
             ready = wait.message("ready", "phase ready: it has announced itself, but has not written its ready file")
-        for line in wait.pins.closed():
+        for line in wait.pins.settle():
             log.line(line)
     finally:
         wait.close()

@@ -12,7 +12,7 @@ from vmbatch.exchange.meeting import Introduction
 from vmbatch.exchange.member import Member
 from vmbatch.format.name import Form
 from vmbatch.hypervisor.domain import Domain
-from vmbatch.hypervisor.netfilter import NetworkFilter
+from vmbatch.hypervisor.netfilter import BridgePort, NetworkFilter
 from vmbatch.plan import Plan, member, plan, preview
 from vmbatch.resource import Resource
 from vmbatch.spool.directory import Directory
@@ -109,7 +109,7 @@ def test_copies_are_summed() -> None:
 
 def test_the_domain_is_the_last_effect() -> None:
     found = steps(plan(job(), form(), settings(), facts()))
-    assert isinstance(found[-1], Domain)
+    assert [type(step) for step in found[-3:]] == [Domain, BridgePort, BridgePort], "its ports are there with it"
     assert [type(step) for step in found if isinstance(step, Resource)] == [
         Directory, Directory, Directory, NetworkFilter, NetworkFilter, Domain]
 
@@ -120,7 +120,7 @@ def test_what_is_made_lies_in_what_is_owned() -> None:
     for step in steps(plan(job(), form(COPY), settings(), facts())):
         if isinstance(step, Directory):
             owned.append(step.path)
-        elif not isinstance(step, Domain | NetworkFilter):
+        elif not isinstance(step, Domain | NetworkFilter | BridgePort):
             place: str = getattr(step, "directory", "") or getattr(step, "path", "")
             assert any(place == parent or place.startswith(f"{parent}/") for parent in owned), step
 
