@@ -59,7 +59,7 @@ class Bare:
         found = root.find("name")
         assert found is not None
         found.text = "bench-bare"
-        for above, tag in ((root, "metadata"), *((interface, "filterref") for interface in root.iter("interface"))):
+        for above, tag in ((root, "metadata"), *((interface, "target") for interface in root.iter("interface"))):
             for element in above.findall(tag):
                 above.remove(element)
         for source in (element for element in root.iter() if element.tag in ("source", "log")):

@@ -204,7 +204,7 @@ def played(scratch: Path, jobs: int, seed: int) -> Report:
     nest.enter(scratch, nest.CONFIG.replace('cores = "none"\n', _ROOM), FAKE)
     Path("/etc/vmbatch/domains/crash.xml").write_text(nest.TEMPLATE.replace(nest.ONCE, ""))
     node = QuietNode()
-    before = trace.found(nest.URI)
+    before = trace.found()
     running = node.daemons - {os.getpid()}
 
     def restart() -> None:
@@ -217,13 +217,13 @@ def played(scratch: Path, jobs: int, seed: int) -> Report:
         node.daemons |= running
 
     report = Soak(nest.QUEUE, jobs, 8, seed, restart, 10.0).run()
-    report.left += [*node.left(), *sorted(trace.found(nest.URI) - before)]
+    report.left += [*node.left(), *sorted(trace.found() - before)]
     return report
 
 
 def real(jobs: int, seed: int) -> Report:
     """In the lab's node."""
-    before = trace.found("qemu:///system")
+    before = trace.found()
 
     def restart() -> None:
         libvirtd.kill()
@@ -231,7 +231,7 @@ def real(jobs: int, seed: int) -> Report:
         libvirtd.start()
 
     report = Soak("busybox", jobs, 2, seed, restart, 40.0).run()
-    report.left += [*leftover.found(), *sorted(trace.found("qemu:///system") - before)]
+    report.left += [*leftover.found(), *sorted(trace.found() - before)]
     return report
 
 

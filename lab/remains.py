@@ -12,9 +12,10 @@ import libvirt
 
 from vmbatch import sweep
 from vmbatch.config import parse
+from vmbatch.guard import TABLE
 from vmbatch.host.log import Log
 
-from . import nest, place
+from . import leftover, nest, place
 from .process import run
 
 RESERVATIONS = place.SHARE / ".addresses"
@@ -77,6 +78,7 @@ class Node:
                   if path not in (RESERVATIONS, MEETING)]
         found += [str(path) for path in FILLING.glob("*.making")]
         found += [str(path) for path in Path("/run/vmbatch/status").glob("*/*")]
+        found += leftover.filters()
         found += [f"mounted: {path}" for path in _volumes()] + [f"exported: {line}" for line in _exports()]
         return found + [f"sweep --dry-run: {line}" for line in in_child(self._sweep)]
 
@@ -91,6 +93,8 @@ class Node:
         self.reconnect()
         for domain in self.domains():
             domain.destroy()
+        if leftover.filters():
+            run(["nft", "delete", "table", "bridge", TABLE])
         if _exports():
             run(["exportfs", "-u", "-a"])
         for volume in _volumes():

@@ -5,17 +5,15 @@ import os
 import subprocess
 from pathlib import Path
 
-import libvirt
-
-from . import place
+from . import leftover, place
 
 _OURS = ("/var/lib/vmbatch", "/run/vmbatch", str(place.SHARE))
 _KEYS = ("id_ed25519", "host_key", "party_key")
 
 
-def found(uri: str) -> set[str]:
+def found() -> set[str]:
     """A line for each; those of before the first job are the node's own."""
-    return {*_locks(), *_mounts(), *_interfaces(), *_filters(uri), *_keys()}
+    return {*_locks(), *_mounts(), *_interfaces(), *_filters(), *_keys()}
 
 
 def _files() -> dict[tuple[str, int], str]:
@@ -49,19 +47,9 @@ def _interfaces() -> set[str]:
     return {f"interface {line.split(': ')[1]}" for line in shown.splitlines()}
 
 
-def _filters(uri: str) -> set[str]:
-    """Those that are there, and those that are bound to a guest's interface; libvirt's test driver knows none."""
-    libvirt.registerErrorHandler(lambda _context, _error: None, None)
-    connection = libvirt.open(uri)
-    try:
-        return {*(f"filter {each.name()}" for each in connection.listAllNWFilters()),
-                *(f"filter on {each.portDev()}" for each in connection.listAllNWFilterBindings())}
-    except libvirt.libvirtError as error:
-        if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
-            raise
-        return set()
-    finally:
-        connection.close()
+def _filters() -> set[str]:
+    """What nftables has of guests' interfaces, and what libvirt and its ebtables may have."""
+    return {f"filter: {line}" for line in leftover.filters()}
 
 
 def _keys() -> set[str]:

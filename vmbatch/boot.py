@@ -232,6 +232,8 @@ def lay_by(chosen: Plan, start: Start, config: Config, log: Log, deadline: Deadl
             said = wait.message("waiting", "phase boot: it does not wait for a job yet")
             _check_own(wait, said.address)
         _log_times(wait, log)
+        for line in wait.pins.settle():
+            log.line(line)
     finally:
         wait.close()
     if not said.address:
@@ -246,7 +248,7 @@ def _pins(chosen: Plan, config: Config, log: Log, act: Callable[[Resource], None
         act(Address(os.path.join(reservation.HERE, address), chosen.job.token, chosen.job.id, os.uname().nodename))
         trace.write(config.log_trace, trace.Lease(time.time(), chosen.job.token, chosen.job.id, address))
 
-    return Pins(chosen.waiting, chosen.rooms, reserve, log)
+    return Pins(chosen.waiting, chosen.learning, chosen.rooms, reserve, log)
 
 
 def bring_up(chosen: Plan, start: Start, config: Config, log: Log, deadline: Deadline,
@@ -293,7 +295,7 @@ def bring_up(chosen: Plan, start: Start, config: Config, log: Log, deadline: Dea
                                 "give the guest a network, or write <vbshell>CONSOLE</vbshell>", code="VB604")
         with log.phase("ready"):
             ready = wait.message("ready", "phase ready: it has announced itself, but has not written its ready file")
-        for line in wait.pins.closed():
+        for line in wait.pins.settle():
             log.line(line)
     finally:
         if ahead is not None:

@@ -174,8 +174,8 @@ _ENTRIES = (
           "The directory of reservations cannot be written or read, or the node has no name of its own.",
           "[network] reservations must be root's on each node that shares it; see whether its server squashes root."),
     Entry("VB603", "The guest's network filter cannot be made", (NODE,),
-          "libvirt refuses the filter: its nwfilter driver, ebtables or iptables are missing or broken.",
-          "Install ebtables and iptables, restart libvirtd; without filters: [network] filter = false, see docs/security.md."),
+          "nft is not there, or it or the kernel refuses the rules, such as one without nftables' bridge family.",
+          "Install nftables, and see `vmbatch doctor`; without filters: [network] filter = false, see docs/security.md."),
     Entry("VB604", "The guest has no address", (NODE, SITE),
           "The guest's network did not come up, DHCP did not answer, or the guest has no network though its job needs one.",
           "Look at the guest's console in the job's log, and at `virsh net-dhcp-leases`; or use <vbshell>CONSOLE</vbshell>."),
@@ -215,7 +215,8 @@ _ENTRIES = (
     Entry("VB705", "The guest's kernel died", (SITE,),
           "The kernel panicked: mostly it did not find its root file system, or misses a driver for its disk.",
           "Compare root= and the disk's bus in the template with the image; the console in the job's log has the "
-          "kernel's last words."),
+          "kernel's last words. Where it says that its timer does not work, the guest is emulated on a busy node: "
+          "no_timer_check on its kernel line."),
     Entry("VB706", "The guest ended before it was ready", (NODE, SITE),
           "The guest shut itself down, crashed, or was ended on the node.",
           "Look at its console in the job's log, and at libvirt's log of the guest."),

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from .image.saved import Saved
 
 
-FILTERED = ("qemu", "kvm")
-"""Types of domains to whose interfaces libvirt attaches network filters."""
+FILTERED = ("qemu", "kvm", "test")
+"""Types of domains whose interfaces get network filters."""
 
 
 class Image(msgspec.Struct, frozen=True):

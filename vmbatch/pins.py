@@ -1,8 +1,10 @@
-"""A guest's interfaces to which libvirt's own DHCP gives addresses: closed but for DHCP, and then open for these alone.
+"""A guest's interfaces to which DHCP gives addresses: closed but for DHCP, and then open for these alone.
 
-What DHCP has given is asked of libvirt, by the guest's MAC; nobody reads what passes on the network. The server gives no address
-twice, but a guest's root can give one away in the name of another guest. So each is reserved on the node for the start to which
-it is opened, before it is: another start's is refused.
+What libvirt's own DHCP has given is asked of libvirt, by the guest's MAC; nobody reads what passes on the network. It gives
+no address twice, but a guest's root can give one away in the name of another guest. So each is reserved on the node for the start
+to which it is opened, before it is: another start's is refused.
+
+What another server gives is learned by the filter itself, from the server's answers, and settled once the guest is ready.
 """
 
 import contextlib
@@ -15,13 +17,14 @@ from contextlib import contextmanager
 import msgspec
 
 from .errors import EndedError, NodeError, TakenError
+from .guard import Guard, rules
 from .host import arp, virt, virtnet
 from .host.log import Log
 from .host.watch import Watch
 from .hypervisor.lease import Room
 from .hypervisor.netfilter import NetworkFilter
 from .resource import Work
-from .template import Guard, VirtNet, filter_xml
+from .template import VirtNet
 from .units import Deadline
 
 LEASES = "/var/lib/libvirt/dnsmasq"
@@ -34,9 +37,17 @@ _ROOM_SECONDS = 10.0
 
 
 class Waiting(msgspec.Struct, frozen=True):
-    """An interface that waits for what the DHCP of `net` gives it: what it is held to, and its filter."""
+    """An interface that waits for what the DHCP of libvirt's `net` gives it: what it is held to, and its filter."""
 
+    uri: str
     net: VirtNet
+    guard: Guard
+    filter: NetworkFilter
+
+
+class Learning(msgspec.Struct, frozen=True):
+    """An interface that is opened for what it is seen to be given: what it is held to, and its filter."""
+
     guard: Guard
     filter: NetworkFilter
 
@@ -62,8 +73,10 @@ class Pins:
     `reserve` makes an address this start's, with TakenError if it is another's.
     """
 
-    def __init__(self, waiting: Iterable[Waiting], rooms: Iterable[Room], reserve: Callable[[str], None], log: Log) -> None:
+    def __init__(self, waiting: Iterable[Waiting], learning: Iterable[Learning], rooms: Iterable[Room],
+                 reserve: Callable[[str], None], log: Log) -> None:
         self._of: dict[Waiting, tuple[str, ...]] = dict.fromkeys(waiting, ())
+        self._learning = tuple(learning)
         self._rooms = tuple(rooms)
         self._room = Deadline(_ROOM_SECONDS)
         self._reserve = reserve
@@ -111,8 +124,8 @@ class Pins:
     def _open(self, each: Waiting, changed: float | None) -> None:
         """Opens one interface, if it has been given more; the network's leases have `changed` at that time."""
         pinned, mac = self._of[each], each.guard.mac
-        with _asking(each.filter.uri):
-            given = [lease.address for lease in virtnet.leases(each.filter.uri, each.net.name, mac)]
+        with _asking(each.uri):
+            given = [lease.address for lease in virtnet.leases(each.uri, each.net.name, mac)]
         new = [address for address in given if address not in pinned and each.net.gives(address, mac)][:_MOST - len(pinned)]
         if not new:
             return
@@ -120,8 +133,7 @@ class Pins:
         for address in new:
             self._keep(address, each.net.name)
         every = (*pinned, *new)
-        with _asking(each.filter.uri):
-            each.filter.change(filter_xml(each.filter.name, each.filter.uuid, msgspec.structs.replace(each.guard, ipv4=every)))
+        each.filter.change(rules(each.filter.port, msgspec.structs.replace(each.guard, ipv4=every)))
         self._of[each] = every
         for address in new:
             arp.tell(each.net.bridge, each.net.server, mac, address)
@@ -149,7 +161,13 @@ class Pins:
                             "when it starts again", code="VB610") from None
         self._reserved.add(address)
 
-    def closed(self) -> list[str]:
-        """A line for each interface that has got nothing."""
-        return [f"the interface {each.guard.mac} has got no address from libvirt's network {each.net.name}, and stays closed"
+    def settle(self) -> list[str]:
+        """Ends all learning: nothing that is said opens any more. A line for each interface that has got nothing. NodeError."""
+        said = [f"the interface {each.guard.mac} has got no address from libvirt's network {each.net.name}, and stays closed"
                 for each, pinned in self._of.items() if not pinned]
+        for learning in self._learning:
+            given = learning.filter.learned()
+            learning.filter.change(rules(learning.filter.port, msgspec.structs.replace(learning.guard, ipv4=given, learns=False)))
+            if not given:
+                said.append(f"the interface {learning.guard.mac} has got no address by DHCP, and stays closed")
+        return said

@@ -24,30 +24,26 @@ from .exchange.place import GuestPlace
 from .exchange.volume import Volume
 from .facts import FILTERED, Facts
 from .grant import grant
+from .guard import Guard, others, rules
 from .host import file
 from .hypervisor.domain import Domain
 from .hypervisor.lease import DhcpLease, Room
-from .hypervisor.netfilter import NetworkFilter
+from .hypervisor.netfilter import BridgePort, NetworkFilter
 from .hypervisor.profile import Profile
 from .hypervisor.watcher import Watcher
 from .job import Job
 from .network import Net
-from .pins import Waiting
+from .pins import Learning, Waiting
 from .registry import HYPERVISORS
 from .resource import Piece, Resource
 from .spool.directory import Directory
 from .staging import RECORD, Stage
 from .template import (
-    LEARNED,
-    LEARNT,
     DomainChange,
-    Guard,
     ImageSource,
     InterfaceChange,
     Template,
     domain_xml,
-    filter_xml,
-    others,
 )
 
 
@@ -66,11 +62,18 @@ class DomainFile(Piece, frozen=True, tag="domain-file"):
         return f"domain XML {self.path} ({len(self.xml)} bytes)"
 
 
-class FilterFile(DomainFile, frozen=True, tag="filter-file"):
-    """The exact XML of a network filter for libvirt, kept at `path`."""
+class FilterFile(Piece, frozen=True, tag="filter-file"):
+    """The rules of a network filter, kept at `path`."""
+
+    path: str
+    rules: str
+
+    def make(self, work: object) -> None:
+        """Writes the file."""
+        file.write_new(self.path, self.rules.encode(), 0o600,)
 
     def __str__(self) -> str:
-        return f"filter XML {self.path} ({len(self.xml)} bytes)"
+        return f"filter rules {self.path} ({len(self.rules)} bytes)"
 
 
 class StageFile(Piece, frozen=True, tag="stage-file"):
@@ -100,7 +103,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     `reservations` come first, and may fail with TakenError. `export` lacks the guest's address, and `address` is '' where only a
     DHCP server knows it. `waiting` are the interfaces that are closed until libvirt's DHCP has given them an address, `rooms` see
-    to it that it can; `sealed`: beside what it gives there, and `addresses`, the guest has none.
+    to it that it can; `sealed`: beside what it gives there, and `addresses`, the guest has none. `learning` are those that open
+    by themselves for what another DHCP server gives them.
     `forwarded` is the number of the interface in QEMU's user network, where that is the way to the guest.
     `instead` is what else must be made for a `domain` that is booted though it was to be restored.
     `given` is what a guest gets that has waited for its job.
@@ -125,6 +129,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     macs: tuple[str, ...]
     addresses: tuple[str, ...]
     waiting: tuple[Waiting, ...]
+    learning: tuple[Learning, ...]
     rooms: tuple[Room, ...]
     sealed: bool
     images: tuple[trace.Image, ...]
@@ -187,13 +192,12 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
     context = Context(job, template, profile, spool, config, facts, nets, disks, party=met is not None, nobody=nobody)
     alias = f"vmbatch-{job.token[:16]}"
     domain = Domain(config.libvirt_uri, f"vmbatch-{job.maker}-{job.token[:8]}", str(uuid.UUID(hex=job.token, version=4)),
-                    job.token, os.path.join(spool, "domain.xml"), float(template.lifetime.shutdown),
-                    lasting=bool(facts.first))
+                    job.token, os.path.join(spool, "domain.xml"), float(template.lifetime.shutdown))
     console = os.path.join(spool, "console.log")
     keys = os.path.join(spool, "keys")
     place = os.path.join(share, "guest")
     leases = tuple(_leases(template, config, facts, nets))
-    changes, guards, waiting = _guards(job, template, config, facts, nets, spool, met)
+    guards = _guards(job, template, config, facts, nets, spool, met)
     change = DomainChange(
         name=domain.name, uuid=domain.uuid, job=job.id, token=job.token, user=job.user.name, console=console,
         drivers=tuple(disks.drivers), shell_console=template.console_shell,
@@ -201,7 +205,7 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
         channel=template.messages == "CHANNEL" or nobody,
         directories=context.directories,
         oem_strings=tuple(oem_strings(facts.credentials)),
-        interfaces=tuple(changes),
+        interfaces=tuple(guards.changes),
         disks=(*disks.changes, *context.changes),
         cores=granted.cores, memory=granted.memory,
     )
@@ -236,10 +240,11 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
             *of_job,
             *(DomainFile(path, text) for path, text in texts),
         )),
-        Phase("network filter", guards),
-        Phase("start", (*(() if nobody else watcher), domain)),
+        Phase("network filter", tuple(guards.steps)),
+        Phase("start", (*(() if nobody else watcher), domain, *guards.ports)),
     )
     notes = (*granted.notes, *disks.notes, *_unguarded(facts), *filter(None, (facts.booted,)))
+    given = sum(net.method == "dhcp" for net in nets)
     own_addresses = tuple(address for interface in facts.addresses for address in interface)
     return Plan(job=job, template=template.path, reservations=() if job.pooled else reservations,
                 phases=tuple(phase for phase in phases if phase.steps), domain=domain, xml=xml,
@@ -247,9 +252,10 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
                 console=console, recorded=profile.xen, handover=handover, alias=alias,
                 instead=() if resumed is None else resumed.instead,
                 notes=notes, macs=macs, delivery=context.delivery,
-                addresses=(facts.waited, *own_addresses) if job.pooled else own_addresses, waiting=waiting,
+                addresses=(facts.waited, *own_addresses) if job.pooled else own_addresses,
+                waiting=() if job.pooled else tuple(guards.waiting), learning=() if job.pooled else tuple(guards.learning),
                 rooms=tuple(step for step in leases if isinstance(step, Room)),
-                sealed=bool(job.pooled) or (bool(waiting) and len(waiting) == sum(net.method == "dhcp" for net in nets)),
+                sealed=bool(job.pooled) or (bool(guards.waiting) and len(guards.waiting) == given),
                 images=tuple(_traced(template, facts)),
                 console_shell=template.console_shell, messages="CHANNEL" if nobody or job.pooled else template.messages,
                 forwarded=next((number for number, interface in enumerate(template.root.findall("devices/interface"))
@@ -300,35 +306,41 @@ def _shared(job: Job, template: Template, config: Config, share: str) -> tuple[t
             Export(place, job.token, "", identity, uid, gid))
 
 
-def _guards(job: Job, template: Template, config: Config, facts: Facts, nets: tuple[Net, ...], spool: str,
-            met: Member | None) -> tuple[list[InterfaceChange], tuple[Resource | Piece, ...], tuple[Waiting, ...]]:
-    """What each interface of the domain gets, the steps that make the filters, and the interfaces whose filters wait for a lease.
+class _Guards(msgspec.Struct):
+    """What each interface of the domain gets, the steps that make the filters, and what is done once the guest runs."""
 
-    The guests of one job reach each other.
-    """
     changes: list[InterfaceChange] = []
     steps: list[Resource | Piece] = []
+    ports: list[BridgePort] = []
     waiting: list[Waiting] = []
+    learning: list[Learning] = []
+
+
+def _guards(job: Job, template: Template, config: Config, facts: Facts, nets: tuple[Net, ...], spool: str,
+            met: Member | None) -> _Guards:
+    """The guests of one job reach each other."""
+    found = _Guards()
     for number, (interface, net) in enumerate(zip(template.interfaces, nets, strict=True)):
         if (not (config.network_filter and interface.guarded and template.type in FILTERED)
                 or interface.network in facts.around.no_bridge):
-            changes.append(InterfaceChange(net.mac))
+            found.changes.append(InterfaceChange(net.mac))
             continue
         dhcp, served = net.method == "dhcp", _served(interface.network, facts)
         static = (net.address4.partition("/")[0],) if net.address4 else ()
         peers = interface.peers or met is not None
         guests = facts.around.guests[number] if facts.around.guests and not peers else ()
-        guard = Guard(net.mac, (LEARNT,) if dhcp and not served else static, net.address6.partition("/")[0], dhcp,
-                      facts.around.node, others((*config.network_closed, *guests), facts.around.node), config.network_services,
-                      facts.around.replies)
-        name = f"vmbatch-{job.slug}-{job.token[:8]}-{number}"
-        identity = str(uuid.UUID(hex=hashlib.sha256(f"{job.token}/filter/{number}".encode()).hexdigest()[:32], version=4))
-        made = NetworkFilter(config.libvirt_uri, name, identity, job.token, os.path.join(spool, f"filter-{number}.xml"))
-        steps += [FilterFile(made.xml, filter_xml(name, identity, guard)), made]
+        guard = Guard(net.mac, static, net.address6.partition("/")[0], dhcp, facts.around.node,
+                      others((*config.network_closed, *guests), facts.around.node), config.network_services,
+                      facts.around.replies, learns=dhcp and not served)
+        made = NetworkFilter(job.token, number, os.path.join(spool, f"filter-{number}.nft"))
+        found.steps += [FilterFile(made.rules, rules(made.port, guard)), made]
         if dhcp and served:
-            waiting.append(Waiting(facts.networks[interface.network], guard, made))
-        changes.append(InterfaceChange(net.mac, name, LEARNED if dhcp and not served else {}, isolated=not peers))
-    return changes, tuple(steps), tuple(waiting)
+            found.waiting.append(Waiting(config.libvirt_uri, facts.networks[interface.network], guard, made))
+        elif dhcp:
+            found.learning.append(Learning(guard, made))
+        found.ports.append(BridgePort(made.port.interface))
+        found.changes.append(InterfaceChange(net.mac, made.port.interface, isolated=not peers))
+    return found
 
 
 def _unguarded(facts: Facts) -> list[str]:

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 from . import claim, journal, sshargs, status
 from .batch.local import Local
 from .config import Config
-from .errors import DeadlineError, VmBatchError
+from .errors import DeadlineError, NodeError, VmBatchError
 from .exchange import address as addresses
 from .exchange import export, volume
 from .exchange.address import look as reservations
@@ -19,11 +19,12 @@ from .exchange.member import look as entries
 from .exchange.member import stale as unread
 from .host import clock, process, virt
 from .host.log import Log
+from .hypervisor import netfilter
 from .hypervisor.domain import Domain, forgotten
-from .hypervisor.netfilter import left as filters_left
+from .hypervisor.netfilter import NetworkFilter
 from .image import store
 from .job import is_of_node
-from .journal import Journal
+from .journal import Journal, Start
 from .registry import BATCH
 from .release import release
 from .resource import Resource
@@ -55,7 +56,7 @@ def sweep(config: Config, log: Log, *, dry_run: bool) -> list[str]:
     things[:0] = volume.left(share)
     if config.share_export == "exportfs":
         things[:0] = _seen(lambda: list[Resource](export.left(share, Deadline(seconds))), "the exports", said)
-    things[:0] = _seen(lambda: list[Resource](filters_left(config.libvirt_uri)), "the network filters", said)
+    things[:0] = _seen(lambda: list[Resource](netfilter.left()), "the network filters", said)
     shown = status.files()
     domains = _seen(lambda: virt.ours(config.libvirt_uri), "the domains", said)
     things[:0] = [Domain(config.libvirt_uri, name, uuid, token, "") for name, uuid, token in domains]
@@ -63,6 +64,7 @@ def sweep(config: Config, log: Log, *, dry_run: bool) -> list[str]:
     known = journals(config, log, dry_run=dry_run)
     tokens = known.tokens
     said += known.said
+    said += _seen(lambda: _mended(dry_run=dry_run), "whether the network filters stand", said)
     gone, left = stale((*reserved, *here), node, tokens)
     things += [*gone, *unread(met, tokens)]
     said += left
@@ -84,6 +86,41 @@ def sweep(config: Config, log: Log, *, dry_run: bool) -> list[str]:
 
         said += saved.tidy(config.images_directory)
     return said
+
+
+def _mended(*, dry_run: bool) -> list[str]:
+    """Has the filters of guests that run stand again where somebody has taken them away; a line for each. NodeError."""
+    wanted = [(path, owned) for path in journal.paths(due=True) if (known := _peek(path)) is not None and known[2]
+              for owned in known[1] if isinstance(owned, NetworkFilter)]
+    standing = netfilter.standing() if wanted else set()
+    return [said for path, owned in wanted if owned.port not in standing and (said := _mend(path, owned, dry_run=dry_run))]
+
+
+def _peek(path: str) -> tuple[Start, list[Resource], bool] | None:
+    try:
+        return journal.peek(path)
+    except VmBatchError:  # named elsewhere
+        return None
+
+
+def _mend(path: str, owned: NetworkFilter, *, dry_run: bool) -> str:
+    """Of a start that nobody is ending; '' for another one."""
+    try:
+        book = Journal.open(path, Deadline(0))
+    except VmBatchError:
+        return ""
+    if book is None:
+        return ""
+    with contextlib.closing(book):
+        if book.kept is not None or owned not in book.resources:
+            return ""
+        if dry_run:
+            return f"would make the {owned} of job {book.start.job} again: its rules have been taken away"
+        try:
+            owned.mend()
+        except (NodeError, OSError) as error:
+            return f"could not make the {owned} of job {book.start.job} again: {error}"
+        return f"made the {owned} of job {book.start.job} again: its rules had been taken away"
 
 
 def _seen(look: Callable[[], list[T]], what: str, said: list[str]) -> list[T]:

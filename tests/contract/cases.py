@@ -5,6 +5,7 @@ import os
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import libvirt
@@ -17,7 +18,9 @@ from vmbatch.exchange.address import Address
 from vmbatch.exchange.export import Export, exported
 from vmbatch.exchange.member import Member
 from vmbatch.exchange.volume import Volume
-from vmbatch.host import clock, virt, virtnet
+from vmbatch.guard import Guard, Port, claim, removal, rules
+from vmbatch.host import clock, nft, virt
+from vmbatch.hypervisor import netfilter
 from vmbatch.hypervisor.domain import Domain
 from vmbatch.hypervisor.netfilter import NetworkFilter
 from vmbatch.hypervisor.watcher import Watcher
@@ -29,7 +32,6 @@ from vmbatch.units import Deadline
 from .tokens import new_token
 
 URI = "test:///default"
-SYSTEM = "qemu:///system"
 XML = """<domain type='test'><name>{name}</name><uuid>{uuid}</uuid>{metadata}
 <memory>8192</memory><os><type>hvm</type></os></domain>"""
 OWNER = "<metadata><vmbatch:job xmlns:vmbatch='urn:vmbatch:job:1' id='42.vm' token='{token}' user='alice'/></metadata>"
@@ -259,39 +261,43 @@ class MemberCase(Case):
 
 
 class NetworkFilterCase(Case):
-    """A network filter of the node's libvirtd: the test driver has none."""
+    """Rules of nftables' in the lab's node."""
 
     resource: NetworkFilter
 
     def __init__(self, parent: Path) -> None:
         self.token = new_token()
-        self.uuid = str(uuid.UUID(hex=self.token, version=4))
-        self.name = f"vmbatch-42.vm-{self.token[:8]}-0"
-        self.file = parent / "filter-0.xml"
-        self.resource = NetworkFilter(SYSTEM, self.name, self.uuid, self.token, str(self.file))
+        self.port = Port(self.token, 0)
+        self.file = parent / "filter-0.nft"
+        self.guard = Guard("52:54:00:12:34:56", (), "", True, ("10.77.0.1",), (), (53,), 32768)
+        self.resource = NetworkFilter(self.token, 0, str(self.file))
 
     def prepare(self) -> None:
         if not node.inside():
-            pytest.skip("network filters need the libvirtd of the lab's node")
-        self.file.write_text(self.xml(self.uuid))
-
-    def xml(self, identifier: str) -> str:
-        return f"<filter name='{self.name}' chain='root'><uuid>{identifier}</uuid></filter>"
+            pytest.skip("packet filters are for the lab's node")
+        self.file.write_text(rules(self.port, self.guard))
 
     def exists(self) -> bool:
-        return self.name in dict(virtnet.filters(SYSTEM))
+        return self.port.interface in {found.port.interface for found in netfilter.left()}
 
     def half_made(self) -> Iterator[tuple[str, Callable[[], None]]]:
+        """nft makes all or nothing; somebody else may have taken some of it away, or all."""
+        text = claim(self.port) + rules(self.port, msgspec.structs.replace(self.guard, learns=True))
         yield "file without filter", lambda: None
         yield "no file", self.file.unlink
+        for what in ("delete table bridge vmbatch", "flush table bridge vmbatch", "flush chain bridge vmbatch to-{}",
+                     "flush map bridge vmbatch to"):
+            yield what, partial(nft.apply, f"{text}{what.format(self.port.name)}\n")
 
     def foreign(self) -> Iterator[tuple[str, Callable[[], None]]]:
-        yield "the name alone", lambda: virtnet.define_filter(SYSTEM, self.xml(str(uuid.uuid4())))
+        """Another start's, whose token begins with the same digits."""
+        other = Port(self.token[:8] + new_token()[8:], 0)
+        yield "an interface of that name", lambda: nft.apply(claim(other) + rules(other, self.guard))
 
     def clear(self) -> None:
-        for name, identifier in virtnet.filters(SYSTEM):
-            if name == self.name:
-                virtnet.undefine_filter(SYSTEM, identifier)
+        for found in netfilter.left():
+            if found.port.interface == self.port.interface:
+                nft.apply(removal(found.port))
 
 
 class VolumeCase(Case):

@@ -10,11 +10,13 @@ import pytest
 
 from vmbatch import registry
 from vmbatch.errors import NodeError
-from vmbatch.host import virt, virtnet
+from vmbatch.guard import TABLE, rules
+from vmbatch.host import nft, virt
+from vmbatch.hypervisor import netfilter
 from vmbatch.hypervisor.lease import DhcpLease
 from vmbatch.units import Deadline
 
-from .cases import FACTORIES, SYSTEM, Case, DomainCase, NetworkFilterCase
+from .cases import FACTORIES, Case, DomainCase, NetworkFilterCase
 
 BOUND = 5.0
 
@@ -218,14 +220,49 @@ def test_a_filter_gets_other_rules(tmp_path: Path) -> None:
     case.prepare()
     case.resource.acquire()
     try:
-        changed = case.file.read_text().replace("</filter>", "<rule action='drop' direction='out'/></filter>")
-        case.resource.change(changed.encode())
+        changed = rules(case.port, msgspec.structs.replace(case.guard, ipv4=("10.77.0.21",)))
+        case.resource.change(changed)
         assert case.file.read_text() == changed
-        assert "<rule action='drop' direction='out'" in virt.connect(SYSTEM).nwfilterLookupByUUIDString(case.uuid).XMLDesc()
-        assert (case.name, case.uuid) in virtnet.filters(SYSTEM)
+        assert "10.77.0.21" in str(nft.listed("chain", "bridge", TABLE, f"from-{case.port.name}"))
+        assert case.port in netfilter.standing()
     finally:
         release(case)
     assert not case.exists()
+
+
+@pytest.mark.parametrize("what", ["flush ruleset", "flush table bridge vmbatch", "flush map bridge vmbatch to",
+                                  "flush chain bridge vmbatch from-{}"])
+def test_a_filter_is_mended(tmp_path: Path, what: str) -> None:
+    """Nothing of others' is lost by it."""
+    case, other = NetworkFilterCase(tmp_path), NetworkFilterCase(tmp_path)
+    for each in (other, case):
+        each.file.unlink(missing_ok=True)
+        each.prepare()
+        each.resource.acquire()
+    try:
+        assert {case.port, other.port} <= netfilter.standing()
+        nft.apply(what.format(case.port.name) + "\n")
+        assert case.port not in netfilter.standing()
+        case.resource.mend()
+        assert case.port in netfilter.standing()
+    finally:
+        for each in (other, case):
+            release(each)
+            assert not each.exists()
+
+
+def test_what_was_learned_is_read(tmp_path: Path) -> None:
+    case = NetworkFilterCase(tmp_path)
+    case.prepare()
+    case.file.write_text(rules(case.port, msgspec.structs.replace(case.guard, learns=True)))
+    case.resource.acquire()
+    try:
+        assert case.resource.learned() == ()
+        for address in (0x0A4D0015, 0x0A4D0016):
+            nft.apply(f"add element bridge vmbatch {case.port.learned} {{ {address:#x} }}\n")
+        assert sorted(case.resource.learned()) == ["10.77.0.21", "10.77.0.22"]
+    finally:
+        release(case)
 
 
 def test_directories_are_found_by_their_mark(tmp_path: Path) -> None:

@@ -139,6 +139,8 @@ def frames(victim: str, victim_mac: bytes) -> None:
         "dhcp-answer": (mac, 0x0800, udp(address, EVERYBODY, (67, 68), b"<dhcp-answer>")),
         "router": (mac, 0x86DD, advertisement(b"<router>")),
         "vlan": (mac, 0x8100, struct.pack("!HH", 7, 0x0800) + udp(address, OPEN, (4000, PORT), b"<vlan>")),
+        "two-vlans": (mac, 0x8100, struct.pack("!HHHH", 7, 0x8100, 8, 0x0800)
+                      + udp(address, OPEN, (4000, PORT), b"<two-vlans>")),
         "unknown": (mac, 0x88B5, b"<unknown>" + bytes(40)),
         "to-victim": (mac, 0x0806, arp(1, (mac, address), victim, b"<to-victim>")),
     }

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -55,16 +56,23 @@ def archive() -> Iterator[None]:
     path.unlink()
 
 
-def run(mom: Mom, template: str, script: bytes = JOB) -> Ended:
-    """The job in a guest of this template."""
+@contextmanager
+def configured(template: str) -> Iterator[None]:
+    """With this template for the queue `matrix`."""
     before = CONFIG.read_text()
     matrix.write("matrix", template)
     CONFIG.write_text(before.replace("[queues]\n", '[queues]\nmatrix = "matrix.xml"\n') + '\n[timeouts]\nboot = "150s"\n')
     try:
-        return mom.run(script, queue="matrix")
+        yield
     finally:
         CONFIG.write_text(before)
         (DOMAINS / "matrix.xml").unlink()
+
+
+def run(mom: Mom, template: str, script: bytes = JOB) -> Ended:
+    """The job in a guest of this template."""
+    with configured(template):
+        return mom.run(script, queue="matrix")
 
 
 def check(ended: Ended, network: str) -> None:

@@ -1,8 +1,12 @@
 """Guests with several interfaces and both families of addresses; and those to which libvirt's DHCP gives one."""
 
+import contextlib
 import json
 import re
+import shutil
+import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +18,7 @@ from vmbatch.units import Deadline
 
 from . import matrix
 from .machine import of, until
-from .test_context_matrix import archive, run
+from .test_context_matrix import archive, configured, run
 from .test_hostile_guest import mac_of, opened
 
 __all__ = ["archive"]
@@ -110,6 +114,75 @@ def test_an_interface_that_does_not_ask_stays_closed(mom: Mom) -> None:
     assert ended.verdict == "run", ended.errors.decode()
     assert re.search(r"the interface \S+ has got no address from libvirt's network lab, and stays closed",
                      Path(f"/var/log/vmbatch/{ended.job.file_id}.log").read_text())
+
+
+OTHERS = "<interface type='bridge'><source bridge='labbr0'/>"
+
+
+def test_another_dhcp_server(mom: Mom) -> None:
+    """The site's own, on a bridge of the site's: libvirt's plays it, and nobody asks libvirt. The rules see what it gives."""
+    text = matrix.template("busybox", "CDROM", "dhcp").replace("<interface type='network'>", OTHERS)
+    assert OTHERS in text
+    with configured(text.replace("<source network='lab'/>", "")):
+        job = mom.accept(SCRIPT, queue="matrix")
+        assert mom.finish_prologue(mom.start_prologue(job)) == "run", job.errors.decode()
+        own = opened(job)
+        assert mom.start_shell(job).wait() == 0, job.errors.decode()
+    assert own == set(re.findall(r"^(10\.77\.0\.\d+)/24$", job.output.decode(), re.MULTILINE)), "and no more is learned"
+    assert len(own) == 1
+    assert mom.start_epilogue(job).wait() == 0
+    mom.forget(job)
+
+
+def test_one_call_of_nft_for_each_change(mom: Mom, tmp_path: Path) -> None:
+    """At the start, at the lease and at the end; and none of what libvirt's own filters are made by."""
+    called = tmp_path / "called"
+    with contextlib.ExitStack() as noted:
+        for name in ("nft", "ebtables", "iptables", "ip6tables", "arptables"):
+            noted.enter_context(_noted(Path(f"/usr/sbin/{name}"), tmp_path, called))
+        ended = mom.run(b"#!/bin/sh\necho it runs\n")
+    assert (ended.verdict, ended.output) == ("run", b"it runs\n"), ended.errors.decode()
+    assert called.read_text().splitlines() == ["nft -f -"] * 3
+
+
+@contextlib.contextmanager
+def _noted(program: Path, place: Path, called: Path) -> Iterator[None]:
+    """Each call of a program is a line in a file. Several programs may be one, which looks at its name."""
+    real = place / "real" / program.name
+    real.parent.mkdir(exist_ok=True)
+    shutil.copy(program, real)
+    noting = place / "noting"
+    noting.write_text(f"#!/bin/sh\necho \"${{0##*/}} $*\" >>{called}\nexec {real.parent}/${{0##*/}} \"$@\"\n")
+    noting.chmod(0o755)
+    subprocess.run(["mount", "--bind", noting, program], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", program], check=True)
+
+
+def sweep(*words: str) -> str:
+    done = subprocess.run(["/srv/vmbatch/venv/bin/vmbatch", "sweep", *words], capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr
+
+
+def test_filters_that_were_flushed_are_made_again(mom: Mom) -> None:
+    """As by whoever restarts the node's own firewall, while a guest is at work."""
+    job = mom.accept(b"#!/bin/sh\necho it works\n", queue="busybox")
+    assert mom.finish_prologue(mom.start_prologue(job)) == "run", job.errors.decode()
+    address = opened(job)
+    assert len(address) == 1
+    subprocess.run(["nft", "flush", "ruleset"], check=True)
+    assert opened(job) == set()
+    name = f"network filter vb-[0-9a-f]{{8}}-0 of job {re.escape(job.id)} again: its rules"
+    assert re.fullmatch(f"would make the {name} have been taken away\n", sweep("--dry-run"))
+    assert opened(job) == set()
+    assert re.fullmatch(f"made the {name} had been taken away\n", sweep())
+    assert opened(job) == address
+    assert sweep() == ""
+    assert (mom.start_shell(job).wait(), job.output) == (0, b"it works\n"), job.errors.decode()
+    assert mom.start_epilogue(job).wait() == 0
+    mom.forget(job)
 
 
 def test_many_at_once_get_different_addresses(mom: Mom) -> None:

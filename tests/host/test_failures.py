@@ -22,7 +22,7 @@ from vmbatch.guest import Message
 from vmbatch.guestdisk import fat
 from vmbatch.guestdisk.files import File, check
 from vmbatch.handover import Handover
-from vmbatch.host import console, http, virt, virtnet
+from vmbatch.host import console, http, nft, process, virt
 from vmbatch.host.log import Log
 from vmbatch.hypervisor.domain import Domain
 from vmbatch.image import own, transfer
@@ -110,9 +110,15 @@ def test_a_spool_that_is_full() -> None:
 
 
 @pytest.mark.error("VB603")
-def test_filters_that_libvirt_does_not_make() -> None:
-    with pytest.raises(VmBatchError, match="libvirt did not make the guest's network filter"):
-        virtnet.define_filter(TEST, "<filter name='x'/>")
+def test_filters_that_nft_does_not_make(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(VmBatchError, match=r"nft did not change the guest's network filter: Error: .*: no rules$"):
+        nft.check("no rules\n")
+    with pytest.raises(VmBatchError, match=r"nft did not list nothing: Error: .*"):
+        nft.listed("nothing")
+    monkeypatch.setattr(process, "find", lambda name: None)
+    with pytest.raises(VmBatchError, match="nft is not on this node"):
+        nft.check("")
+    assert nft.listed("tables") == []
 
 
 @pytest.mark.error("VB607")

@@ -134,15 +134,15 @@ def test_fewer_addresses_than_guests() -> None:
     assert (finding.level, finding.advice) == ("warning", "[admission] slots = 9: make the range larger")
 
 
-FILTERING = networks.Filtering(True, True, (), (10, 100), ())
+FILTERING = networks.Filtering(True, "", (), (10, 100), ())
 
 
 @pytest.mark.parametrize(("changed", "level", "said"), [
-    ({}, "ok", "libvirt can filter"),
-    ({"ebtables": False}, "error", "ebtables is not on this node"),
+    ({}, "ok", "nft can filter"),
+    ({"refused": "nft is not on this node"}, "error", "nft is not on this node"),
     ({"unguarded": ("ovs",)}, "error", "no filter can guard the network ovs"),
     ({"connections": (81, 100)}, "warning", "81 of 100 entries"),
-    ({"connections": None}, "ok", "libvirt can filter"),
+    ({"connections": None}, "ok", "nft can filter"),
     ({"bridged": ("iptables",)}, "warning", "passes this node's iptables"),
 ])
 def test_filters(changed: dict[str, object], level: str, said: str) -> None:
@@ -152,9 +152,9 @@ def test_filters(changed: dict[str, object], level: str, said: str) -> None:
 
 
 def test_no_filters_by_the_sites_will() -> None:
-    found = one(list(networks.judge_filters(networks.Filtering(False, False, (), None, ()), configured(network_filter=False))))
+    found = one(list(networks.judge_filters(networks.Filtering(False, "", (), None, ()), configured(network_filter=False))))
     assert found.level == "warning"
-    assert list(networks.judge_filters(networks.Filtering(False, False, (), None, ()), CONFIG)) == []
+    assert list(networks.judge_filters(networks.Filtering(False, "", (), None, ()), CONFIG)) == []
 
 
 # share

@@ -1,6 +1,7 @@
 """Interfaces to which libvirt's DHCP gives addresses: which ones these can be, when they are opened, and what is given back."""
 
 import ipaddress
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +11,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lxml import etree
 
 from vmbatch import boot, pins
 from vmbatch.errors import DeadlineError, EndedError, NodeError, TakenError
 from vmbatch.facts import Around
-from vmbatch.host import arp, dhcp, virt, virtnet
+from vmbatch.host import arp, dhcp, nft, virt, virtnet
 from vmbatch.host.log import Log
 from vmbatch.host.virtnet import Lease
 from vmbatch.hypervisor.lease import DhcpLease, Room
@@ -68,21 +68,20 @@ def planned(text: str = TEMPLATE, net: VirtNet = NET, **changed: object) -> Plan
     return plan(job(), form(text), settings(**changed), facts(networks={"default": net}, text=text, node="n1", around=Around()))
 
 
-def parameters(chosen: Plan) -> list[dict[str, str]]:
-    return [{str(name): str(value) for name, value in each.attrib.items()}
-            for each in etree.fromstring(chosen.xml).findall("devices/interface/filterref/parameter")]
+def rules_of(chosen: Plan) -> list[str]:
+    return [step.rules for phase in chosen.phases for step in phase.steps if isinstance(step, FilterFile)]
 
 
 def test_interfaces_wait_for_libvirts_own_dhcp() -> None:
     made = planned()
     assert [each.guard.mac for each in made.waiting] == list(made.macs)
     assert {each.net for each in made.waiting} == {NET}
-    assert parameters(made) == []
-    files = [step for phase in made.phases for step in phase.steps if isinstance(step, FilterFile)]
-    assert [file.path for file in files] == [each.filter.xml for each in made.waiting]
-    for file in files:
-        accepted = etree.fromstring(file.xml).findall("rule[@action='accept']/ip")
-        assert [each.get("dstportstart") for each in accepted] == ["67", "68"], "nothing but DHCP"
+    assert made.learning == ()
+    files = [step.path for phase in made.phases for step in phase.steps if isinstance(step, FilterFile)]
+    assert files == [each.filter.rules for each in made.waiting]
+    for text in rules_of(made):
+        assert re.findall(r"udp dport (\d+).* accept$", text, re.MULTILINE) == ["67", "68"]
+        assert len(re.findall(r" accept$", text, re.MULTILINE)) == 2, "nothing but DHCP"
     assert made.sealed
     assert (made.address, made.addresses) == ("", ())
 
@@ -91,7 +90,8 @@ def test_interfaces_wait_for_libvirts_own_dhcp() -> None:
 def test_others_dhcp_is_learned(net: VirtNet) -> None:
     made = planned(net=net)
     assert (made.waiting, made.sealed) == ((), False)
-    assert parameters(made) == [{"name": "CTRL_IP_LEARNING", "value": "dhcp"}] * 2
+    assert [each.guard.mac for each in made.learning] == list(made.macs)
+    assert all("add @learned-" in text for text in rules_of(made))
 
 
 def test_beside_others_it_is_not_all_that_a_guest_has() -> None:
@@ -272,15 +272,15 @@ class Scene:
         self.answers = True
         monkeypatch.setattr(pins, "LEASES", str(place / "dnsmasq"))
         monkeypatch.setattr(virt, "answers", lambda uri: self.answers)
-        monkeypatch.setattr(virtnet, "define_filter", self._define)
+        monkeypatch.setattr(nft, "apply", self._apply)
         self.told: list[tuple[str, ...]] = []
         monkeypatch.setattr(arp, "tell", lambda *words: self.told.append(words))
         (place / "dnsmasq").mkdir()
         self.file = place / "dnsmasq/virbr0.status"
         self.chosen = planned(TEMPLATE, VirtNet("default", "virbr0", "192.168.122.1", (("192.168.122.2", "192.168.122.99"),)),
                               spool_directory=str(place))
-        Path(self.chosen.waiting[0].filter.xml).parent.mkdir()
-        self.pins = Pins(self.chosen.waiting, self.chosen.rooms, self._reserve, Log(str(place), "42.vm", "prologue"))
+        Path(self.chosen.waiting[0].filter.rules).parent.mkdir()
+        self.pins = Pins(self.chosen.waiting, (), self.chosen.rooms, self._reserve, Log(str(place), "42.vm", "prologue"))
         self.log = place / "42.vm.log"
 
     def _reserve(self, address: str) -> None:
@@ -288,14 +288,13 @@ class Scene:
             raise TakenError(f"the address {address} was taken by job 41.vm on n1 meanwhile")
         self.reserved.append(address)
 
-    def _define(self, _uri: str, xml: str) -> None:
+    def _apply(self, text: str) -> None:
         if self.refused is not None:
             raise self.refused
-        root = etree.fromstring(xml.encode())
-        assert root.get("name") == self.chosen.waiting[0].filter.name
-        assert root.findtext("uuid") == self.chosen.waiting[0].filter.uuid
-        assert Path(self.chosen.waiting[0].filter.xml).read_text() == xml
-        self.opened.append([str(each.get("arpsrcipaddr")) for each in root.findall("rule/arp")])
+        assert Path(self.chosen.waiting[0].filter.rules).read_text() == text
+        assert "vb-01234567-0" in text
+        [own] = re.findall(r"arp saddr ip (.+) accept", text)
+        self.opened.append(own.strip("{ }").split(", "))
 
     def give(self, *addresses: str) -> None:
         """As dnsmasq's helper does it."""
@@ -316,7 +315,7 @@ def test_an_interface_is_opened_for_what_it_was_given(scene: Scene) -> None:
     scene.give("192.168.122.7")
     scene.pins.look()
     assert (scene.opened, scene.reserved, scene.pins.addresses) == ([["192.168.122.7"]], ["192.168.122.7"], ("192.168.122.7",))
-    assert scene.pins.closed() == [f"the interface {scene.chosen.macs[1]} has got no address from libvirt's network default, "
+    assert scene.pins.settle() == [f"the interface {scene.chosen.macs[1]} has got no address from libvirt's network default, "
                                    "and stays closed"]
     assert "phase guest lease 0." in scene.log.read_text()
     assert scene.told == [("virbr0", "192.168.122.1", scene.chosen.macs[0], "192.168.122.7")], "what it has asked was dropped"
@@ -338,7 +337,7 @@ def test_what_others_have_taken_meanwhile_is_taken_back(scene: Scene, monkeypatc
     assert scene.network.freed == []
     assert 9 < scene.pins.pause <= 10
     monkeypatch.setattr(pins, "_ROOM_SECONDS", 0.0)
-    again = Pins(scene.chosen.waiting, scene.chosen.rooms, scene._reserve, Log(str(scene.log.parent), "42.vm", "prologue"))
+    again = Pins(scene.chosen.waiting, (), scene.chosen.rooms, scene._reserve, Log(str(scene.log.parent), "42.vm", "prologue"))
     again.look()
     assert len(scene.network.freed) == 16
     assert "taken back from machines that have gone" in scene.log.read_text()
@@ -404,17 +403,15 @@ def test_a_libvirtd_that_is_restarted_is_waited_for(scene: Scene, monkeypatch: p
     monkeypatch.setattr(pins, "_PAUSE_SECONDS", 0.0)
     scene.pins.look()
     scene.give("192.168.122.7")
-    scene.answers, scene.refused = False, NodeError("connection reset by peer")
+    scene.answers, scene.network.trouble = False, NodeError("connection refused")
     scene.pins.look()
     assert (scene.pins.addresses, scene.pins.pause) == ((), 0.0)
-    scene.network.trouble = NodeError("connection refused")
-    scene.pins.look()
-    scene.answers, scene.refused, scene.network.trouble = True, None, None
+    scene.answers, scene.network.trouble = True, None
     scene.pins.look()
     assert (scene.opened, scene.reserved) == ([["192.168.122.7"]], ["192.168.122.7"])
 
 
-@pytest.mark.parametrize(("error", "answers"), [(NodeError("no ebtables"), True), (EndedError("over"), False)])
+@pytest.mark.parametrize(("error", "answers"), [(NodeError("no nft"), True), (EndedError("over"), False)])
 def test_what_else_fails_ends_the_start(scene: Scene, error: NodeError, answers: bool) -> None:
     scene.give("192.168.122.7")
     scene.refused, scene.answers = error, answers
@@ -422,11 +419,31 @@ def test_what_else_fails_ends_the_start(scene: Scene, error: NodeError, answers:
         scene.pins.look()
 
 
+@pytest.mark.parametrize("given", [("192.168.122.7", "192.168.122.8"), ()])
+def test_what_was_learned_is_settled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: tuple[str, ...]) -> None:
+    """When the guest is ready: from then on nothing that is said on the network opens more."""
+    texts: list[str] = []
+    monkeypatch.setattr(nft, "apply", texts.append)
+    monkeypatch.setattr(nft, "listed", lambda *what: [{"metainfo": {}}, {"set": {"elem": [
+        int(ipaddress.IPv4Address(address)) for address in given]} if given else {}}])
+    made = planned(net=VirtNet("default", "br0"), spool_directory=str(tmp_path))
+    Path(made.learning[0].filter.rules).parent.mkdir()
+    learning = Pins((), made.learning, (), lambda address: None, Log(str(tmp_path), "42.vm", "prologue"))
+    learning.look()
+    assert (texts, learning.pause, learning.addresses) == ([], float("inf"), ())
+    said = learning.settle()
+    assert said == ([] if given else [f"the interface {mac} has got no address by DHCP, and stays closed" for mac in made.macs])
+    assert len(texts) == 2
+    for text in texts:
+        assert "@learned-" not in text
+        assert re.findall(r"arp saddr ip (.+) accept", text) == ([f"{{ {', '.join(given)} }}"] if given else [])
+
+
 def test_a_guest_without_such_interfaces(tmp_path: Path, network: Network) -> None:
     network.trouble = NodeError("asked")
-    none = Pins((), (), lambda address: None, Log(str(tmp_path), "42.vm", "prologue"))
+    none = Pins((), (), (), lambda address: None, Log(str(tmp_path), "42.vm", "prologue"))
     none.look()
-    assert (none.addresses, none.closed(), none.pause, watched(none)) == ((), [], float("inf"), [])
+    assert (none.addresses, none.settle(), none.pause, watched(none)) == ((), [], float("inf"), [])
 
 
 def waiting(addresses: tuple[str, ...], *, sealed: bool = True, own: tuple[str, ...] = ()) -> Any:

@@ -14,6 +14,7 @@ LAYERS: dict[str, int] = {
     "units": 0,
     "native": 0,
     "digest": 0,
+    "guard": 0,
     "format": 0,
     "sshargs": 0,
     "handover": 0,

@@ -29,7 +29,8 @@ def test_the_units_are_those_of_the_man_page() -> None:
     assert {name.replace(".timer", ".service") for name in names if name.endswith(".timer")} <= names - enabled
     for name in enabled:
         assert f"`{name}`" in MAN, name
-        wanted = {".timer": "timers.target", ".path": "paths.target", ".service": "multi-user.target"}[Path(name).suffix]
+        by = {".timer": "timers.target", ".path": "paths.target", "-filters.service": "nftables.service"}
+        wanted = next((target for end, target in by.items() if name.endswith(end)), "multi-user.target")
         assert read(name)["Install"]["WantedBy"] == wanted
 
 

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 import msgspec
 
 from ..config import Config
+from ..errors import NodeError
 from ..exchange.address import taken
 from ..facts import FILTERED
-from ..host import process, virtnet
+from ..guard import Guard, Port, rules
+from ..host import nft, virtnet
 from ..template import Template, parse_network
 from .finding import Check, Finding, Site, error, ok, warning
 
@@ -110,13 +112,13 @@ def pools(site: Site) -> Iterator[Finding]:
 
 
 class Filtering(msgspec.Struct, frozen=True):
-    """`wanted` by templates; `ebtables`: the program is there; `unguarded` are networks that no filter can guard.
+    """`wanted` by templates; `refused`: why this node cannot make any, or ''; `unguarded` are networks that no filter can guard.
 
     `connections` in the kernel's table, and how many it can have; `bridged` are the tables that bridged packets pass.
     """
 
     wanted: bool
-    ebtables: bool
+    refused: str
     unguarded: tuple[str, ...]
     connections: tuple[int, int] | None
     bridged: tuple[str, ...]
@@ -127,9 +129,9 @@ def filters(site: Site) -> Iterator[Finding]:
     config = site.config
     guarded = [form for form in site.of_type(*FILTERED) if any(interface.guarded for interface in form.interfaces)]
     wanted = config.network_filter and bool(guarded)
-    unguarded = []
+    unguarded, refused = [], ""
     if wanted:
-        virtnet.filters(config.libvirt_uri)
+        refused = _refused()
         names = {each.network for form in guarded for each in form.interfaces if each.guarded and each.network}
         known = {name: virtnet.network(config.libvirt_uri, name) for name in sorted(names)}
         unguarded = [name for name, found in known.items() if found.there and not parse_network(found.xml).bridge]
@@ -138,17 +140,25 @@ def filters(site: Site) -> Iterator[Finding]:
     except OSError:
         connections = None
     bridged = tuple(table for table in _TABLES if os.path.exists(_BRIDGED.format(table)) and _number(_BRIDGED.format(table)))
-    yield from judge_filters(Filtering(wanted, process.find("ebtables") is not None, tuple(unguarded), connections,
-                                       bridged if bridges(site) else ()), config)
+    yield from judge_filters(Filtering(wanted, refused, tuple(unguarded), connections, bridged if bridges(site) else ()), config)
+
+
+def _refused() -> str:
+    """Why nft, or this node's kernel, does not take a guest's rules, if so; nothing is changed."""
+    everything = Guard("52:54:00:00:00:00", (), "fd00::1", True, ("192.0.2.1", "fd00::2"), (), (53,), 32768, learns=True)
+    try:
+        nft.check(rules(Port("0" * 32, 0), everything))
+    except NodeError as refused:
+        return refused.what
+    return ""
 
 
 def judge_filters(found: Filtering, config: Config) -> Iterator[Finding]:
     """What of that keeps guests from their network, or strangers from nothing."""
     fine = True
-    if found.wanted and not found.ebtables:
+    if found.wanted and found.refused:
         fine = False
-        yield error("ebtables is not on this node, and libvirt filters with it",
-                    "install it (Debian: ebtables), or set [network] filter = false")
+        yield error(found.refused, nft.HINT)
     for name in found.unguarded:
         fine = False
         yield error(f"no filter can guard the network {name}, as it has no bridge",
@@ -164,7 +174,7 @@ def judge_filters(found: Filtering, config: Config) -> Iterator[Finding]:
                                                                                for table in found.bridged))
     if fine:
         if found.wanted:
-            yield ok("libvirt can filter what guests send and get")
+            yield ok("nft can filter what guests send and get")
         elif not config.network_filter:
             yield warning("[network] filter = false: guests may pretend to be other guests, or this node", "see docs/security.md")
 
@@ -178,6 +188,6 @@ CHECKS = (
     Check("networks", "whether the templates' networks and bridges are up, and their DHCP has addresses left", networks,
           root=True, needs="libvirt"),
     Check("addresses", "whether the templates' static addresses are not all taken", pools, root=True),
-    Check("filters", "whether libvirt can filter guests' packets, and what of the node's firewall is in their way", filters,
+    Check("filters", "whether nft can filter guests' packets, and what of the node's firewall is in their way", filters,
           root=True, needs="libvirt"),
 )

@@ -1,4 +1,4 @@
-"""libvirt: networks, and filters between guests and their networks."""
+"""libvirt: networks."""
 
 import re
 
@@ -7,56 +7,6 @@ import msgspec
 
 from ..errors import NodeError
 from .virt import ask, connect
-
-_NO_FILTER = (libvirt.VIR_ERR_NO_NWFILTER, libvirt.VIR_ERR_NO_SUPPORT)
-
-
-def define_filter(uri: str, xml: str) -> None:
-    """Makes a network filter, which stays until it is removed. NodeError with libvirt's reason.
-
-    One that is there gets other rules, also under a running guest: libvirt has the new ones stand before it takes the old away
-    (src/nwfilter/nwfilter_gentech_driver.c, virNWFilterBuildAll).
-    """
-    try:
-        connection = connect(uri)
-        ask(lambda: connection.nwfilterDefineXML(xml))
-    except libvirt.libvirtError as error:
-        raise NodeError(f"libvirt did not make the guest's network filter: {error}",
-                        "network filters need libvirt's nwfilter driver, ebtables and iptables on this node; without them: "
-                        "[network] filter = false, or <vbnetwork filter='no'> in the template", code="VB603") from None
-
-
-def filter_is_there(uri: str, uuid: str) -> bool:
-    """Whether there is a network filter with this uuid. NodeError if libvirt cannot say."""
-    try:
-        connection = connect(uri)
-        ask(lambda: connection.nwfilterLookupByUUIDString(uuid))
-    except libvirt.libvirtError as error:
-        if error.get_error_code() in _NO_FILTER:
-            return False
-        raise NodeError(f"libvirt at {uri} does not answer: {error}", code="VB701") from None
-    return True
-
-
-def undefine_filter(uri: str, uuid: str) -> None:
-    """Removes a network filter; gone is success. NodeError if libvirt refuses, as when a guest still has it."""
-    try:
-        connection = connect(uri)
-        ask(lambda: connection.nwfilterLookupByUUIDString(uuid).undefine())
-    except libvirt.libvirtError as error:
-        if error.get_error_code() not in _NO_FILTER:
-            raise NodeError(f"libvirt did not remove a network filter: {error}", code="VB603") from None
-
-
-def filters(uri: str) -> list[tuple[str, str]]:
-    """(name, uuid) of every network filter; none where the hypervisor's driver knows no filters. NodeError."""
-    try:
-        connection = connect(uri)
-        return [(str(each.name()), str(each.UUIDString())) for each in ask(connection.listAllNWFilters)]
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:
-            return []
-        raise NodeError(f"libvirt at {uri} does not answer: {error}", code="VB701") from None
 
 
 class Network(msgspec.Struct, frozen=True):

@@ -1,63 +1,108 @@
-"""A filter of libvirt's between an interface of a guest and its network."""
+"""The rules between an interface of a guest and its network."""
 
+import contextlib
 import re
-import time
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from ..errors import NodeError
-from ..host import file, virtnet
-from ..resource import Resource
+from ..guard import TABLE, Port, claim, removal
+from ..host import file, nft
+from ..resource import Piece, Resource
 from ..units import Deadline
-
-_IN_FLIGHT_SECONDS = 2.0
-_PAUSE_SECONDS = 0.05
 
 
 class NetworkFilter(Resource, frozen=True, tag="network-filter"):
-    """`xml` is the path of the filter's XML in the job's spool directory; `uuid` is this start's own, made of its `token`."""
+    """Of interface `number` of the start with this `token`; `rules` is the path of their text in the job's spool directory."""
 
-    uri: str
-    name: str
-    uuid: str
     token: str
-    xml: str
+    number: int
+    rules: str
+
+    @property
+    def port(self) -> Port:
+        """Where it stands."""
+        return Port(self.token, self.number)
 
     def __str__(self) -> str:
-        return f"network filter {self.name}"
+        return f"network filter {self.port.interface}"
 
     def acquire(self) -> None:
-        """Makes the filter. NodeError, also if it is there."""
-        if virtnet.filter_is_there(self.uri, self.uuid):
-            raise NodeError(f"there is a network filter {self.name} already", code="VB603")
-        with open(self.xml, encoding="utf-8") as opened:
-            virtnet.define_filter(self.uri, opened.read())
+        """Makes the filter. NodeError, also if the interface has one."""
+        nft.apply(claim(self.port) + self._text())
 
-    def change(self, xml: bytes) -> None:
+    def change(self, rules: str) -> None:
         """Gives it other rules, in the spool, too; there is no moment without rules. NodeError."""
-        file.replace(self.xml, xml, 0o600)
-        virtnet.define_filter(self.uri, xml.decode())
+        file.replace(self.rules, rules.encode(), 0o600)
+        nft.apply(rules)
+
+    def mend(self) -> None:
+        """Has the rules stand that it was given. NodeError, OSError."""
+        nft.apply(self._text())
+
+    def learned(self) -> tuple[str, ...]:
+        """The addresses that DHCP has been seen to give to the guest. NodeError."""
+        import ipaddress
+
+        [found] = [each["set"] for each in nft.listed("set", "bridge", TABLE, self.port.learned) if "set" in each]
+        return tuple(str(ipaddress.IPv4Address(number)) for number in found.get("elem", ()))
 
     def release(self, deadline: Deadline, *, last: bool) -> None:
-        """Removes the filter, once the guest's end has reached libvirt's list of who uses it."""
-        over = deadline.earlier(_IN_FLIGHT_SECONDS if last else 0)
-        while True:
-            if virtnet.filter_is_there(self.uri, self.uuid):
-                over = deadline
-                try:
-                    virtnet.undefine_filter(self.uri, self.uuid)
-                    return
-                except NodeError:
-                    if deadline.passed():
-                        raise
-            elif over.passed():
-                return
-            time.sleep(_PAUSE_SECONDS)
+        """Removes the filter. Who made it has died with its program, or the journal would be locked."""
+        try:
+            nft.apply(removal(self.port))
+        except NodeError:
+            if self.port in _ports(_ours()):
+                raise
+
+    def _text(self) -> str:
+        with open(self.rules, encoding="utf-8") as opened:
+            return opened.read()
 
 
-def left(uri: str) -> list[NetworkFilter]:
-    """Every filter that looks like ours; of its start's token the name shows the first 8 digits. NodeError."""
-    found = []
-    for name, uuid in virtnet.filters(uri):
-        match = re.fullmatch(r"vmbatch-.+-([0-9a-f]{8})-[0-9]+", name)
-        if match is not None:
-            found.append(NetworkFilter(uri, name, uuid, match[1], ""))
-    return found
+class BridgePort(Piece, frozen=True, tag="bridge-port"):
+    """A guest's `interface` as a port of a bridge, for which a spanning tree never ends at the guest.
+
+    What a guest says of spanning trees passes no filter (see guard.py), and libvirt's networks believe it.
+    """
+
+    interface: str
+
+    def __str__(self) -> str:
+        return f"bridge port {self.interface}, not on the way to a spanning tree's root"
+
+    def make(self, work: object) -> None:
+        """A bridge then listens to no port that says otherwise, as long as it says so (bridge(8), root_block).
+
+        A guest that has ended already has none.
+        """
+        with (contextlib.suppress(FileNotFoundError),
+              open(f"/sys/class/net/{self.interface}/brport/root_block", "w", encoding="ascii") as setting):
+            setting.write("1")
+
+
+def left() -> list[NetworkFilter]:
+    """Every filter of which something is there. NodeError."""
+    return [NetworkFilter(port.token, port.number, "") for port in _ports(_ours())]
+
+
+def standing() -> set[Port]:
+    """Every interface of which all is there. NodeError."""
+    there = list(_ours())
+    ruled = {thing["chain"] for kind, thing in there if kind == "rule"}
+    led = {(thing["name"], interface, verdict["goto"]["target"])
+           for kind, thing in there if kind == "map" for interface, verdict in thing.get("elem", ())}
+    return {port for port in _ports(there) if {"sent", "got", f"from-{port.name}", f"to-{port.name}"} <= ruled
+            and all((way, port.interface, f"{way}-{port.name}") in led for way in ("from", "to"))}
+
+
+def _ports(there: Iterable[tuple[str, dict[str, Any]]]) -> list[Port]:
+    names = (thing["name"] for kind, thing in there if kind in ("chain", "set"))
+    found = map(re.compile(r"(?:from|to|learned|asked)-([0-9a-f]{32})-([0-9]+)").fullmatch, names)
+    return sorted({Port(match[1], int(match[2])) for match in found if match}, key=lambda port: port.name)
+
+
+def _ours() -> Iterator[tuple[str, dict[str, Any]]]:
+    """All that is in our table, with its kind. NodeError."""
+    return ((kind, thing) for each in nft.listed("ruleset", "bridge") for kind, thing in each.items()
+            if thing.get("table") == TABLE)

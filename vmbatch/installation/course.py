@@ -9,8 +9,9 @@ from functools import partial
 
 import msgspec
 
-from .. import native
+from .. import guard, native
 from ..errors import NodeError, SiteError, VmBatchError
+from ..host import nft, process
 from . import mom, node, openpbs, record, slurm, torque
 from .made import Enabled, Entry, MadeDirectory, booted, systemctl
 from .record import Chosen, Record
@@ -154,6 +155,8 @@ def foresee() -> tuple[Record, list[str]]:
         except SiteError as error:
             problems.append(error)
     _raise(problems, "VmBatch cannot be taken off this node")
+    if any(each.get("table", {}).get("name") == guard.TABLE for each in nft.listed("tables")):
+        lines.append(f"remove   the tables {guard.TABLE} of nftables, which all guests' network filters share")
     return own, folded(list(filter(None, lines)))
 
 
@@ -186,6 +189,8 @@ def uninstall(own: Record) -> list[str]:
         except OSError as error:
             raise NodeError(f"{entry.about}: {error.strerror}", "uninstall again when that is mended", code="VB918") from None
     record.forget()
+    if process.find("nft") is not None:
+        nft.apply(guard.REMOVAL)
     if booted() and any(isinstance(entry, Enabled) for entry in own.made):
         systemctl("daemon-reload")
     return list(filter(None, left))

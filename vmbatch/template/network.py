@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import msgspec
 from lxml import etree
 
+from ..guard import span
 from . import schema
-from .guard import span
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _COUNT_LIMIT = 1 << 16

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import msgspec
 from lxml import etree
 
-from .guard import span
+from ..guard import span
 
 DNSMASQ = "http://libvirt.org/schemas/network/dnsmasq/1.0"
 
@@ -14,7 +14,7 @@ DNSMASQ = "http://libvirt.org/schemas/network/dnsmasq/1.0"
 class VirtNet(msgspec.Struct, frozen=True):
     """A network by its `name`; of its DHCP, IPv4's alone.
 
-    `bridge`: Linux's, '' if it is none: ebtables sees nothing else. `server`: the node's address there, '' for one without DHCP.
+    `bridge`: Linux's, '' if it is none, and cannot be filtered. `server`: the node's address there, '' for one without DHCP.
     `ranges`: first and last of what strangers get; `hosts`: (MAC, address) of those who are known, MACs in lower case, '' for
     one who is known by name.
     """

@@ -43,11 +43,10 @@ class DriverChange(msgspec.Struct, frozen=True):
 
 
 class InterfaceChange(msgspec.Struct, frozen=True):
-    """Of an interface: its MAC, its filter with parameters, or '', and whether it is kept from the bridge's other guests."""
+    """Of an interface: its MAC, its name on the node, '' for one of libvirt's, and whether its bridge keeps it apart."""
 
     mac: str
-    filter: str = ""
-    parameters: dict[str, str] = {}
+    name: str = ""
     isolated: bool = False
 
 
@@ -230,10 +229,9 @@ def _set_interfaces(devices: etree._Element, changes: tuple[InterfaceChange, ...
             element = etree.Element("mac")
             interface.insert(0, element)
         element.set("address", change.mac)
-        if change.filter:
-            reference = etree.SubElement(interface, "filterref", {"filter": change.filter})
-            for name, value in change.parameters.items():
-                etree.SubElement(reference, "parameter", {"name": name, "value": value})
+        if change.name:
+            target = interface.find("target")
+            (etree.SubElement(interface, "target") if target is None else target).set("dev", change.name)
         if change.isolated:
             port = interface.find("port")
             (etree.SubElement(interface, "port") if port is None else port).set("isolated", "yes")
