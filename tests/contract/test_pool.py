@@ -139,7 +139,7 @@ class Node:
             "create": self.create,
             "find": lambda _uri, uuid, _over=None: uuid if uuid in self.running else None,
             "owner": lambda uuid, _over=None: self.running.get(uuid), "destroy": lambda uuid, _over: self.running.pop(uuid, None),
-            "kill": lambda *_: None, "trouble": lambda *_: "", "guest_group": lambda _uri: None,
+            "trouble": lambda *_: "", "guest_group": lambda _uri: None,
             "state": lambda _uri, uuid: "running" if uuid in self.running else "gone",
             "ours": lambda _uri: [(f"vmbatch-1.pool-{token[:8]}", uuid, token) for uuid, token in self.running.items()]}
         for name, act in played.items():

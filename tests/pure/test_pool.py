@@ -94,7 +94,7 @@ def test_what_waits_has_nothing_of_a_job() -> None:
     chosen = plan(NOBODY, pooled(), settings(), facts(), nobody=True)
     assert not [step for step in steps(chosen) if isinstance(step, HandoverKeys | Watcher)]
     assert not any(isinstance(step, Directory) and "handover" in step.path for step in steps(chosen))
-    assert isinstance(steps(chosen)[-1], Domain)
+    assert any(isinstance(step, Domain) for step in steps(chosen))
     medium, = (step for step in steps(chosen) if isinstance(step, Medium))
     names = {name for name in medium.content.parameters if name.startswith("VMBATCH_")}
     assert not names & {"VMBATCH_USER", "VMBATCH_UID", "VMBATCH_HOME", "VMBATCH_GROUPS"}
