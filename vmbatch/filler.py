@@ -11,6 +11,8 @@ import signal
 import time
 from collections.abc import Iterator
 
+import msgspec
+
 from . import admission, boot, drain, facts, journal, pool, sweep, template, trace
 from .batch.local import QUEUE, Local
 from .config import Config
@@ -133,20 +135,20 @@ def _job() -> Job:
 
 
 def _bring_up(job: Job, form: Template, book: Journal, config: Config, work: Work, log: Log) -> Plan:
-    """A guest that waits, as its journal says in the end. VmBatchError."""
-    here = admission.room(config)
+    """A guest that waits, as its journal says in the end. VmBatchError; it does not stand in any row before a job."""
+    here, at_once = admission.room(config), msgspec.structs.replace(config, admission_wait=0.0)
     claimed = admission.claim(job, form, Grant(), config, book.start.owner)
     with log.phase("admission"):
         act(claimed, book, work)
         admission.check(claimed, Grant(), here)
-        admission.enter(claimed, here, config, work)
+        admission.enter(claimed, here, at_once, work)
     with contextlib.closing(facts.Gathered()) as gathered:
         with log.phase("images"):
             known = facts.gather(form, {}, job, config, gathered, work)
         key = pool.key(known, form, Grant(), config)
         chosen = plan(job, form, config, known, nobody=True)
         with log.phase("turn"):
-            admission.begin(claimed, config, work)
+            admission.begin(claimed, at_once, msgspec.structs.replace(work, deadline=Deadline(0)))
 
         def again() -> Plan:
             nonlocal known

@@ -59,7 +59,7 @@ def refill(templates: tuple[str, ...]) -> None:
 
     As many as TEMPLATES want, or those of all queues; and end those that no job would take.
 
-    vmbatch-pool.service runs it when a job has taken a guest, and every few minutes. Exit status 1 if a guest could not be had;
+    vmbatch-pool.service runs it when a job has taken a guest, and every two minutes. Exit status 1 if a guest could not be had;
     that jobs need the room is no failure.
 
     \b
