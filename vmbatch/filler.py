@@ -30,6 +30,8 @@ from .template import Template
 from .units import Deadline
 
 _NUMBERS = 10**9
+_TURN_SECONDS = 2.0
+"""For others to let go of the claims: shorter than any boot, so that no turn is waited for."""
 _SSHD_SECONDS, _PAUSE_SECONDS = 60.0, 0.5
 _LOG = "pool"
 
@@ -148,7 +150,7 @@ def _bring_up(job: Job, form: Template, book: Journal, config: Config, work: Wor
         key = pool.key(known, form, Grant(), config)
         chosen = plan(job, form, config, known, nobody=True)
         with log.phase("turn"):
-            admission.begin(claimed, at_once, msgspec.structs.replace(work, deadline=Deadline(0)))
+            admission.begin(claimed, at_once, msgspec.structs.replace(work, deadline=Deadline(_TURN_SECONDS)))
 
         def again() -> Plan:
             nonlocal known
