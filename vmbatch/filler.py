@@ -9,7 +9,7 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -36,11 +36,18 @@ _SSHD_SECONDS, _PAUSE_SECONDS = 60.0, 0.5
 _LOG = "pool"
 
 
-def templates(config: Config) -> list[Template]:
-    """Those of all queues whose guests are to wait. VmBatchError for one that cannot be read."""
-    paths = (os.path.join(config.templates_directory, name) for names in config.queues.values() for name in names)
-    parsed = (template.parse(file.read_trusted(path), path) for path in dict.fromkeys(paths))
-    return [form for form in parsed if form.pool is not None]
+def templates(config: Config, wrong: Callable[[VmBatchError], None]) -> list[Template]:
+    """Those of all queues whose guests are to wait; `wrong` is told of those that cannot be read."""
+    found = []
+    for name in dict.fromkeys(name for names in config.queues.values() for name in names):
+        path = os.path.join(config.templates_directory, name)
+        try:
+            form = template.parse(file.read_trusted(path), path)
+        except VmBatchError as error:
+            wrong(error)
+        else:
+            found += [form] if form.pool is not None else []
+    return found
 
 
 @contextlib.contextmanager
@@ -119,9 +126,10 @@ def fill(form: Template, config: Config) -> str:
     try:
         chosen = _bring_up(job, form, book, config, work, log)
     except BaseException as error:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         process.watch(None)
         release(book, f"it was to wait for jobs: {error}", config, log, orphaned=False)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         raise
     finally:
         process.watch(None)

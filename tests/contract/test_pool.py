@@ -612,3 +612,9 @@ def test_the_commands(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     run("drain")
     assert "[VB704]" in run("refill", status=1)
     assert node.left() == []
+    node.shown = "ssh-ed25519 AAAA"
+    node.config = msgspec.structs.replace(node.config, queues={"broken": ("base.raw",), **node.config.queues})
+    said = run("refill", status=1)
+    assert "base.raw" in said
+    assert said.count("waits, after") == 1
+    run("drain")

@@ -78,11 +78,19 @@ def refill(templates: tuple[str, ...]) -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     failed = False
+
+    def fail(error: VmBatchError) -> None:
+        nonlocal failed
+        failed = True
+        first, *rest = error.lines()
+        for line in (error.coded(first), *rest):
+            click.echo(f"vmbatch: {line}", err=True)
+
     with filler.alone() as mine:
         if not mine:
             click.echo("another vmbatch pool refill is under way")
             return
-        forms = filler.templates(config)
+        forms = filler.templates(config, fail)
         for line in filler.prune(forms, config):
             click.echo(line)
         chosen = {os.path.abspath(path) for path in templates}
@@ -99,10 +107,7 @@ def refill(templates: tuple[str, ...]) -> None:
                     click.echo(f"{form.path}: {error}")
                 except VmBatchError as error:
                     given_up.add(form.path)
-                    failed = True
-                    first, *rest = error.lines()
-                    for line in (error.coded(first), *rest):
-                        click.echo(f"vmbatch: {line}", err=True)
+                    fail(error)
     sys.exit(1 if failed else 0)
 
 
