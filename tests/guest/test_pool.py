@@ -195,17 +195,18 @@ def test_nobody_gets_in_before_its_job(mom: Mom) -> None:
 
 def test_what_is_said_of_them(mom: Mom) -> None:
     with queue("pooled", "disk") as template:
-        assert "0 of 1 guests wait" in vmbatch("doctor", "pool").stdout
+        assert "0 of 1 guests wait" in vmbatch("doctor", "--only", "pool").stdout
         refill()
         guest, = waiting()
-        assert f"guests wait for jobs: 1 of {template}" in vmbatch("doctor", "pool").stdout
+        assert f"guests wait for jobs: 1 of {template}" in vmbatch("doctor", "--only", "pool").stdout
         assert f'vmbatch_waiting_guests{{template="{template}"}} 1' in vmbatch("metrics").stdout
         assert "taken from 1 that wait" in vmbatch("check", str(template)).stdout
         assert guest["guest"] not in vmbatch("ps").stdout
         assert vmbatch("sweep", "--dry-run").stdout == ""
         ended = mom.run(WHO, queue="pooled")
         found = [json.loads(line) for line in vmbatch("trace", "--address", guest["address"], "--json").stdout.splitlines()]
-        assert any(each["job"] == ended.job.id and each["user"] == "alice" for each in found)
+        assert ("alice", ended.job.id) in {(each["begin"]["user"], each["begin"]["job"]) for each in found}
+        assert any(each["begin"]["user"] == "root" and each["why"].startswith(f"job {ended.job.id} took it") for each in found)
 
 
 def test_whoever_fills_can_be_killed_at_any_moment() -> None:
