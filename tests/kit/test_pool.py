@@ -60,6 +60,7 @@ class Port:
 def waiting(guest: Guest) -> Iterator[tuple[Guest, Port, "subprocess.Popen[bytes]"]]:
     """A guest that has come to where it waits; its medium has nothing of a user."""
     guest.write("etc/skel/.profile", "welcome\n")
+    guest.write("etc/hosts", "127.0.0.1 localhost\n")
     context = dict(guest.context)
     guest.context = {name: value for name, value in context.items() if name not in OF_JOB} | {
         "VMBATCH_POOL": "yes", "VMBATCH_HOSTNAME": "vm-7"}
@@ -116,7 +117,7 @@ def test_it_becomes_a_job_s(waiting: tuple[Guest, Port, "subprocess.Popen[bytes]
     port.send(context(
         guest, Entry("site/prolog.d/1", 0o755, b'#!/bin/sh\necho "$VMBATCH_USER" >>"$VMBATCH_ROOT/ran"\n'),
         Entry("site/epilog.d/1", 0o755, b'#!/bin/sh\necho late >>"$VMBATCH_ROOT/ran"\n'),
-        Entry("site/before.d/1", 0o755, b"#!/bin/sh\n")))
+        Entry("site/before.d/1", 0o755, b"#!/bin/sh\n"), Entry("hosts", 0o644, b"10.0.0.1 server\n10.0.0.2 other")))
     assert port.line() == f"vmbatch 1 announce {NONCE} 10.77.0.42"
     assert "alice:x:1500:" in guest.read("etc/passwd") or os.geteuid() != 0
     assert guest.read("home/alice/.ssh/authorized_keys") == f"{KEY}\n"
@@ -124,8 +125,9 @@ def test_it_becomes_a_job_s(waiting: tuple[Guest, Port, "subprocess.Popen[bytes]
     assert f"-R 1500:1501 {guest.base}/job {guest.root}/home/alice" in guest.read("chown.log") or os.geteuid() != 0
     assert [stat.S_IMODE((guest.base / name).stat().st_mode) for name in ("job", "job/script", "taken")] == [0o700] * 3
     assert guest.read("var/lib/vmbatch/job/script").count("# job\n") == 4000
-    assert (guest.base / "before.d/1").exists()
-    assert guest.read("proc/sys/kernel/hostname") == "vm-42\n"
+    assert [stat.S_IMODE((guest.base / name).stat().st_mode) for name in ("before.d", "before.d/1")] == [0o755] * 2
+    assert guest.read("proc/sys/kernel/hostname") == guest.read("etc/hostname") == "vm-42\n"
+    assert guest.read("etc/hosts") == "127.0.0.1 localhost\n127.0.1.1 vm-42\n10.0.0.1 server\n10.0.0.2 other\n"
     assert port.silent(0.3), "nobody has logged in"
     log_in(guest)
     assert port.line() == f"vmbatch 1 ready {NONCE} 10.77.0.42"

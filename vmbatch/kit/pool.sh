@@ -18,12 +18,13 @@ wait_for_job() {
         pause
     done
     medium=$taken
+    before=${VMBATCH_HOSTNAME-}
     doing='reading parameters.sh'
     set -a
     # shellcheck source=/dev/null
     . "$medium/parameters.sh"
     set +a
-    set_hostname
+    rename_host
     settle
     relabel
 }
@@ -64,6 +65,23 @@ unpack() {
         head -c "$1" | tar -xf - -C "$base"
     fi || return 1
     umask 022
+}
+
+# rename_host: the job's host name in place of $before, the one under which the guest waited; and the job's lines of /etc/hosts
+rename_host() {
+    doing='setting the host name'
+    text=
+    [ ! -f "$root/etc/hosts" ] || while IFS= read -r line || [ -n "$line" ]; do
+        case $line in *" $before") line="${line%" $before"} $VMBATCH_HOSTNAME" ;; esac
+        text=$text$line$newline
+    done <"$root/etc/hosts"
+    [ ! -f "$medium/hosts" ] || while IFS= read -r line || [ -n "$line" ]; do
+        text=$text$line$newline
+    done <"$medium/hosts"
+    printf '%s' "$text" >"$root/etc/hosts"
+    [ -n "$VMBATCH_HOSTNAME" ] || return 0
+    printf '%s\n' "$VMBATCH_HOSTNAME" >"$root/proc/sys/kernel/hostname"
+    printf '%s\n' "$VMBATCH_HOSTNAME" >"$root/etc/hostname"
 }
 
 # hear_login: as wait_for_login, but is told by login.sh

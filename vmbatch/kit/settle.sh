@@ -17,7 +17,9 @@ place_programs() {
     doing="placing the site's programs"
     for stage in before.d after.d; do
         [ ! -d "$base/$stage" ] || rm -rf "${base:?}/$stage"
-        [ ! -d "$medium/site/$stage" ] || cp -R "$medium/site/$stage" "$base/$stage"
+        [ -d "$medium/site/$stage" ] || continue
+        cp -R "$medium/site/$stage" "$base/$stage"
+        chmod -R u=rwX,go=rX "$base/$stage"
     done
 }
 
