@@ -22,7 +22,6 @@ _OF = {
     "export": "boot",
     "boot": "boot",
     "give": "boot",
-    "sshd": "boot",
     "mount": "boot",
     "deliver": "boot",
     "arrival": "ready",
