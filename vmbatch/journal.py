@@ -370,18 +370,20 @@ def peek(path: str) -> tuple[Start, list[Resource], bool] | None:
 
 
 def _parse(path: str, data: bytes) -> tuple[Start, list[Resource], bool]:
-    """The lines of a journal; a torn last line is a promise on which nobody acted."""
+    """The lines of a journal; a torn last line is a promise on which nobody acted. A second start is of who took what waited."""
     lines = data.split(b"\n")[:-1]
-    handed_over = False
+    handed_over = waits = False
     resources: list[Resource] = []
     try:
         start = msgspec.json.decode(lines[0] if lines else b"", type=Start)
         for line in lines[1:]:
             if line.startswith(b'{"kind":"handed-over"'):
                 handed_over = True
-            elif line.startswith(_START_LINE):
-                start = msgspec.json.decode(line, type=Start)
-            elif not line.startswith((_KEPT_LINE, _WAITS_LINE)):
+            elif waits and line.startswith(_START_LINE):
+                start, waits = msgspec.json.decode(line, type=Start), False
+            elif line.startswith(_WAITS_LINE):
+                waits = bool(msgspec.json.decode(line, type=Waits))
+            elif not line.startswith(_KEPT_LINE):
                 resources.append(registry.resource(line))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise NodeError(f"{path} cannot be understood: {error}",
