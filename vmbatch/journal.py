@@ -382,7 +382,8 @@ def _parse(path: str, data: bytes) -> tuple[Start, list[Resource], bool]:
             elif waits and line.startswith(_START_LINE):
                 start, waits = msgspec.json.decode(line, type=Start), False
             elif line.startswith(_WAITS_LINE):
-                waits = bool(msgspec.json.decode(line, type=Waits))
+                msgspec.json.decode(line, type=Waits)
+                waits = True
             elif not line.startswith(_KEPT_LINE):
                 resources.append(registry.resource(line))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
