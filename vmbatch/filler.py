@@ -6,7 +6,6 @@ Each is a start like any other, with a journal, whose owner leaves it once its g
 import contextlib
 import fcntl
 import os
-import secrets
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -14,13 +13,13 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from . import admission, boot, drain, facts, journal, pool, sweep, template, trace
-from .batch.local import QUEUE, Local
+from .batch import local
 from .config import Config
 from .errors import DeadlineError, NodeError, SiteError, VmBatchError
 from .grant import Grant
 from .host import clock, file, process, ssh, virt
 from .host.log import Log
-from .job import Group, Job, Leader, User
+from .job import Job
 from .journal import Journal, Start, Waits
 from .lifecycle import act, console_of_failure, make, make_places, reserve
 from .plan import Plan, plan
@@ -29,7 +28,6 @@ from .resource import Work
 from .template import Template
 from .units import Deadline
 
-_NUMBERS = 10**9
 _TURN_SECONDS = 2.0
 """For others to let go of the claims: shorter than any boot, so that no turn is waited for."""
 _SSHD_SECONDS, _PAUSE_SECONDS = 60.0, 0.5
@@ -112,7 +110,7 @@ def fill(form: Template, config: Config) -> str:
                         code="VB717")
     drain.check()
     make_places(config, form)
-    job = _job()
+    job = local.of_node(journal.pool_id(local.new_number()), "pool")
     log = Log(config.log_directory, job.id, _LOG)
     deadline = Deadline(config.images_wait + config.images_transfer + config.timeouts_boot * config.timeouts_scale
                         + config.timeouts_margin)
@@ -135,13 +133,6 @@ def fill(form: Template, config: Config) -> str:
         process.watch(None)
         book.close()
     return f"{form.path}: guest {chosen.domain.name} waits, after {time.monotonic() - began:.1f} s"
-
-
-def _job() -> Job:
-    me = clock.this_process()
-    root = User("root", 0, Group("root", 0), (), "/", "/bin/sh")
-    return Job(id=journal.pool_id(secrets.randbelow(_NUMBERS)), token=clock.new_token(), user=root, name="pool", queue=QUEUE,
-               account="", resources="", script=None, node_file=None, batch=Local.name, leader=Leader(me.pid, me.started))
 
 
 def _bring_up(job: Job, form: Template, book: Journal, config: Config, work: Work, log: Log) -> Plan:
