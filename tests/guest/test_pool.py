@@ -127,6 +127,18 @@ def test_several_at_once(mom: Mom) -> None:
                 mom.forget(job)
 
 
+def test_a_static_address(mom: Mom) -> None:
+    """It is reserved as long as the guest is there, before its job and with it."""
+    pool = "<vbnetwork method='static' first='10.77.0.20' count='20' prefix='24' gateway='10.77.0.1'/>"
+    with queue("pooled", "disk", change=("<interface type='network'>", f"<interface type='network'>{pool}")):
+        refill()
+        guest, = waiting()
+        reserved = Path(leftover.RESERVATIONS) / guest["address"]
+        assert reserved.exists()
+        assert check_taken(mom.run(WHO, queue="pooled"))["address"] == guest["address"]
+        assert not reserved.exists()
+
+
 def test_none_waits(mom: Mom) -> None:
     with queue("pooled", "disk"):
         ended = mom.run(WHO, queue="pooled")
