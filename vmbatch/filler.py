@@ -74,7 +74,7 @@ def prune(forms: list[Template], config: Config) -> list[str]:
         with contextlib.suppress(VmBatchError):  # who fills says what is wrong; until then all are left
             wanted[form.path] = pool.key(facts.seen(form, config), form, Grant(), config)
     log = Log(config.log_directory, sweep.LOG, _LOG)
-    sweep.journals(config, log, dry_run=False, due=True)
+    sweep.journals(config, log, dry_run=False, kept=False)
     for path, start, waits in journal.waiting():
         why = _why_useless(path, waits, wanted)
         if why and pool.end(path, why, config, log):

@@ -86,7 +86,7 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
         claimed = admission.claim(job, form, granted, config, start.owner)
         admission.check(claimed, granted, here)
         others = Log(config.log_directory, sweep.LOG, "prologue")
-        sweep.journals(config, others, dry_run=False, due=True, patience=deadline.earlier(_SWEEP_SECONDS))
+        sweep.journals(config, others, dry_run=False, kept=False, patience=deadline.earlier(_SWEEP_SECONDS))
         waited = None if form.pool is None else _from_pool(job, form, granted, config, log, alone=entry is None)
         if waited is not None:
             job, start = waited.job(job), waited.start(start)
