@@ -81,7 +81,7 @@ class Wait:
             self.watch.descriptor(self.terminal.login.descriptor)
             self.interval = _POLL_SECONDS
         self.inbox = self._open_inbox(config, channel)
-        virt.on_event(chosen.domain.uri, self.watch.wake)
+        self._unheard = virt.on_event(chosen.domain.uri, self.watch.wake)
 
     def _open_inbox(self, config: Config, channel: Channel | None) -> Messages:
         """Where the guest's messages come from, and what to be woken by."""
@@ -160,6 +160,7 @@ class Wait:
 
     def close(self) -> None:
         """Gives all descriptors back."""
+        self._unheard()
         self.watch.close()
         if self.inbox is not self.terminal:
             self.inbox.close()

@@ -73,8 +73,11 @@ Configure = Callable[[str], AbstractContextManager[None]]
 @contextmanager
 def changed_configuration(more: str) -> Iterator[None]:
     """The lab's settings with others behind them."""
-    before = CONFIG.read_text()
-    CONFIG.write_text(f"{before}\n{more}\n")
+    before = text = CONFIG.read_text()
+    for section in filter(None, re.split(r"(?m)^(?=\[)", more)):
+        header = section.partition("\n")[0]
+        text = text.replace(f"\n{header}\n", f"\n{section}\n") if f"\n{header}\n" in text else f"{text}\n{section}\n"
+    CONFIG.write_text(text)
     try:
         yield
     finally:
