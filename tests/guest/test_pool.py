@@ -67,6 +67,10 @@ def queue(name: str, like: str, size: int = 1, change: tuple[str, str] = ("", ""
         assert waiting() == []
 
 
+def filters() -> str:
+    return subprocess.run(["nft", "list", "ruleset", "bridge"], check=True, capture_output=True, text=True).stdout
+
+
 def log(ended: Ended) -> str:
     return Path(f"/var/log/vmbatch/{ended.job.file_id}.log").read_text()
 
@@ -202,6 +206,18 @@ def test_nobody_gets_in_before_its_job(mom: Mom) -> None:
                                   capture_output=True, text=True, check=False)
             assert done.returncode == 255, done.stdout
             assert "Permission denied" in done.stderr
+        check_taken(mom.run(WHO, queue="pooled"))
+
+
+def test_a_filter_that_was_flushed_is_made_again(mom: Mom) -> None:
+    with queue("pooled", "disk"):
+        refill()
+        guest, = waiting()
+        assert guest["address"] in filters()
+        subprocess.run(["nft", "flush", "ruleset"], check=True)
+        assert guest["address"] not in filters()
+        assert f"of job {guest['guest'].removeprefix('vmbatch-').rpartition('-')[0]} again" in vmbatch("sweep").stdout
+        assert guest["address"] in filters()
         check_taken(mom.run(WHO, queue="pooled"))
 
 
