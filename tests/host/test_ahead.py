@@ -1,6 +1,7 @@
 """A login that begins before its user is there: it stops at the guest's host key, and goes on when it is told to."""
 
 import os
+import stat
 import subprocess
 import time
 from pathlib import Path
@@ -11,7 +12,9 @@ from tests.pure.sample import ALICE
 from vmbatch import sshargs
 from vmbatch.errors import EndedError
 from vmbatch.host import ssh
+from vmbatch.job import Group, User
 
+USER = ALICE if os.geteuid() == 0 else User("me", os.getuid(), Group("me", os.getgid()), (), "/", "/bin/sh")
 KNOWN = "the-guest ssh-ed25519 AAAA\n"
 
 
@@ -31,7 +34,9 @@ def play(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
 
 def test_it_gets_the_key_when_it_is_to_go_on(handover: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     play(monkeypatch, 'sleep 0.2; exec cat "$1"')
-    ahead = ssh.Ahead(str(handover), ALICE, "10.77.0.42", "the-guest")
+    ahead = ssh.Ahead(str(handover), USER, "10.77.0.42", "the-guest")
+    status = (handover / "known_hosts.ahead").stat()
+    assert (stat.S_IMODE(status.st_mode), status.st_uid) == (0o400, USER.uid), "another user could keep it from ssh"
     time.sleep(0.5)
     assert ahead.process.poll() is None
     asked = []
@@ -43,7 +48,7 @@ def test_it_gets_the_key_when_it_is_to_go_on(handover: Path, monkeypatch: pytest
 
 def test_it_may_be_told_before_it_has_come_so_far(handover: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     play(monkeypatch, 'sleep 0.3; exec cat "$1"')
-    ahead = ssh.Ahead(str(handover), ALICE, "10.77.0.42", "the-guest")
+    ahead = ssh.Ahead(str(handover), USER, "10.77.0.42", "the-guest")
     asked: list[int] = []
     ahead.go(lambda: asked.append(1))
     assert asked
@@ -53,7 +58,7 @@ def test_it_may_be_told_before_it_has_come_so_far(handover: Path, monkeypatch: p
 
 def test_one_that_has_ended_is_not_waited_for(handover: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     play(monkeypatch, "exit 3")
-    ahead = ssh.Ahead(str(handover), ALICE, "10.77.0.42", "the-guest")
+    ahead = ssh.Ahead(str(handover), USER, "10.77.0.42", "the-guest")
     ahead.go(lambda: None)
     assert ahead.process.wait() == 3
     ahead.close()
@@ -64,7 +69,7 @@ def test_a_job_that_is_over_meanwhile(handover: Path, monkeypatch: pytest.Monkey
         raise EndedError("it is over")
 
     play(monkeypatch, "exec sleep 60")
-    ahead = ssh.Ahead(str(handover), ALICE, "10.77.0.42", "the-guest")
+    ahead = ssh.Ahead(str(handover), USER, "10.77.0.42", "the-guest")
     with pytest.raises(EndedError):
         ahead.go(over)
     ahead.close()

@@ -44,15 +44,16 @@ def prove_login(handover: str, user: User, address: str, alias: str, party: byte
 class Ahead:
     """A login as `prove_login`, begun before its user is there: it stops at the guest's host key, which it learns from `go`.
 
-    ssh looks for the host key within the key exchange, and names the user behind it; it reads it from a named pipe.
+    ssh looks for the host key within the key exchange, and names the user behind it; it reads it from a named pipe, which is the
+    user's alone: whoever else opened it would have the key, and ssh would wait for ever.
     """
 
     def __init__(self, handover: str, user: User, address: str, alias: str) -> None:
         self._pipe = os.path.join(handover, "known_hosts.ahead")
         with open(os.path.join(handover, "known_hosts"), "rb") as known:
             self._known = known.read()
-        os.mkfifo(self._pipe, 0o444)
-        os.chmod(self._pipe, 0o444)
+        os.mkfifo(self._pipe, 0o400)
+        os.chown(self._pipe, user.uid, user.group.gid)
         self.process = prove_login(handover, user, address, alias, known_hosts=self._pipe)
 
     def go(self, alive: Callable[[], None]) -> None:
