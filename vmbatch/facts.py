@@ -159,6 +159,7 @@ def readers(form: Template, config: Config) -> int | None:
 
 def look(form: Template, token: str, config: Config) -> Facts:
     """The facts as far as they are known without changing anything: images that would be downloaded have no size."""
+    _check_archives(form)
     known = seen(form, config)
     known = msgspec.structs.replace(known, addresses=_free_addresses(form, token, config))
     try:
@@ -168,7 +169,7 @@ def look(form: Template, token: str, config: Config) -> Facts:
 
 
 def seen(form: Template, config: Config) -> Facts:
-    """As `look`, but for what is of networks."""
+    """As `look`, but for what is of networks, and archives are not looked into."""
     from .image import once, remote
 
     agreed = terms(config)
@@ -186,7 +187,6 @@ def seen(form: Template, config: Config) -> Facts:
                     gathered.first[tag.index] = once.places(agreed.directory, form.path, tag.source, None)
                 elif isinstance(tag.source, ImageSource):
                     gathered.images[tag.index] = _local(tag, tag.source, form)
-        _check_archives(form)
         space = os.statvfs(file.nearest(config.spool_directory))
         return Facts(wishes={}, images=gathered.images, first=gathered.first, spool_free=space.f_bavail * space.f_frsize,
                      scripts=tuple(_site_scripts(config.guest_scripts)), programs=_programs(form), terms=agreed,

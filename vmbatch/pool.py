@@ -15,7 +15,7 @@ import msgspec
 from . import __version__, boot, digest, facts, journal
 from .claim import Claim
 from .config import Config
-from .errors import DeadlineError, NodeError, VmBatchError
+from .errors import DeadlineError, EndedError, NodeError, VmBatchError
 from .exchange.channel import Channel
 from .facts import Facts
 from .grant import Grant
@@ -55,12 +55,13 @@ def key(known: Facts, form: Template, granted: Grant, config: Config) -> str:
     from .context.content import kit
 
     cores, memory = own_size(form.root)
+    inputs = resume.inputs(known, form, [tar.archive for tar in form.archives])
     settings = msgspec.structs.asdict(config)
     return digest.of_text("\0".join((
         __version__, digest_text(form), f"{granted.cores or cores} {granted.memory or memory}",
         *(f"{name}={data.hex()}" for name, data in sorted(known.credentials.items())),
         *(f"{entry.name} {digest.of_bytes(entry.data)}" for entry in kit()),
-        *(f"{each.content or each.path} {each.stamp}" for each in resume.inputs(known, form)),
+        *(f"{each.content or each.path} {each.stamp}" for each in inputs),
         *(f"{name}={value}" for name, value in sorted(settings.items()) if name.startswith(_SHAPING)))))
 
 
@@ -139,11 +140,11 @@ def _greet(book: Journal, waits: Waits, config: Config, log: Log) -> Channel | N
         if _answers(channel, waits.address, Deadline(_GREETING_SECONDS * config.timeouts_scale)):
             return channel
         why = "it does not answer"
-    except VmBatchError as error:
+    except BaseException as error:
+        if isinstance(error, EndedError) or not isinstance(error, VmBatchError):
+            book.close()
+            raise
         why = error.what
-    except BaseException:
-        book.close()
-        raise
     if channel is not None:
         channel.close()
     log.line(f"the guest {domain.name}, which waited, is ended: {why}")

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -59,10 +59,10 @@ def shape(known: Facts, form: Template, granted: Grant, config: Config) -> Shape
         inputs=inputs(known, form))
 
 
-def inputs(known: Facts, form: Template) -> tuple[Input, ...]:
-    """The node's files that guests with these images are made with. SiteError."""
+def inputs(known: Facts, form: Template, more: Iterable[str] = ()) -> tuple[Input, ...]:
+    """The node's files that guests with these images are made with, and `more` of them. SiteError."""
     images = (known.images[index] for index in sorted(known.images))
-    return (*(Input(path, "", _stamp(path)) for path in files(form)),
+    return (*(Input(path, "", _stamp(path)) for path in (*files(form), *more)),
             *(Input(image.path, image.digest, None) if image.stored else Input(image.path, "", _stamp(image.path))
               for image in images))
 

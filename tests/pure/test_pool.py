@@ -1,6 +1,7 @@
 """Which guests can wait for jobs, what they are made with, and what is left for the job that takes one."""
 
 import os
+import tarfile
 from pathlib import Path
 
 import msgspec
@@ -73,6 +74,7 @@ def test_mistakes(before: str, after: str, said: str) -> None:
       ("<vbconfig>", "<vbconfig><vbkernelline>yes</vbkernelline>")), "<vbkernelline> tells the user"),
     (((f"<vbdisksource source='{BASE}' copy_method='cow'/>",
        "<vbdisksource source='scratch' create='once' size='64' format='raw'/>"),), "with create='once'"),
+    ((("<devices>", "<devices><interface type='user'/>"),), "QEMU's own user network"),
     ((("type='kvm'", "type='xen'"), ("<vbhypervisor>KVM", "<vbhypervisor>XEN")), "only guests of QEMU and KVM"),
 ])
 def test_what_cannot_wait(changes: tuple[tuple[str, str], ...], why: str) -> None:
@@ -110,6 +112,28 @@ def test_what_waits_has_keys_but_gets_the_host_s_alone(tmp_path: Path) -> None:
     names = [entry.name for entry in medium.content.entries()]
     assert {"ssh/host_key", "ssh/host_key.pub", "parameters.sh", "prolog.sh", "kit/pool.sh"} <= set(names)
     assert not [name for name in names if name.startswith(("job/", "tar/", "site/", "ssh/authorized", "ssh/party"))]
+
+
+def test_archives_are_there_before_the_job(tmp_path: Path) -> None:
+    """They are the template's, and may be large."""
+    archive = tmp_path / "a.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(__file__, "file")
+    text = POOLED.replace("<vbconfig>", f"<vbconfig><vbtarfiles><vbtarfile tarfile='{archive}' path='/opt'/>"
+                                        f"<vbtarfile tarfile='{archive}' path='.' option='cdrom'/></vbtarfiles>")
+    chosen = plan(NOBODY, pooled(text), settings(spool_directory=str(tmp_path)), facts(), nobody=True)
+    medium, = (step for step in steps(chosen) if isinstance(step, Medium))
+    assert {"tar/0.tar", "tar/list", "file"} <= {entry.name for entry in medium.content.entries()}
+    given = of_job(text).given
+    assert given is not None
+    assert not [entry for entry in msgspec.structs.replace(given, script=None, node_file=None).entries()
+                if entry.name.startswith("tar/") or entry.name == "file"]
+    known = facts(images={0: Image(__file__, "raw", 1, 1)})
+    mine = key(known, pooled(text))
+    with tarfile.open(archive, "w") as tar:
+        tar.add(__file__, "other")
+    os.utime(archive, (1, 1))
+    assert mine != key(known, pooled(text))
 
 
 def test_a_job_that_takes_one_makes_what_is_its_own_alone() -> None:

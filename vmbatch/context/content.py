@@ -23,7 +23,7 @@ class Content(msgspec.Struct, frozen=True):
 
     `host_key`: whether the guest gets a host key from us. `party`: beside the keys lies what the guest must know of the job's
     other guests. `seed`: it gets random numbers to begin with, as it has those of the saved guest that it is made of.
-    `kit`: it has not got the kit yet. `nobody`: it is to wait, and gets nothing of a job.
+    `kit`: it has not got kit and archives yet. `nobody`: it is to wait, and gets nothing of a job.
     """
 
     parameters: dict[str, str]
@@ -64,6 +64,9 @@ class Content(msgspec.Struct, frozen=True):
         if not self.nobody:
             yield Entry("ssh/authorized_key", 0o600, source=f"{user_key}.pub")
             yield from self._of_job()
+        if self.kit:
+            yield from self._archives()
+        yield from self.more
 
     def _of_job(self) -> Iterator[Entry]:
         if self.party:
@@ -80,8 +83,6 @@ class Content(msgspec.Struct, frozen=True):
             yield Entry("job/nodefile", 0o644, source=source)
         for name, path in self.scripts:
             yield Entry(name, 0o755, source=path)
-        yield from self._archives()
-        yield from self.more
 
     def _archives(self) -> Iterator[Entry]:
         listed = []

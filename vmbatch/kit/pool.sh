@@ -47,13 +47,16 @@ prepare() {
 }
 
 # take: false if the node has only looked whether there is somebody. A port takes nothing as long as nobody listens at its other
-# end (Linux, drivers/char/virtio_console.c), so that a guest waits here without any work.
+# end (Linux, drivers/char/virtio_console.c), so that a guest waits here without any work. It is opened once at a time.
 take() {
     rm -rf "$taken" "$base/job"
     {
         printf 'vmbatch 1 waiting %s %s\n' "$VMBATCH_TOKEN" "$address" >&3 && IFS= read -r line <&3 || return 1
-        case $line in 'vmbatch 1 job '*) unpack "${line#vmbatch 1 job }" <&3 ;; *) return 1 ;; esac
+        case $line in 'vmbatch 1 job '*) ;; *) return 1 ;; esac
+        doing="unpacking the job's context"
+        unpack "${line#vmbatch 1 job }" <&3 || broken=yes
     } 3<>"$shared"
+    [ -z "${broken-}" ] || exit 1
 }
 
 # unpack BYTES: the context into $taken and the job's files into their place, closed to all. BusyBox' tar reads on behind the end.
@@ -63,11 +66,13 @@ unpack() {
         tar -xf - -C "$base"
     else
         head -c "$1" | tar -xf - -C "$base"
-    fi || return 1
+    fi
+    unpacked=$?
     umask 022
+    return "$unpacked"
 }
 
-# rename_host: the job's host name in place of $before, the one under which the guest waited; and the job's lines of /etc/hosts
+# rename_host: the job's host name in place of $before, the one under which the guest waited
 rename_host() {
     doing='setting the host name'
     text=
@@ -75,9 +80,6 @@ rename_host() {
         case $line in *" $before") line="${line%" $before"} $VMBATCH_HOSTNAME" ;; esac
         text=$text$line$newline
     done <"$root/etc/hosts"
-    [ ! -f "$medium/hosts" ] || while IFS= read -r line || [ -n "$line" ]; do
-        text=$text$line$newline
-    done <"$medium/hosts"
     printf '%s' "$text" >"$root/etc/hosts"
     [ -n "$VMBATCH_HOSTNAME" ] || return 0
     printf '%s\n' "$VMBATCH_HOSTNAME" >"$root/proc/sys/kernel/hostname"

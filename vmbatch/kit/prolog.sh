@@ -45,6 +45,11 @@ install_kit
 set_hostname
 set_network
 install_host_key
-[ -n "${VMBATCH_POOL-}" ] || settle
+if [ -n "${VMBATCH_POOL-}" ]; then
+    [ "${VMBATCH_SHARES:-0}" -eq 0 ] || offer_place # the user's home may be on one
+    unpack_archives
+else
+    settle
+fi
 relabel
 : >"$base/failed"

@@ -92,6 +92,8 @@ def pool_obstacle(template: Template) -> str:
         return "its guests get more than VmBatch's own medium, which tells who the user is as they boot"
     if template.kernel_line:
         return "<vbkernelline> tells the user to the kernel as it boots"
+    if template.root.find("devices/interface[@type='user']") is not None:
+        return "it has QEMU's own user network, through which nobody but its job has a way to it"
     if template.console_shell:
         return "its jobs come by <vbshell>CONSOLE</vbshell>, and a guest that waits is logged in to by ssh"
     return next((f"disk {tag.target} is made by the first job, with create='once'" for tag in template.disks
