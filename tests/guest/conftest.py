@@ -74,10 +74,14 @@ Configure = Callable[[str], AbstractContextManager[None]]
 def changed_configuration(more: str) -> Iterator[None]:
     """The lab's settings with others behind them."""
     before = text = CONFIG.read_text()
-    for section in filter(None, re.split(r"(?m)^(?=\[)", more)):
+    behind = ""
+    for section in re.split(r"(?m)^(?=\[)", more):
         header = section.partition("\n")[0]
-        text = text.replace(f"\n{header}\n", f"\n{section}\n") if f"\n{header}\n" in text else f"{text}\n{section}\n"
-    CONFIG.write_text(text)
+        if header and f"\n{header}\n" in text:
+            text = text.replace(f"\n{header}\n", f"\n{section}\n")
+        else:
+            behind += section
+    CONFIG.write_text(f"{text}\n{behind}\n")
     try:
         yield
     finally:

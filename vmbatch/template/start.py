@@ -84,7 +84,7 @@ def _disk_obstacle(template: Template) -> str:
 
 def pool_obstacle(template: Template) -> str:
     """Why no guest of a template can wait before it is anybody's, in words; '' if one can."""
-    if template.type not in ("qemu", "kvm"):
+    if template.type not in ("qemu", "kvm", "test"):
         return "only guests of QEMU and KVM have the port by which one that waits hears of its job"
     if template.method != "CDROM":
         return f"its guests get their context by {template.method}, and one that is to wait gets it from a medium alone"
