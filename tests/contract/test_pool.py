@@ -36,7 +36,7 @@ from vmbatch import (
 from vmbatch.batch.local import Local, Order, call
 from vmbatch.cli import main
 from vmbatch.config import Config, parse
-from vmbatch.errors import BusyError, DeadlineError, SiteError
+from vmbatch.errors import BusyError, DeadlineError, EndedError, SiteError
 from vmbatch.grant import Grant
 from vmbatch.guest import Message, Way
 from vmbatch.handover import decode
@@ -329,6 +329,25 @@ def test_one_that_does_not_answer_is_ended(node: Node, answer: str) -> None:
     assert book is not None
     assert book.start.token != token
     assert list(node.running.values()) == [book.start.token]
+
+
+def test_a_job_that_is_over_leaves_it_to_others(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    def over(*_: object) -> None:
+        raise EndedError("the job is over")
+
+    node.fill()
+    with monkeypatch.context() as ended:
+        ended.setattr(boot, "open_channel", over)
+        with pytest.raises(EndedError):
+            node.take(JOB)
+    assert node.take(sample_job(id="43.vm", script=None)) is not None
+
+
+def test_a_job_on_several_nodes_is_booted(node: Node) -> None:
+    node.fill()
+    assert lifecycle._from_pool(JOB, node.form, Grant(), node.config, node.log, alone=False) is None
+    assert "no guest that waits is taken: the job has guests on other nodes" in node.said()
+    assert len(journal.waiting()) == 1
 
 
 def test_room_for_a_job(node: Node) -> None:
