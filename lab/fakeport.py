@@ -36,7 +36,6 @@ class Port:
         if path in _listening:
             _listening[path].shutdown(socket.SHUT_RDWR)
         Path(path).unlink(missing_ok=True)
-        taken(path).unlink(missing_ok=True)
         self._listener = _listening[path] = socket.socket(socket.AF_UNIX)
         self._listener.bind(path)
         self._listener.listen()

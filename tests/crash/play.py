@@ -56,7 +56,10 @@ class Player:
         if case.begin == "remains":
             self.kept_state("crashed").restore(self.node)
         if case.begin == "waiting":
-            self.kept_state("waiting").restore(self.node)
+            kept = self.kept_state("waiting")
+            for before in (Path(nest.PORT), taken(nest.PORT)):
+                before.unlink(missing_ok=True)
+            kept.restore(self.node)
             _until(lambda: nest.answers_at(Path(nest.PORT)), _HOOK_SECONDS)
         asked = {"own": nest.OWN, "keeping": nest.KEEPING}.get(case.begin, "")
         job = self.accept(nest.FAILING if case.begin in ("failing", "keeping") else "alice", other=asked,
