@@ -220,6 +220,7 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
     phases = (
         Phase("leases", leases),
         Phase("disks", (Directory(spool, job.token, 0o711), *(disks.steps if resumed is None else resumed.steps))),
+        Phase("network filter", tuple(guards.steps)),
         Phase("meeting", (own, *meeting) if meeting else ()),
         Phase("context", (
             *(() if meeting else (own,)),
@@ -230,7 +231,6 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
             *((StageFile(handover, granted.stage, job.user.group.gid),) if granted.stage and not job.rank else ()),
             *(DomainFile(path, text) for path, text in texts),
         )),
-        Phase("network filter", tuple(guards.steps)),
         Phase("start", (*watcher, domain, *guards.ports)),
     )
     notes = (*granted.notes, *disks.notes, *_unguarded(facts), *filter(None, (facts.booted,)))

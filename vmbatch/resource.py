@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import msgspec
 
@@ -39,6 +40,19 @@ class Resource(msgspec.Struct, frozen=True, tag_field="kind"):
     def release(self, deadline: Deadline, *, last: bool) -> None:
         """Unmakes it. NodeError if it is still there."""
         raise NotImplementedError
+
+
+class SlowResource(Resource, frozen=True):
+    """One that other programs make, beside whose work something else may be done."""
+
+    def begin(self) -> AbstractContextManager[Callable[[], None]]:
+        """Begins to make it; the function waits until it is there, and nothing works on it any more at the end. NodeError."""
+        raise NotImplementedError
+
+    def acquire(self) -> None:
+        """Makes the thing. NodeError."""
+        with self.begin() as finish:
+            finish()
 
 
 class Piece(msgspec.Struct, frozen=True):

@@ -1,5 +1,6 @@
 """OpenSSH's client and key generator."""
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Iterable
@@ -13,8 +14,10 @@ from . import process
 
 def make_keys(paths: Iterable[str], comment: str, deadline: Deadline) -> None:
     """Ed25519 keys without passphrase at each path, the public halves at `path`.pub."""
-    process.run_all([["/usr/bin/ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", path] for path in paths],
-                    deadline)
+    generator = ("/usr/bin/ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f")
+    with contextlib.ExitStack() as ends:
+        for finish in [ends.enter_context(process.running([*generator, path])) for path in paths]:
+            finish(deadline)
 
 
 def prove_login(handover: str, user: User, address: str, alias: str, party: bytes = b"",

@@ -3,17 +3,17 @@
 import contextlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ..errors import NodeError
 from ..guard import TABLE, Port, claim, removal
 from ..host import file, nft
-from ..resource import Piece, Resource
+from ..resource import Piece, SlowResource
 from ..units import Deadline
 
 
-class NetworkFilter(Resource, frozen=True, tag="network-filter"):
+class NetworkFilter(SlowResource, frozen=True, tag="network-filter"):
     """Of interface `number` of the start with this `token`; `rules` is the path of their text in the job's spool directory."""
 
     token: str
@@ -28,9 +28,9 @@ class NetworkFilter(Resource, frozen=True, tag="network-filter"):
     def __str__(self) -> str:
         return f"network filter {self.port.interface}"
 
-    def acquire(self) -> None:
-        """Makes the filter. NodeError, also if the interface has one."""
-        nft.apply(claim(self.port) + self._text())
+    def begin(self) -> contextlib.AbstractContextManager[Callable[[], None]]:
+        """Begins to make the filter. NodeError, also if the interface has one."""
+        return nft.applying(claim(self.port) + self._text())
 
     def change(self, rules: str) -> None:
         """Gives it other rules, in the spool, too; there is no moment without rules. NodeError."""
