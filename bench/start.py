@@ -32,11 +32,11 @@ def figures(rounds: int = 15) -> Iterator[Figure]:
     with site.changed(templates={_UNFILTERED: unfiltered}):
         seconds = measure(Mom(), rounds)
     group = "A job's guest, busybox"
-    yield figure.beside(group, "prologue", seconds["prologue"], seconds["bare start"], _START, limit=1.05)
+    yield figure.beside(group, "prologue", seconds["prologue"], seconds["bare whole"], _START, limit=1.05)
     yield figure.alone(group, "prologue: what it adds", [
-        ours - bare for ours, bare in zip(seconds["prologue"], seconds["bare start"], strict=True)], limit=0.150)
+        ours - bare for ours, bare in zip(seconds["prologue"], seconds["bare whole"], strict=True)], limit=0.150)
     yield figure.beside(group, "epilogue", seconds["epilogue"], seconds["bare end"], _END, limit=1.3)
-    for hook, bare, against in (("prologue", "bare start", _START), ("epilogue", "bare end", _END)):
+    for hook, bare, against in (("prologue", "bare whole", _START), ("epilogue", "bare end", _END)):
         yield figure.beside(group, f"{hook} without the network filter", seconds[f"{hook} {_UNFILTERED}"], seconds[bare], against)
     yield figure.alone(group, "ready file to prologue's exit, local share", seconds["ready file"], limit=0.050)
     with _cached_share(Path("/srv/vmbatch/seen")):
@@ -118,5 +118,5 @@ def _bare(guest: Bare) -> dict[str, float]:
     parts = guest.start()
     started = time.monotonic()
     guest.destroy()
-    return {"bare start": started - begin, "bare end": time.monotonic() - started,
+    return {"bare whole": started - begin, "bare end": time.monotonic() - started,
             **{f"bare {name}": value for name, value in parts.items()}}
