@@ -17,7 +17,7 @@ from vmbatch.report.figure import Figure
 from vmbatch.report.picture import picture
 from vmbatch.report.written import markdown, results
 
-from . import context, disk, footprint, growth, native, resume, shell, start, together, whole
+from . import context, crowd, disk, footprint, growth, native, resume, shell, start, together, whole
 
 PARTS: dict[str, Callable[[], Iterator[Figure]]] = {
     "start": start.figures,
@@ -26,6 +26,7 @@ PARTS: dict[str, Callable[[], Iterator[Figure]]] = {
     "native": native.figures,
     "shell": shell.figures,
     "together": together.figures,
+    "crowd": crowd.figures,
     "growth": growth.figures,
     "footprint": footprint.figures,
     "disk": disk.figures,

@@ -32,12 +32,12 @@ def figures(rounds: int = 15) -> Iterator[Figure]:
     with site.changed(templates={_UNFILTERED: unfiltered}):
         seconds = measure(Mom(), rounds)
     group = "A job's guest, busybox"
-    yield figure.beside(group, "prologue", seconds["prologue"], seconds["bare whole"], _START, limit=1.05)
+    yield figure.beside(group, "prologue", seconds["prologue"], seconds[_START], _START, limit=1.05)
     yield figure.alone(group, "prologue: what it adds", [
-        ours - bare for ours, bare in zip(seconds["prologue"], seconds["bare whole"], strict=True)], limit=0.150)
-    yield figure.beside(group, "epilogue", seconds["epilogue"], seconds["bare end"], _END, limit=1.3)
-    for hook, bare, against in (("prologue", "bare whole", _START), ("epilogue", "bare end", _END)):
-        yield figure.beside(group, f"{hook} without the network filter", seconds[f"{hook} {_UNFILTERED}"], seconds[bare], against)
+        ours - bare for ours, bare in zip(seconds["prologue"], seconds[_START], strict=True)], limit=0.150)
+    yield figure.beside(group, "epilogue", seconds["epilogue"], seconds[_END], _END, limit=1.3)
+    for hook, bare in (("prologue", _START), ("epilogue", _END)):
+        yield figure.beside(group, f"{hook} without the network filter", seconds[f"{hook} {_UNFILTERED}"], seconds[bare], bare)
     yield figure.alone(group, "ready file to prologue's exit, local share", seconds["ready file"], limit=0.050)
     with _cached_share(Path("/srv/vmbatch/seen")):
         ready = [job(Mom(), "busybox")["ready file"] for _ in range(rounds)]
@@ -48,7 +48,7 @@ def figures(rounds: int = 15) -> Iterator[Figure]:
 def _parts(seconds: Seconds) -> Iterator[Figure]:
     """A profile: each phase of the prologue, beside what the bare start has of it."""
     group = "Where a prologue's time goes, busybox"
-    for name in (_REST, *(name for name in seconds if name not in (_REST, "prologue", "epilogue", "ready file")
+    for name in (_REST, *(name for name in seconds if name not in (_REST, _START, _END, "prologue", "epilogue", "ready file")
                           and not name.startswith("bare ") and not name.endswith(_UNFILTERED))):
         if name in PARTS:
             yield figure.beside(group, name, seconds[name], seconds[f"bare {name}"], "the same part of the bare start")
@@ -118,5 +118,5 @@ def _bare(guest: Bare) -> dict[str, float]:
     parts = guest.start()
     started = time.monotonic()
     guest.destroy()
-    return {"bare whole": started - begin, "bare end": time.monotonic() - started,
+    return {_START: started - begin, _END: time.monotonic() - started,
             **{f"bare {name}": value for name, value in parts.items()}}

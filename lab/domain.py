@@ -5,7 +5,7 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
-QUICK = "console=ttyS0 quiet mitigations=off cryptomgr.notests=1 nokaslr"
+QUICK = "console=ttyS0 quiet mitigations=off cryptomgr.notests=1 nokaslr no_timer_check"
 """Kernel options that save a third of the boot under emulation."""
 
 

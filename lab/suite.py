@@ -17,8 +17,8 @@ from .xen import parts as outer
 
 LONG = (
     "xen", "guest/test_context_matrix.py", "guest/test_examples.py", "guest/test_disks.py", "guest/test_run.py", "guestdisk",
-    "guest/test_start_and_end.py", "guest/test_disk_context.py", "guest/test_hostile_guest.py", "nodes", "load", "image",
-    "install", "guest/test_console_shell.py", "pure", "hostile_user", "rootssh",
+    "guest/test_resume.py", "guest/test_start_and_end.py", "guest/test_disk_context.py", "guest/test_hostile_guest.py",
+    "nodes", "load", "image", "install", "guest/test_console_shell.py", "pure", "hostile_user", "rootssh",
 )
 """Parts that take long are begun first, so that no node has one left when the others are done."""
 WAITING = ("slurm", "crash", "torque", "kit", "guest/test_failures.py", "guest/test_shares.py", "guest/test_lost_guests.py")

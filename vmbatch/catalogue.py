@@ -215,7 +215,8 @@ _ENTRIES = (
     Entry("VB705", "The guest's kernel died", (SITE,),
           "The kernel panicked: mostly it did not find its root file system, or misses a driver for its disk.",
           "Compare root= and the disk's bus in the template with the image; the console in the job's log has the "
-          "kernel's last words."),
+          "kernel's last words. Where it says that its timer does not work, the guest is emulated on a busy node: "
+          "no_timer_check on its kernel line."),
     Entry("VB706", "The guest ended before it was ready", (NODE, SITE),
           "The guest shut itself down, crashed, or was ended on the node.",
           "Look at its console in the job's log, and at libvirt's log of the guest."),

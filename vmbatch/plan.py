@@ -185,8 +185,7 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
     context = Context(job, template, profile, spool, config, facts, nets, disks, party=met is not None)
     alias = f"vmbatch-{job.token[:16]}"
     domain = Domain(config.libvirt_uri, f"vmbatch-{job.slug}-{job.token[:8]}", str(uuid.UUID(hex=job.token, version=4)),
-                    job.token, os.path.join(spool, "domain.xml"), float(template.lifetime.shutdown),
-                    lasting=bool(facts.first))
+                    job.token, os.path.join(spool, "domain.xml"), float(template.lifetime.shutdown))
     console = os.path.join(spool, "console.log")
     keys = os.path.join(spool, "keys")
     place = os.path.join(share, "guest")

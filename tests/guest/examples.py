@@ -7,7 +7,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from .matrix import QUICK, directory
+from lab.domain import QUICK
+
+from .matrix import directory
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples/domains"
 IMAGES = Path("/var/lib/vmbatch/images")

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+from lab.domain import QUICK
+
 from .disks import DOMAINS
 
 KEY = "/etc/vmbatch/rootssh/id_ed25519"
 POOL = "first='10.77.0.20' count='20' prefix='24' gateway='10.77.0.1'"
-QUICK = "console=ttyS0 quiet mitigations=off cryptomgr.notests=1 nokaslr"
 GUESTS = {
     "busybox": ("bare", "disk.raw", "root=/dev/vda1 rw", 192, 1),
     "sysv": ("sysv", "disk.raw", "root=/dev/vda1 rw", 256, 1),

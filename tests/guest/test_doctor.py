@@ -321,6 +321,9 @@ def test_a_user_that_is_refused() -> None:
         said.only("user", "error", "jobs of alice (uid 1500) are refused")
 
 
+NEEDS_LIBVIRT = {"plans", "emulators", "accounts", "networks", "filters", "saved", "room", "delays", "leftovers"}
+
+
 def test_a_libvirtd_that_hangs() -> None:
     """What asks libvirt says so in time, and the others as ever."""
     number = next(int(entry.name) for entry in Path("/proc").iterdir()
@@ -332,7 +335,7 @@ def test_a_libvirtd_that_hangs() -> None:
         os.kill(number, signal.SIGCONT)
     assert said.seconds < 35
     said.only("libvirt", "error", "no answer in time")
-    assert set(said.whole["left_out"]) == {"plans", "emulators", "accounts", "networks", "filters", "room", "delays", "leftovers"}
+    assert set(said.whole["left_out"]) == NEEDS_LIBVIRT
 
 
 def test_a_libvirtd_that_is_not_there() -> None:
@@ -342,7 +345,7 @@ def test_a_libvirtd_that_is_not_there() -> None:
         said = Said()
     finally:
         aside.rename(socket)
-    assert set(said.whole["left_out"]) == {"plans", "emulators", "accounts", "networks", "filters", "room", "delays", "leftovers"}
+    assert set(said.whole["left_out"]) == NEEDS_LIBVIRT
     assert "is libvirtd running on this node?" in said.only("libvirt", "error",
                                                             "libvirt at qemu:///system does not answer")["advice"]
 

@@ -171,12 +171,14 @@ class Served:
                 process.kill()
         return process.returncode, out, err
 
-    def exchange(self, *texts: bytes, seconds: float = 2.0) -> bytes:
-        """What comes back for bytes that are sent as they are: until nothing more comes, or nothing has come at all."""
+    def exchange(self, *texts: bytes, until: bytes = b"") -> bytes:
+        """What comes back for bytes that are sent as they are, up to `until`; without that what happens to come in a moment."""
         for text in texts:
             os.write(self.line.host_end, text)
-        said = b""
-        while select.select([self.line.host_end], [], [], 0.3 if said else seconds)[0]:
+        said, over = b"", Deadline(20)
+        while until not in said and select.select([self.line.host_end], [], [], over.left())[0]:
+            said += os.read(self.line.host_end, 65536)
+        while not until and select.select([self.line.host_end], [], [], 0.05)[0]:
             said += os.read(self.line.host_end, 65536)
         return said
 
@@ -444,19 +446,19 @@ def test_lines_that_begin_no_session(serve: Serve) -> None:
     for text in ("vb< ../.. hello|../.. hello.", "vb< xyz hello|xyz hello.", "vb< * hello|* hello.", "vb< 12 hello|13 hello.",
                  "vb< 12 hello", "vb< 12 hello|12 hello", "vb< |.", "vb< .", "vb<  hello| hello.", "hello",
                  "vb< $(id) hello|$(id) hello.", "vb> 12 hello|12 hello.", "vb< 12 12 hello.|12 12 hello"):
-        served.exchange(f"\n{text}\n".encode(), seconds=0.05)
-    said = served.exchange(line("12 hello"))
+        served.exchange(f"\n{text}\n".encode())
+    said = served.exchange(line("12 hello"), until=b"sum.\n")
     assert said in (b"\nvb> 12 ready 1 user cksum|12 ready 1 user cksum.\n",
                     b"\nvb> 12 ready 1 user sha256sum|12 ready 1 user sha256sum.\n")
 
 
 def test_lines_that_make_no_sense_in_a_session(serve: Serve) -> None:
     served = serve()
-    served.exchange(line("12 hello"))
+    served.exchange(line("12 hello"), until=b"sum.\n")
     for text in ("in", "in 0 5", "in x y z", "in 0 5 1", "got", "got 5 5", "got -1 x", "ask", "ask 1 2 3 4", "do", "do 1", "run",
                  "do 2 ../../bin/id", "do 3 job 1234", "*", "?", "do 4 signal 12 $(id)", "do 5 status ../x"):
-        served.exchange(line(f"12 {text}"), seconds=0.05)
-    said = served.exchange(line("12 do 9 status 77"))
+        served.exchange(line(f"12 {text}"))
+    said = served.exchange(line("12 do 9 status 77"), until=b" 9 1 .\n")
     assert said.endswith(b"\nvb> 12 done 9 1 |12 done 9 1 .\n")
     assert served.run("exit 8")[0] == 8
 
@@ -464,14 +466,14 @@ def test_lines_that_make_no_sense_in_a_session(serve: Serve) -> None:
 def test_nothing_is_done_twice(serve: Serve) -> None:
     served = serve()
     login = served.base / "job/login"
-    served.exchange(line("12 hello"), line("12 do 1 login"))
+    served.exchange(line("12 hello"), line("12 do 1 login"), until=b" 1 0 .\n")
     assert login.exists()
     login.unlink()
-    assert served.exchange(line("12 do 1 login")) == b"\nvb> 12 done 1 0 |12 done 1 0 .\n"
+    assert served.exchange(line("12 do 1 login"), until=b" 1 0 .\n") == b"\nvb> 12 done 1 0 |12 done 1 0 .\n"
     assert not login.exists()
-    assert b"12 done 2 0 |" in served.exchange(line("12 do 2 login"))
+    assert b"12 done 2 0 |" in served.exchange(line("12 do 2 login"), until=b" 2 0 .\n")
     assert login.exists()
-    assert served.exchange(line("13 do 1 login")) == b"\nvb> 13 gone|13 gone.\n"
+    assert served.exchange(line("13 do 1 login"), until=b"gone.\n") == b"\nvb> 13 gone|13 gone.\n"
 
 
 def test_prove_and_the_kits_messages(serve: Serve) -> None:

@@ -35,4 +35,4 @@ def test_one_part_with_its_report(tmp_path: Path) -> None:
 def test_a_part_that_there_is_not() -> None:
     done = run("nothing")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "there is no part nothing; there are start, whole" in done.stderr
+    assert "there is no part nothing; there are start, resume" in done.stderr

@@ -63,10 +63,10 @@ def test_what_a_plan_makes_of_it() -> None:
     chosen = plan(job(), of("<vbheartbeat seconds='60'/><vbshutdown seconds='20'/>"), settings(), facts())
     assert chosen.domain.grace == 20.0
     spool = f"/var/lib/vmbatch/spool/42.vm.{TOKEN}"
-    assert chosen.phases[-1].steps == (Watcher(
+    assert chosen.phases[-1].steps[:2] == (Watcher(
         path=f"{spool}/watch", token=TOKEN, job="42.vm", domain=chosen.domain, seconds=60.0, place=chosen.inbox, local=True,
         handover="/run/vmbatch/handover/42.vm", log="/var/log/vmbatch"), chosen.domain)
-    assert plan(job(), form(), settings(), facts()).phases[-1].steps == (msgspec.structs.replace(chosen.domain, grace=0.0),)
+    assert plan(job(), form(), settings(), facts()).phases[-1].steps[0] == msgspec.structs.replace(chosen.domain, grace=0.0)
     by_port = plan(job(), of("<vbmessages>CHANNEL</vbmessages><vbheartbeat seconds='60'/>"), settings(), facts())
     watcher = by_port.phases[-1].steps[0]
     assert isinstance(watcher, Watcher)

@@ -35,13 +35,6 @@ def steps(chosen: Plan) -> list[object]:
     return [step for phase in chosen.phases for step in phase.steps]
 
 
-@pytest.mark.parametrize("filled", [False, True])
-def test_a_guest_ends_at_once_unless_it_fills_a_disk_for_later_jobs(filled: bool) -> None:
-    text = TEMPLATE.replace(f"source='{BASE}' copy_method='cow'", "source='cache' create='once' size='1'") if filled else TEMPLATE
-    known = msgspec.structs.replace(facts(), first={0: ("/store/ready", "/store/making")} if filled else {})
-    assert plan(job(), form(text), settings(), known).domain.lasting is filled
-
-
 @pytest.mark.error("VB206")
 def test_denied_user() -> None:
     assert refused(JobError, settings(users_deny=("bob", "alice"))) == "jobs of alice do not run in queue vm"

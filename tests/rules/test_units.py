@@ -28,7 +28,9 @@ def test_the_units_are_those_of_the_man_page() -> None:
     assert {name.replace(".timer", ".service") for name in names if name.endswith(".timer")} <= names - enabled
     for name in enabled:
         assert f"`{name}`" in MAN, name
-        assert read(name)["Install"]["WantedBy"] == ("timers.target" if name.endswith(".timer") else "multi-user.target")
+        by = {".timer": "timers.target", "-filters.service": "nftables.service"}
+        wanted = next((target for end, target in by.items() if name.endswith(end)), "multi-user.target")
+        assert read(name)["Install"]["WantedBy"] == wanted
 
 
 def test_the_sweep_at_boot_is_over_before_the_batch_system_starts() -> None:

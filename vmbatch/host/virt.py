@@ -4,8 +4,6 @@ import contextlib
 import functools
 import os
 import re
-import select
-import signal
 import threading
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -39,8 +37,6 @@ _TAIL_BYTES = 4096
 _LOOK_SECONDS = 1.0
 _ANSWER_SECONDS = 30.0
 """As long libvirt itself waits for a guest that another request holds (qemu_domainjob.c, QEMU_JOB_WAIT_TIME)."""
-_KILL_SECONDS = 1.0
-"""For a process to end that cannot refuse."""
 _START_SECONDS = 600.0
 """A guest's memory may be taken before it starts."""
 _ALIVE_SECONDS = 0.2
@@ -382,25 +378,6 @@ def pid_of(uri: str, name: str, uuid: str) -> int | None:
             return pid if uuid.encode() in file.read() else None
     except (OSError, ValueError):
         return None
-
-
-def kill(uri: str, name: str, uuid: str, over: Deadline) -> None:
-    """Ends QEMU's process at once, where it is known, and waits a moment for its end; libvirt is left to notice, or to be asked.
-
-    libvirt asks a process first to end by itself, and looks again 0.2 s later (src/util/virprocess.c,
-    virProcessKillPainfullyDelay): it then writes what it has of disks that are to be removed.
-    """
-    pid = pid_of(uri, name, uuid)
-    if pid is None:
-        return
-    with contextlib.suppress(OSError):
-        handle = os.pidfd_open(pid)
-        try:
-            if pid_of(uri, name, uuid) == pid:  # it was not another's by the time it was opened
-                signal.pidfd_send_signal(handle, signal.SIGKILL)
-                select.select([handle], [], [], min(_KILL_SECONDS, over.left()))
-        finally:
-            os.close(handle)
 
 
 def forward(uri: str, uuid: str, interface: int) -> int:

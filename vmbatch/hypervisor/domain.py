@@ -33,8 +33,7 @@ class Restore(msgspec.Struct, frozen=True):
 class Domain(Resource, frozen=True, tag="domain"):
     """`xml` is the path of the domain's XML in the job's spool directory; `uuid` and `token` are this start's own.
 
-    `grace`: how many seconds a guest that has had its job gets for shutting down. `lasting`: one of its disks outlives it, of
-    which QEMU must then write what it still has. With `restore` it is not booted.
+    `grace`: how many seconds a guest that has had its job gets for shutting down. With `restore` it is not booted.
     """
 
     uri: str
@@ -43,7 +42,6 @@ class Domain(Resource, frozen=True, tag="domain"):
     token: str
     xml: str
     grace: float = 0.0
-    lasting: bool = False
     restore: Restore | None = None
 
     def __str__(self) -> str:
@@ -137,8 +135,6 @@ class Domain(Resource, frozen=True, tag="domain"):
                 if owner and self.xen:
                     numbers.add(virt.number(domain))
                 if owner == self.token:
-                    if not self.lasting:
-                        virt.kill(self.uri, self.name, self.uuid, over)
                     virt.destroy(domain, over)
                 elif owner != "":
                     return False
