@@ -446,7 +446,7 @@ def test_a_spanning_tree_does_not_end_at_a_guest(blocked: bool) -> None:
     port, other = PORTS["both"], PORTS["twice"]
     frames = (Sent(port.interface, to("01:80:c2:00:00:00", measured(ROOT))(mark(0))), sent("sent", "both", PLAIN(mark(1))),
               sent("sent", "twice", PLAIN(mark(2))))
-    ports = (BridgePort(port.interface), BridgePort(other.interface)) if blocked else ()
+    ports = (BridgePort(port.interface, isolated=True), BridgePort(other.interface, isolated=True)) if blocked else ()
     places = play(Play((port.interface, other.interface), (opened(port, GUARDS["both"]), opened(other, GUARDS["twice"]), *ports,
                                                            frames), stp=True))
     assert [WORLD in seen for seen in places] == [False, not blocked, True]

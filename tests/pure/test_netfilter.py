@@ -110,8 +110,8 @@ TAGS = "<interface type='network'><source network='default'/></interface>"
     (TEMPLATE.replace(TAGS, TAGS.replace("<source", "<filterref filter='clean-traffic'/><source")), {}),
     (TEMPLATE.replace(TAGS, TAGS.replace("<source", "<virtualport type='openvswitch'/><source")), {}),
     (TEMPLATE.replace(TAGS, "<interface type='direct'><source dev='eth0'/></interface>"), {}),
-    (TEMPLATE.replace("type='kvm'", "type='xen'").replace(">KVM<", ">XEN<"), {"libvirt_uri": "xen:///system"}),
-], ids=["not wanted", "not in this template", "the template's own", "Open vSwitch", "no bridge", "Xen"])
+    (TEMPLATE.replace(TAGS, TAGS.replace("</interface>", "<script path='/etc/xen/scripts/vif-route'/></interface>")), {}),
+], ids=["not wanted", "not in this template", "the template's own", "Open vSwitch", "no bridge", "routed by Xen"])
 def test_interfaces_without_a_filter_of_ours(text: str, changed: dict[str, object]) -> None:
     *made, xml = steps(text, **changed)
     assert made == []

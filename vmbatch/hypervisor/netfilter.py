@@ -63,22 +63,23 @@ class NetworkFilter(Resource, frozen=True, tag="network-filter"):
 class BridgePort(Piece, frozen=True, tag="bridge-port"):
     """A guest's `interface` as a port of a bridge, for which a spanning tree never ends at the guest.
 
-    What a guest says of spanning trees passes no filter (see guard.py), and libvirt's networks believe it.
+    What a guest says of spanning trees passes no filter (see guard.py), and libvirt's networks believe it. `isolated` from other
+    ports that are: libvirt has seen to that with QEMU, and does not with Xen.
     """
 
     interface: str
+    isolated: bool
 
     def __str__(self) -> str:
-        return f"bridge port {self.interface}, not on the way to a spanning tree's root"
+        return (f"bridge port {self.interface}, not on the way to a spanning tree's root"
+                + (", isolated" if self.isolated else ""))
 
     def make(self, work: object) -> None:
-        """A bridge then listens to no port that says otherwise, as long as it says so (bridge(8), root_block).
-
-        A guest that has ended already has none.
-        """
-        with (contextlib.suppress(FileNotFoundError),
-              open(f"/sys/class/net/{self.interface}/brport/root_block", "w", encoding="ascii") as setting):
-            setting.write("1")
+        """By bridge(8)'s root_block the bridge does not listen to who says otherwise. A guest that has ended has no port."""
+        for name in ("root_block", *(("isolated",) if self.isolated else ())):
+            with (contextlib.suppress(FileNotFoundError),
+                  open(f"/sys/class/net/{self.interface}/brport/{name}", "w", encoding="ascii") as setting):
+                setting.write("1")
 
 
 def left() -> list[NetworkFilter]:

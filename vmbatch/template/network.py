@@ -1,6 +1,7 @@
 """The interfaces of a template: whether a guest asks DHCP or gets a free address of a pool."""
 
 import ipaddress
+import posixpath
 import re
 from collections.abc import Iterator
 
@@ -105,10 +106,15 @@ def _interface(element: etree._Element, found: list[schema.Problem]) -> Interfac
     return InterfaceTag(
         element.sourceline or 0, "static" if pools else "dhcp", pools.get(4), pools.get(6),
         guarded=(element.get("type") in ("network", "bridge") and element.find("filterref") is None
-                 and element.find("virtualport") is None
+                 and element.find("virtualport") is None and _is_bridged(element.find("script"))
                  and not any(tag.get("filter") == "no" for tag in tags)),
         peers=any(tag.get("peers") == "yes" for tag in tags),
         network="" if source is None or element.get("type") != "network" else source.get("network", ""))
+
+
+def _is_bridged(script: etree._Element | None) -> bool:
+    """Whether Xen's script for an interface, if one is named, makes a port of a bridge of it (xl-network-configuration(5))."""
+    return script is None or posixpath.basename(script.get("path", "")) == "vif-bridge"
 
 
 class _Reader:
