@@ -96,9 +96,14 @@ TEMPLATE = f"""<domain type='test'>
   </devices>
 </domain>
 """
-_DHCP = "<interface type='network'><source network='default'/></interface>\n  </devices>"
-EXPORT_TEMPLATE = TEMPLATE.replace("<vbconfig>", "<vbconfig>\n    <vbheartbeat seconds='60'/>").replace("</devices>", _DHCP)
-DISK_TEMPLATE = """<domain type='test'>
+_LEASED = """<interface type='network'>
+      <vbnetwork method='dhcp' filter='no'/>
+      <source network='default'/>
+    </interface>"""
+"""The addresses of played guests are not DHCP's, so a filter would stay closed."""
+EXPORT_TEMPLATE = (TEMPLATE.replace("<vbconfig>", "<vbconfig>\n    <vbheartbeat seconds='60'/>")
+                   .replace("</devices>", f"{_LEASED}\n  </devices>"))
+DISK_TEMPLATE = f"""<domain type='test'>
   <vbconfig>
     <vbhypervisor>TEST</vbhypervisor>
     <vbpreparemethod>DISK</vbpreparemethod>
@@ -113,9 +118,7 @@ DISK_TEMPLATE = """<domain type='test'>
       <vbdisksource source='/etc/vmbatch/root.raw' copy_method='copy'/>
       <target dev='vda' bus='virtio'/>
     </disk>
-    <interface type='network'>
-      <source network='default'/>
-    </interface>
+    {_LEASED}
   </devices>
 </domain>
 """

@@ -32,7 +32,7 @@ _STOPPED_SECONDS = 0.3
 
 def writes(point: Point) -> bool:
     """Whether a full disk can refuse it; the job's streams are asked afterwards what the user was told."""
-    return (point.call in WRITES and "libvirt-sock" not in point.what and not point.what.startswith("port ")
+    return (point.call in WRITES and "libvirt-sock" not in point.what and not point.what.startswith(("port ", "/memfd:"))
             and not point.what.endswith((".ER", ".OU")))
 
 
