@@ -111,7 +111,9 @@ TAGS = "<interface type='network'><source network='default'/></interface>"
     (TEMPLATE.replace(TAGS, TAGS.replace("<source", "<virtualport type='openvswitch'/><source")), {}),
     (TEMPLATE.replace(TAGS, "<interface type='direct'><source dev='eth0'/></interface>"), {}),
     (TEMPLATE.replace(TAGS, TAGS.replace("</interface>", "<script path='/etc/xen/scripts/vif-route'/></interface>")), {}),
-], ids=["not wanted", "not in this template", "the template's own", "Open vSwitch", "no bridge", "routed by Xen"])
+    (TEMPLATE.replace("type='kvm'", "type='xen'").replace(">KVM<", ">XEN<")
+     .replace("<devices>", "<os><type>hvm</type></os><devices>"), {"libvirt_uri": "xen:///system"}),
+], ids=["not wanted", "not in this template", "the template's own", "Open vSwitch", "no bridge", "routed by Xen", "of Xen's HVM"])
 def test_interfaces_without_a_filter_of_ours(text: str, changed: dict[str, object]) -> None:
     *made, xml = steps(text, **changed)
     assert made == []

@@ -80,12 +80,14 @@ class InterfaceTag(msgspec.Struct, frozen=True):
 
 def read_networks(root: etree._Element, found: list[schema.Problem]) -> tuple[InterfaceTag, ...]:
     """All interfaces of a domain."""
-    interfaces = tuple(_interface(element, found) for element in root.findall("devices/interface"))
+    nameable = root.get("type") != "xen" or (root.findtext("os/type") or "").strip() != "hvm"
+    interfaces = tuple(_interface(element, found, nameable) for element in root.findall("devices/interface"))
     found.extend(_between(interfaces))
     return interfaces
 
 
-def _interface(element: etree._Element, found: list[schema.Problem]) -> InterfaceTag:
+def _interface(element: etree._Element, found: list[schema.Problem], nameable: bool) -> InterfaceTag:
+    """`nameable`: it may have a name of ours; Xen names a second one of an HVM guest's after it, with `-emu`: too long."""
     tags = element.findall("vbnetwork")
     pools: dict[int, Pool] = {}
     for tag in tags:
@@ -105,7 +107,7 @@ def _interface(element: etree._Element, found: list[schema.Problem]) -> Interfac
     source = element.find("source")
     return InterfaceTag(
         element.sourceline or 0, "static" if pools else "dhcp", pools.get(4), pools.get(6),
-        guarded=(element.get("type") in ("network", "bridge") and element.find("filterref") is None
+        guarded=(nameable and element.get("type") in ("network", "bridge") and element.find("filterref") is None
                  and element.find("virtualport") is None and _is_bridged(element.find("script"))
                  and not any(tag.get("filter") == "no" for tag in tags)),
         peers=any(tag.get("peers") == "yes" for tag in tags),
