@@ -246,8 +246,8 @@ class Mom:
         for descriptor in leaked:
             os.close(descriptor)
         if process.stdin is not None:
-            process.stdin.write(given)
-            process.stdin.close()
+            with contextlib.suppress(BrokenPipeError), process.stdin:
+                process.stdin.write(given)
         return process
 
     def run_task(self, job: Job, argv: list[str], number: int = 1) -> "subprocess.CompletedProcess[bytes]":

@@ -276,8 +276,8 @@ class Mom:
                 extra_groups=os.getgrouplist(job.user, person.pw_gid),
             )
         if process.stdin is not None:
-            process.stdin.write(str(job.script).replace("[", "\\[").replace("]", "\\]").encode() + b"\n")
-            process.stdin.close()
+            with contextlib.suppress(BrokenPipeError), process.stdin:
+                process.stdin.write(str(job.script).replace("[", "\\[").replace("]", "\\]").encode() + b"\n")
         return process
 
     def end(self, job: Job, status: int = 0) -> list[int]:

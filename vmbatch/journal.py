@@ -83,21 +83,12 @@ def path_of(job_id: str) -> str:
     return os.path.join(directory(), f"{slug(job_id)}.journal")
 
 
-def paths(*, due: bool = False) -> list[str]:
-    """All journals there are; with `due`, of those that were put aside the ones whose time is over by their file's own time."""
-    now = time.time()
+def paths(*, kept: bool = True) -> list[str]:
+    """All journals there are, with those that were put aside or without."""
     try:
-        with os.scandir(directory()) as entries:
-            return sorted(entry.path for entry in entries if not (due and entry.name.endswith(_KEPT)) or _changed(entry) <= now)
+        return [os.path.join(directory(), name) for name in sorted(os.listdir(directory())) if kept or not name.endswith(_KEPT)]
     except FileNotFoundError:
         return []
-
-
-def _changed(entry: os.DirEntry[str]) -> float:
-    try:
-        return entry.stat(follow_symlinks=False).st_mtime
-    except FileNotFoundError:  # another sweep's
-        return 0.0
 
 
 class Journal:
@@ -217,7 +208,7 @@ class Journal:
             if sum(name.endswith(_KEPT) for name in os.listdir(parent)) >= most:
                 return False
             self.kept = Kept.until_then(until, why)
-            self._note_kept(self.kept)
+            _append(self._fd, msgspec.json.encode(self.kept))
             name = f"{slug(self.start.job)}.{self.start.token}{_KEPT}"
             os.rename(os.path.basename(self.path), name, src_dir_fd=parent, dst_dir_fd=parent)
             self.path = os.path.join(directory(), name)
@@ -226,11 +217,6 @@ class Journal:
             os.close(parent)
         return True
 
-    def _note_kept(self, kept: Kept) -> None:
-        """The file's own time says until when, so that a start need not look into all that is kept."""
-        _append(self._fd, msgspec.json.encode(kept))
-        os.utime(self._fd, (kept.until, kept.until))
-
     def is_over(self, *, note: bool) -> bool:
         """Whether what is kept may go. If `note`, nothing is kept longer than was asked for where the clock was set back."""
         if self.kept is None or self.kept.boot == clock.boot_id():
@@ -238,7 +224,7 @@ class Journal:
         left = self.kept.until - time.time()
         if left > self.start.keep and note:
             self.kept = Kept.until_then(time.time() + self.start.keep, self.kept.why)
-            self._note_kept(self.kept)
+            _append(self._fd, msgspec.json.encode(self.kept))
         return left <= 0
 
     def close(self) -> None:

@@ -90,7 +90,7 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
         claimed = admission.claim(job, form, granted, config, start.owner)
         admission.check(claimed, granted, here)
         others = Log(config.log_directory, sweep.LOG, "prologue")
-        sweep.journals(config, others, dry_run=False, due=True, patience=deadline.earlier(_SWEEP_SECONDS))
+        sweep.journals(config, others, dry_run=False, kept=False, patience=deadline.earlier(_SWEEP_SECONDS))
         book = _take(start, deadline, config, log)
     board = Board.new(_status(job, form, granted, start), log.detail)
     log.tell(board.step)

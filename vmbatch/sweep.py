@@ -90,7 +90,7 @@ def sweep(config: Config, log: Log, *, dry_run: bool) -> list[str]:
 
 def _mended(*, dry_run: bool) -> list[str]:
     """Has the filters of guests that run stand again where somebody has taken them away; a line for each. NodeError."""
-    wanted = [(path, owned) for path in journal.paths(due=True) if (known := _peek(path)) is not None and known[2]
+    wanted = [(path, owned) for path in journal.paths(kept=False) if (known := _peek(path)) is not None and known[2]
               for owned in known[1] if isinstance(owned, NetworkFilter)]
     standing = netfilter.standing() if wanted else set()
     return [said for path, owned in wanted if owned.port not in standing and (said := _mend(path, owned, dry_run=dry_run))]
@@ -157,14 +157,14 @@ class Journals(NamedTuple):
     unread: list[str]
 
 
-def journals(config: Config, log: Log, *, dry_run: bool, due: bool = False, patience: Deadline | None = None) -> Journals:
+def journals(config: Config, log: Log, *, dry_run: bool, kept: bool = True, patience: Deadline | None = None) -> Journals:
     """Releases the journals of dead starts, and begins with no other one when `patience` is over.
 
-    With `due`, it only looks into those journals of what is kept whose time is over by their file's own: there may be many.
+    Without `kept` it looks at none of what is kept of failed jobs: there may be much, and a start has no time for that.
     """
     found = Journals(set(), [], [])
     seen: set[str] = set()
-    while paths := [path for path in journal.paths(due=due) if path not in seen]:  # one is renamed when something is kept
+    while paths := [path for path in journal.paths(kept=kept) if path not in seen]:  # one is renamed when something is kept
         for path in paths:
             if patience is not None and patience.passed():
                 return found
