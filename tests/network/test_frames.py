@@ -5,7 +5,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from vmbatch.guard import Guard, Port, claim, removal, rules
+from vmbatch.guard import BASE, Guard, Port, bare, claim, removal, rules
 from vmbatch.hypervisor.netfilter import BridgePort
 
 from . import packet as p
@@ -286,7 +286,8 @@ GOT: dict[str, tuple[dict[str, Body], dict[str, Body]]] = {
 
 
 def opened(port: Port, guard: Guard) -> str:
-    return claim(port) + rules(port, guard)
+    """As it is made for a node's first guest."""
+    return BASE + rules(port, guard).removeprefix(bare(port)) + claim(port)
 
 
 def cases() -> list[tuple[str, str, str, Body, bool]]:

@@ -11,7 +11,7 @@ from lxml import etree
 
 from vmbatch.errors import InputError
 from vmbatch.facts import Around
-from vmbatch.guard import Guard, Port, claim, others, removal, rules
+from vmbatch.guard import Guard, Port, bare, claim, others, removal, rules
 from vmbatch.hypervisor.netfilter import NetworkFilter
 from vmbatch.plan import FilterFile, plan
 from vmbatch.template import parse_network
@@ -40,6 +40,7 @@ def test_names(token: bytes, number: int) -> None:
     assert len(port.interface) <= 15
     assert not port.interface.startswith(("vnet", "vif", "macvtap", "macvlan"))
     assert set(re.findall(r"[0-9a-f]{32}-[0-9]+", claim(port) + rules(port, LEARNS) + removal(port))) == {port.name}
+    assert rules(port, LEARNS).startswith(bare(port)), "without which a first guest's are made"
 
 
 def test_what_is_made_is_removed() -> None:
