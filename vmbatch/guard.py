@@ -89,6 +89,11 @@ REMOVAL = "".join(f"add table {family} {TABLE}\ndelete table {family} {TABLE}\n"
 """Takes all of it away."""
 
 
+def interfaces(token: str) -> str:
+    """How the names of all interfaces of the start with this `token` begin; its first 8 digits do."""
+    return f"{_OURS}{token[:8]}-"
+
+
 class Port(msgspec.Struct, frozen=True):
     """The guest's end of a network: interface `number` of the start with this `token`."""
 
@@ -98,7 +103,7 @@ class Port(msgspec.Struct, frozen=True):
     @property
     def interface(self) -> str:
         """Its name on the node."""
-        return f"{_OURS}{self.token[:8]}-{self.number}"
+        return f"{interfaces(self.token)}{self.number}"
 
     @property
     def name(self) -> str:
