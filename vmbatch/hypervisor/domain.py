@@ -8,6 +8,7 @@ import time
 import msgspec
 
 from ..errors import DeadlineError, EndedError, NodeError
+from ..guard import interfaces
 from ..host import virt
 from ..resource import Resource
 from ..units import Deadline
@@ -116,6 +117,7 @@ class Domain(Resource, frozen=True, tag="domain"):
             from ..host import xen
 
             xen.see_gone(self.uuid, os.path.dirname(self.xml), numbers - {-1}, deadline)
+            xen.forget_interfaces(interfaces(self.token), deadline)
 
     def _end(self, deadline: Deadline, wait: float, numbers: set[int]) -> bool:
         """Whether the guest is gone, and not another's; looks for it `wait` seconds, adds to `numbers` its own. NodeError."""
