@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 from ..errors import NodeError
 from ..guard import BASE, TABLE, Port, bare, claim, removal
@@ -19,6 +19,7 @@ class NetworkFilter(SlowResource, frozen=True, tag="network-filter"):
     token: str
     number: int
     rules: str
+    apart: ClassVar[bool] = True
 
     @property
     def port(self) -> Port:
