@@ -362,7 +362,7 @@ OPTIONS: dict[str, Option] = {
                            "exportfs: this node's NFS server shows each job's part of the share to its guest's address alone"),
     "share.limit": Option(_size, 16 << 20, "what a guest may write there with virtiofs, 9p and export"),
     "network.reservations": Option(_optional_path, "", "where guests' addresses are reserved; empty for .addresses on the share"),
-    "network.filter": Option(_truth, True, "whether a filter stands between each guest of QEMU's and its network"),
+    "network.filter": Option(_truth, True, "whether a filter stands between each guest and its network"),
     "network.services": Option(_ports, (53, 111, 2049, 20048), "TCP and UDP ports of this node that guests may reach"),
     "network.closed": Option(_networks, (), "addresses and networks that guests cannot reach, such as the batch server's"),
     "spool.directory": Option(_path, "/var/lib/vmbatch/spool", "where jobs' disks and media are made"),

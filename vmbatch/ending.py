@@ -56,11 +56,12 @@ def epilogue(job_id: str, config: Config, log: Log, exit_status: int | None = No
             log.line("a later start of this job is left alone")
             return
         known = status.read(book.start.user, book.start.job, book.start.token)
+        begun = known is not None and known.phase == EPILOGUE
         if known is not None:
             board = Board(known, log.detail)
             board.step(EPILOGUE)
             log.tell(board.step)
-        if book.handed_over:
+        if book.handed_over and not begun:  # else the guest has been ended by us
             _look_at(book, log)
             if alarm is not None:
                 _shut_down(book, alarm, config, log)

@@ -35,10 +35,6 @@ if TYPE_CHECKING:
     from .image.saved import Saved
 
 
-FILTERED = ("qemu", "kvm", "test")
-"""Types of domains whose interfaces get network filters."""
-
-
 class Image(msgspec.Struct, frozen=True):
     """An image to work on: `size` is what the guest sees, `file_size` what a copy takes at most; in bytes, 0 if not known.
 
@@ -344,7 +340,7 @@ def _networks(form: Template, config: Config) -> dict[str, VirtNet]:
 
 
 def _is_filtered(form: Template, config: Config) -> bool:
-    return config.network_filter and form.type in FILTERED and any(interface.guarded for interface in form.interfaces)
+    return config.network_filter and any(interface.guarded for interface in form.interfaces)
 
 
 def _around(form: Template, config: Config, networks: dict[str, VirtNet]) -> Around:

@@ -39,7 +39,7 @@ _ACK = "@th,64,24 0x020106 @th,1952,32 0x63825363 @th,1984,24 0x350105"
 _MAPS = """    map from { type ifname : verdict; }
     map to { type ifname : verdict; }
 """
-_BASE = f"""table bridge {TABLE} {{
+BASE = f"""table bridge {TABLE} {{
 {_MAPS}    chain sent {{ type filter hook prerouting priority -300; policy accept; }}
     chain got {{ type filter hook postrouting priority 300; policy accept; }}
     chain local {{ type filter hook input priority -300; policy accept; }}
@@ -79,11 +79,19 @@ table arp {TABLE} {{
     }}
 }}
 """
-"""The chains `local` are for frames to 01:80:c2:00:00:0*, which a bridge gives to the node itself, past the hook for all others
-(net/bridge/br_input.c, br_handle_frame): some by the hook `input`, some by none, as if the guest's interface were the node's."""
+"""What all interfaces share.
+
+The chains `local` are for frames to 01:80:c2:00:00:0*, which a bridge gives to the node itself, past the hook for all others
+(net/bridge/br_input.c, br_handle_frame): some by the hook `input`, some by none, as if the guest's interface were the node's.
+"""
 
 REMOVAL = "".join(f"add table {family} {TABLE}\ndelete table {family} {TABLE}\n" for family in ("bridge", "inet", "arp"))
 """Takes all of it away."""
+
+
+def interfaces(token: str) -> str:
+    """How the names of all interfaces of the start with this `token` begin; its first 8 digits do."""
+    return f"{_OURS}{token[:8]}-"
 
 
 class Port(msgspec.Struct, frozen=True):
@@ -95,7 +103,7 @@ class Port(msgspec.Struct, frozen=True):
     @property
     def interface(self) -> str:
         """Its name on the node."""
-        return f"{_OURS}{self.token[:8]}-{self.number}"
+        return f"{interfaces(self.token)}{self.number}"
 
     @property
     def name(self) -> str:
@@ -129,31 +137,32 @@ class Guard(msgspec.Struct, frozen=True):
     learns: bool = False
 
 
+def bare(port: Port) -> str:
+    """Has an interface pass nothing; and what all interfaces share."""
+    chains = [f"{way}-{port.name}" for way in ("from", "to")]
+    return "".join((BASE, *(f"add chain bridge {TABLE} {chain}\n" for chain in chains), _elements("add", port),
+                    *(f"flush chain bridge {TABLE} {chain}\n" for chain in chains)))
+
+
 def rules(port: Port, guard: Guard) -> str:
-    """Has these rules, and no others, stand for an interface; and all that is common to all interfaces."""
+    """Has these rules, and no others, stand for an interface: `bare`, and then the rules."""
     learned, asked = (f"@{port.learned}", f"@asked-{port.name}") if guard.learns else ("", "")
     sent = "\n        ".join(_sent(guard, learned, asked))
     got = "\n        ".join(_got(guard, learned, asked))
-    return f"""{_BASE}table bridge {TABLE} {{
-{_sets(port) if learned else ""}    chain from-{port.name} {{ }}
-    chain to-{port.name} {{ }}
-}}
-flush chain bridge {TABLE} from-{port.name}
-flush chain bridge {TABLE} to-{port.name}
-table bridge {TABLE} {{
-    chain from-{port.name} {{
+    return f"""{bare(port)}table bridge {TABLE} {{
+{_sets(port) if learned else ""}    chain from-{port.name} {{
         {sent}
     }}
     chain to-{port.name} {{
         {got}
     }}
 }}
-{_elements("add", port)}"""
+"""
 
 
 def claim(port: Port) -> str:
-    """To stand before `rules`: fails if the interface has any already."""
-    return f"add table bridge {TABLE}\n" + "".join(f"create chain bridge {TABLE} {way}-{port.name}\n" for way in ("from", "to"))
+    """To stand behind rules without `bare`: fails if the interface has any already."""
+    return _elements("create", port)
 
 
 def removal(port: Port) -> str:

@@ -254,11 +254,15 @@ class Journal:
         silent: UnreachableError | None = None
         for index in range(len(self.resources) - 1, -1, -1):
             last = (orphaned or self._acting) and index == len(self.resources) - 1 and not self.handed_over
+            for done in self.resources[index + 1:]:
+                done.settle(Deadline(seconds), self.resources[index])
             if self.resources[index] not in spared:
                 try:
-                    self.resources[index].release(Deadline(seconds), last=last)
+                    self.resources[index].begin_release(Deadline(seconds), last=last)
                 except UnreachableError as error:
                     silent = silent or error
+        for done in self.resources:
+            done.settle(Deadline(seconds), None)
         if silent is not None:
             raise silent
         released()

@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
 import msgspec
@@ -46,7 +46,7 @@ from .phase import RUN
 from .plan import Plan, check_user, member, plan
 from .registry import ASK
 from .release import conclude, has_guest, keep, release
-from .resource import Piece, Resource, Work
+from .resource import Piece, Resource, SlowResource, Work
 from .spool import directory
 from .status import Board, Status, failure_of, utf8
 from .units import Deadline
@@ -359,15 +359,23 @@ def reserve(chosen: Plan, again: Callable[[], Plan], book: Journal, work: Work, 
 
 
 def make(chosen: Plan, book: Journal, work: Work, config: Config, log: Log) -> None:
-    """Everything else in the plan, each thing promised before it is made."""
-    for phase in chosen.phases:
-        with log.phase(phase.name):
-            for step in phase.steps:
-                work.alive()
-                if step is chosen.domain:
-                    _start(chosen, book, work, config, log)
-                else:
-                    act(step, book, work)
+    """Everything else in the plan, each thing promised before it is made; what is slow, while the rest is made."""
+    with ExitStack() as begun:
+        finishes: list[Callable[[], None]] = []
+        for phase in chosen.phases:
+            with log.phase(phase.name):
+                for step in phase.steps:
+                    work.alive()
+                    if step is chosen.domain:
+                        for finish in finishes:
+                            finish()
+                        _start(chosen, book, work, config, log)
+                    elif isinstance(step, SlowResource):
+                        book.promise(step)
+                        with _named(step):
+                            finishes.append(begun.enter_context(step.begin()))
+                    else:
+                        act(step, book, work)
 
 
 def _start(chosen: Plan, book: Journal, work: Work, config: Config, log: Log) -> None:
@@ -416,7 +424,7 @@ def _taken(chosen: Plan, start: Start) -> trace.Taken:
 
 def act(step: Resource | Piece, book: Journal, work: Work, begin: Callable[[], None] = lambda: None) -> None:
     """Makes a thing, promised before if it must be released; `begin` is called before a guest starts. VmBatchError."""
-    try:
+    with _named(step):
         if isinstance(step, Resource):
             book.promise(step)
             if isinstance(step, Domain):
@@ -425,6 +433,13 @@ def act(step: Resource | Piece, book: Journal, work: Work, begin: Callable[[], N
             book.acted()
         else:
             step.make(work)
+
+
+@contextmanager
+def _named(step: Resource | Piece) -> Iterator[None]:
+    """Says of an error of the system's what it is about. NodeError, SiteError."""
+    try:
+        yield
     except OSError as error:
         raise NodeError(f"{step}: {error.strerror or error}", code="VB906") from None
     except FormatError as error:

@@ -22,7 +22,7 @@ from .exchange.meeting import Introduction
 from .exchange.member import Member, short
 from .exchange.place import GuestPlace
 from .exchange.volume import Volume
-from .facts import FILTERED, Facts
+from .facts import Facts
 from .grant import grant
 from .guard import Guard, others, rules
 from .host import file
@@ -232,6 +232,7 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
     phases = (Phase("context", (*of_job, *watcher)),) if job.pooled else (
         Phase("leases", leases),
         Phase("disks", (Directory(spool, job.token, 0o711), *(disks.steps if resumed is None else resumed.steps))),
+        Phase("network filter", tuple(guards.steps)),
         Phase("meeting", (own, *meeting) if meeting else ()),
         Phase("context", (
             *(() if meeting else (own,)),
@@ -240,7 +241,6 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
             *of_job,
             *(DomainFile(path, text) for path, text in texts),
         )),
-        Phase("network filter", tuple(guards.steps)),
         Phase("start", (*(() if nobody else watcher), domain, *guards.ports)),
     )
     notes = (*granted.notes, *disks.notes, *_unguarded(facts), *filter(None, (facts.booted,)))
@@ -321,8 +321,7 @@ def _guards(job: Job, template: Template, config: Config, facts: Facts, nets: tu
     """The guests of one job reach each other."""
     found = _Guards()
     for number, (interface, net) in enumerate(zip(template.interfaces, nets, strict=True)):
-        if (not (config.network_filter and interface.guarded and template.type in FILTERED)
-                or interface.network in facts.around.no_bridge):
+        if not (config.network_filter and interface.guarded) or interface.network in facts.around.no_bridge:
             found.changes.append(InterfaceChange(net.mac))
             continue
         dhcp, served = net.method == "dhcp", _served(interface.network, facts)
@@ -338,7 +337,7 @@ def _guards(job: Job, template: Template, config: Config, facts: Facts, nets: tu
             found.waiting.append(Waiting(config.libvirt_uri, facts.networks[interface.network], guard, made))
         elif dhcp:
             found.learning.append(Learning(guard, made))
-        found.ports.append(BridgePort(made.port.interface))
+        found.ports.append(BridgePort(made.port.interface, isolated=not peers))
         found.changes.append(InterfaceChange(net.mac, made.port.interface, isolated=not peers))
     return found
 

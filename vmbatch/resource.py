@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import ClassVar
 
 import msgspec
 
@@ -27,7 +29,11 @@ class Resource(msgspec.Struct, frozen=True, tag_field="kind"):
     `acquire` is exclusive and may fail half-way. `release` needs the record alone, is idempotent, takes absent and half-made as
     success, and leaves alone what is not this start's. `last` says that the journal ends with this record: whoever wrote it may
     have died with a request for it still under way.
+
+    `apart`: a hypervisor has no part in it, and once the guest has ended it can be released whatever the hypervisor still does.
     """
+
+    apart: ClassVar[bool] = False
 
     def acquire(self) -> None:
         """Makes the thing. NodeError."""
@@ -39,6 +45,26 @@ class Resource(msgspec.Struct, frozen=True, tag_field="kind"):
     def release(self, deadline: Deadline, *, last: bool) -> None:
         """Unmakes it. NodeError if it is still there."""
         raise NotImplementedError
+
+    def begin_release(self, deadline: Deadline, *, last: bool) -> None:
+        """As `release`, but what nothing else depends on may go on until it is told to `settle`."""
+        self.release(deadline, last=last)
+
+    def settle(self, deadline: Deadline, before: Resource | None) -> None:
+        """Waits for what goes on, if that must be over `before` another resource is released; None: in the end. NodeError."""
+
+
+class SlowResource(Resource, frozen=True):
+    """One that other programs make, beside whose work something else may be done."""
+
+    def begin(self) -> AbstractContextManager[Callable[[], None]]:
+        """Begins to make it; the function waits until it is there, and nothing works on it any more at the end. NodeError."""
+        raise NotImplementedError
+
+    def acquire(self) -> None:
+        """Makes the thing. NodeError."""
+        with self.begin() as finish:
+            finish()
 
 
 class Piece(msgspec.Struct, frozen=True):

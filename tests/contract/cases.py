@@ -18,7 +18,7 @@ from vmbatch.exchange.address import Address
 from vmbatch.exchange.export import Export, exported
 from vmbatch.exchange.member import Member
 from vmbatch.exchange.volume import Volume
-from vmbatch.guard import Guard, Port, claim, removal, rules
+from vmbatch.guard import Guard, Port, removal, rules
 from vmbatch.host import clock, nft, virt
 from vmbatch.hypervisor import netfilter
 from vmbatch.hypervisor.domain import Domain
@@ -282,7 +282,7 @@ class NetworkFilterCase(Case):
 
     def half_made(self) -> Iterator[tuple[str, Callable[[], None]]]:
         """nft makes all or nothing; somebody else may have taken some of it away, or all."""
-        text = claim(self.port) + rules(self.port, msgspec.structs.replace(self.guard, learns=True))
+        text = rules(self.port, msgspec.structs.replace(self.guard, learns=True))
         yield "file without filter", lambda: None
         yield "no file", self.file.unlink
         for what in ("delete table bridge vmbatch", "flush table bridge vmbatch", "flush chain bridge vmbatch to-{}",
@@ -292,7 +292,7 @@ class NetworkFilterCase(Case):
     def foreign(self) -> Iterator[tuple[str, Callable[[], None]]]:
         """Another start's, whose token begins with the same digits."""
         other = Port(self.token[:8] + new_token()[8:], 0)
-        yield "an interface of that name", lambda: nft.apply(claim(other) + rules(other, self.guard))
+        yield "an interface of that name", lambda: nft.apply(rules(other, self.guard))
 
     def clear(self) -> None:
         for found in netfilter.left():

@@ -7,6 +7,7 @@ import pytest
 
 from vmbatch import journal, registry
 from vmbatch.journal import Journal
+from vmbatch.resource import Resource
 from vmbatch.units import Deadline
 
 from .book import RESOURCES, START, Probe
@@ -31,6 +32,34 @@ def test_backwards() -> None:
     book.release(5)
     assert log == ["release c last", "release b", "release a"]
     assert not os.path.exists(book.path)
+    book.close()
+
+
+class Lasting(Probe, frozen=True):
+    """Its release goes on until it settles."""
+
+    def begin_release(self, deadline: Deadline, *, last: bool) -> None:
+        self.log.append(f"begin {self.name}")
+
+    def settle(self, deadline: Deadline, before: Resource | None) -> None:
+        self.log.append(f"settle {self.name} before {getattr(before, 'name', 'the end')}")
+
+
+def test_each_is_told_what_is_released_next() -> None:
+    log: list[str] = []
+    book = book_of(Probe("a", log), Probe("b", log), Lasting("c", log), Probe("d", log))
+    book.release(5, released=lambda: log.append("all is gone"))
+    assert log == ["release d last", "begin c", "settle c before b", "release b", "settle c before a", "release a",
+                   "settle c before the end", "all is gone"]
+    book.close()
+
+
+def test_what_is_spared_is_told_of_too() -> None:
+    log: list[str] = []
+    first = Probe("a", log)
+    book = book_of(first, Lasting("b", log))
+    book.release(5, spared=[first])
+    assert log == ["begin b", "settle b before a", "settle b before the end"]
     book.close()
 
 

@@ -134,11 +134,15 @@ class Node:
     def form(self) -> Template:
         return template.parse(self.template.read_bytes(), str(self.template))
 
+    def destroy(self, uuid: str, _uri: str, _over: Deadline) -> bool:
+        self.running.pop(uuid, None)
+        return False
+
     def _play(self, monkeypatch: pytest.MonkeyPatch) -> None:
         played: dict[str, Callable[..., object]] = {
             "create": self.create,
             "find": lambda _uri, uuid, _over=None: uuid if uuid in self.running else None,
-            "owner": lambda uuid, _over=None: self.running.get(uuid), "destroy": lambda uuid, _over: self.running.pop(uuid, None),
+            "owner": lambda uuid, _over=None: self.running.get(uuid), "destroy": self.destroy,
             "trouble": lambda *_: "", "guest_group": lambda _uri: None,
             "state": lambda _uri, uuid: "running" if uuid in self.running else "gone",
             "ours": lambda _uri: [(f"vmbatch-1.pool-{token[:8]}", uuid, token) for uuid, token in self.running.items()]}

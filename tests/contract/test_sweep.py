@@ -14,6 +14,7 @@ from vmbatch.spool.directory import Directory
 from vmbatch.units import Deadline
 
 from .book import START
+from .cases import NetworkFilterCase
 from .tokens import new_token
 
 pytestmark = pytest.mark.usefixtures("places")
@@ -50,6 +51,48 @@ def test_what_is_put_aside_meanwhile_is_known(config: Config, monkeypatch: pytes
     first.close()
     assert found.tokens == {first.start.token, second.start.token}
     assert (found.said, found.unread) == ([], [])
+
+
+def test_a_filter_that_no_journal_lists(config: Config, tmp_path: Path) -> None:
+    case = NetworkFilterCase(tmp_path)
+    case.prepare()
+    case.resource.acquire()
+    log = Log(config.log_directory, "0", "sweep")
+    try:
+        assert f"would remove {case.resource}: no journal lists it" in sweep.sweep(config, log, dry_run=True)
+        assert case.exists()
+        assert f"removed {case.resource}: no journal lists it" in sweep.sweep(config, log, dry_run=False)
+        assert not case.exists()
+    finally:
+        case.clear()
+
+
+def test_a_filter_is_made_again_if_nobody_ends_its_start(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has the journal's lock may be taking the filter away."""
+    monkeypatch.setattr(sweep, "_judge", lambda book, *, dry_run: "")
+    case, log = NetworkFilterCase(tmp_path), Log(config.log_directory, "0", "sweep")
+    case.prepare()
+    start = Journal.create(msgspec.structs.replace(START, job="42.vm", token=case.token))
+    assert start is not None
+    start.promise(case.resource)
+    assert sweep.sweep(config, log, dry_run=False) == [], "it is just being made"
+    start.hand_over()
+    assert sweep.sweep(config, log, dry_run=False) == [], "it is just being ended"
+    assert not case.exists()
+    start.close()
+    try:
+        about = f"the {case.resource} of job 42.vm again: its rules"
+        assert sweep.sweep(config, log, dry_run=True) == [f"would make {about} have been taken away"]
+        assert not case.exists()
+        assert sweep.sweep(config, log, dry_run=False) == [f"made {about} had been taken away"]
+        assert case.exists()
+        assert sweep.sweep(config, log, dry_run=False) == []
+        case.clear()
+        case.file.unlink()
+        [said] = sweep.sweep(config, log, dry_run=False)
+        assert said.startswith(f"could not make the {case.resource} of job 42.vm again: [Errno 2]")
+    finally:
+        case.clear()
 
 
 def test_nothing_is_nobodys_while_a_journal_cannot_be_read(config: Config) -> None:

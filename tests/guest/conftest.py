@@ -1,6 +1,7 @@
 """Jobs in real guests: the hooks as mom runs them, inside the lab's node."""
 
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from lab.mom import Job, Mom
 from tests import summary
 
 CONFIG = Path("/etc/vmbatch/vmbatch.conf")
+SITE_SCRIPTS = Path("/etc/vmbatch/guest.d")
 _booted: list[str] = []
 
 
@@ -65,6 +67,23 @@ def nothing_left(left: Callable[[], list[str]]) -> Iterator[None]:
     before = left()
     yield
     assert [line for line in left() if line not in before] == []
+
+
+@contextmanager
+def site_scripts() -> Iterator[Path]:
+    """Where the site's scripts for all guests are, which run as root: `prolog.d` before there is a user, `epilog.d` after."""
+    try:
+        for stage in ("prolog.d", "epilog.d"):
+            (SITE_SCRIPTS / stage).mkdir(parents=True)
+        yield SITE_SCRIPTS
+    finally:
+        shutil.rmtree(SITE_SCRIPTS)
+
+
+@pytest.fixture
+def scripts() -> Iterator[Path]:
+    with site_scripts() as place:
+        yield place
 
 
 Configure = Callable[[str], AbstractContextManager[None]]

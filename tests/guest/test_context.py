@@ -14,7 +14,6 @@ from .conftest import CONFIG, Configure
 pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("nothing_left")]
 
 DOMAINS = Path("/etc/vmbatch/domains")
-SCRIPTS = Path("/etc/vmbatch/guest.d")
 
 
 @pytest.fixture
@@ -27,16 +26,6 @@ def archive() -> Iterator[Path]:
             tar.addfile(member, io.BytesIO(data))
     yield path
     path.unlink()
-
-
-@pytest.fixture
-def scripts() -> Iterator[Path]:
-    for stage in ("prolog.d", "epilog.d"):
-        (SCRIPTS / stage).mkdir(parents=True)
-    yield SCRIPTS
-    for path in sorted(SCRIPTS.rglob("*"), reverse=True):
-        path.unlink() if path.is_file() else path.rmdir()
-    SCRIPTS.rmdir()
 
 
 @pytest.fixture

@@ -20,12 +20,12 @@ from tests.signature.authority import SUBJECT, Authority, padded, signed
 from vmbatch.disk import layout
 from vmbatch.format import vhd
 
+from .conftest import site_scripts
 from .disks import image, more_disks, queue, root_disk, second_disk, served
 
 pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("nothing_left", "clean_store")]
 
 STORE = Path("/var/lib/vmbatch/store")
-SCRIPTS = Path("/etc/vmbatch/guest.d")
 WHERE = b"#!/bin/sh\nwhile read device place kind rest; do [ $place != / ] || echo $device $kind; done < /proc/mounts\n"
 PACKERS: dict[str, Callable[[bytes], bytes]] = {
     "gz": lambda data: gzip.compress(data, 1), "bz2": lambda data: bz2.compress(data, 1),
@@ -75,13 +75,10 @@ def images() -> Iterator[Path]:
 @contextmanager
 def run_at_boot(text: str = "") -> Iterator[Path]:
     """A script of the site's that guests run as root before the job."""
-    (SCRIPTS / "prolog.d").mkdir(parents=True)
-    script = SCRIPTS / "prolog.d/10-disk"
-    script.write_text(text)
-    try:
+    with site_scripts() as scripts:
+        script = scripts / "prolog.d/10-disk"
+        script.write_text(text)
         yield script
-    finally:
-        shutil.rmtree(SCRIPTS)
 
 
 @pytest.fixture

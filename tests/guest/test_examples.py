@@ -157,14 +157,10 @@ def test_no_network(mom: Mom) -> None:
 
 
 @pytest.fixture
-def mounted_cache() -> Iterator[None]:
+def mounted_cache(scripts: Path) -> None:
     """A script of the site's mounts the disk in every guest."""
-    scripts = Path("/etc/vmbatch/guest.d")
-    (scripts / "prolog.d").mkdir(parents=True)
     (scripts / "prolog.d/10-cache").write_text("#!/bin/sh\nmkdir /cache && mount -t ext4 /dev/vdc /cache && chmod 777 /cache\n")
     (scripts / "prolog.d/10-cache").chmod(0o755)
-    yield
-    shutil.rmtree(scripts)
 
 
 @pytest.mark.usefixtures("mounted_cache")

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -153,17 +153,12 @@ def test_two_mistakes_of_the_configuration(mom: Mom) -> None:
     assert all(line.startswith(f"{CONFIG}:") for line in lines[2:]) and len(lines) == 4
 
 
-def test_a_user_whom_the_guest_does_not_let_in(mom: Mom, tmp_path: Path) -> None:
+def test_a_user_whom_the_guest_does_not_let_in(mom: Mom, scripts: Path, configure: Configure) -> None:
     """The image has a login of the same name that is locked out by its shell."""
-    scripts = Path("/etc/vmbatch/guest.d/epilog.d")
-    with ExitStack() as stack:
-        scripts.mkdir(parents=True)
-        stack.callback(lambda: run(["rm", "-r", "/etc/vmbatch/guest.d"]))
-        (scripts / "10-lock").write_text("#!/bin/sh\nsed -i 's,^\\(alice:.*:\\)[^:]*$,\\1/bin/false,' /etc/passwd\n")
-        (scripts / "10-lock").chmod(0o755)
-        before = CONFIG.read_text()
-        CONFIG.write_text(f'{before}\n[timeouts]\nboot = "40s"\n')
-        stack.callback(lambda: CONFIG.write_text(before))
+    lock = scripts / "epilog.d/10-lock"
+    lock.write_text("#!/bin/sh\nsed -i 's,^\\(alice:.*:\\)[^:]*$,\\1/bin/false,' /etc/passwd\n")
+    lock.chmod(0o755)
+    with configure('[timeouts]\nboot = "40s"\n'):
         [first, second] = seen(mom, "busybox")
     assert re.fullmatch(r"job ID could not start: the guest was not ready within 40 s "
                         r"\(phase login: alice cannot log in at \S+: .*\) "

@@ -17,7 +17,7 @@ from lab.mom import Job, Mom, kill_session
 from vmbatch.host import virt
 
 from . import matrix
-from .conftest import CONFIG
+from .conftest import CONFIG, site_scripts
 from .disks import DOMAINS
 from .test_context_matrix import archive
 from .test_disk_context import template as disk_template
@@ -42,18 +42,16 @@ done
 @contextmanager
 def queue_of(text: str, script: str = SERVANT) -> Iterator[str]:
     """A queue with guests of this template, in which root starts a script of the site's."""
-    place = Path("/etc/vmbatch/guest.d/epilog.d/servant")
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_text(script)
     before = CONFIG.read_text()
-    matrix.write("lost", text)
-    CONFIG.write_text(before.replace("[queues]\n", '[queues]\nlost = "lost.xml"\n'))
-    try:
-        yield "lost"
-    finally:
-        CONFIG.write_text(before)
-        place.unlink()
-        (DOMAINS / "lost.xml").unlink()
+    with site_scripts() as scripts:
+        (scripts / "epilog.d/servant").write_text(script)
+        matrix.write("lost", text)
+        CONFIG.write_text(before.replace("[queues]\n", '[queues]\nlost = "lost.xml"\n'))
+        try:
+            yield "lost"
+        finally:
+            CONFIG.write_text(before)
+            (DOMAINS / "lost.xml").unlink()
 
 
 def of(name: str, *changes: tuple[str, str]) -> str:

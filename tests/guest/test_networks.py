@@ -135,7 +135,8 @@ def test_another_dhcp_server(mom: Mom) -> None:
 
 
 def test_one_call_of_nft_for_each_change(mom: Mom, tmp_path: Path) -> None:
-    """At the start, at the lease and at the end; and none of what libvirt's own filters are made by."""
+    """At start, lease and end; and none of what libvirt's own filters are made by. A node's first guest has one more."""
+    assert mom.run(b"#!/bin/sh\n").verdict == "run"
     called = tmp_path / "called"
     with contextlib.ExitStack() as noted:
         for name in ("nft", "ebtables", "iptables", "ip6tables", "arptables"):

@@ -23,7 +23,6 @@ pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("nothing_left")]
 
 VMBATCH = "/srv/vmbatch/venv/bin/vmbatch"
 STORE = Path("/var/lib/vmbatch/store/saved")
-SCRIPTS = Path("/etc/vmbatch/guest.d/prolog.d")
 FIRST = b"""#!/bin/sh
 dd if=/dev/urandom of=/run/first bs=16 count=1 2>/dev/null
 chmod 644 /run/first
@@ -79,14 +78,11 @@ def saved() -> Iterator[Path]:
 
 
 @pytest.fixture
-def first_bytes() -> Iterator[None]:
+def first_bytes(scripts: Path) -> None:
     """The site has each guest keep the first random bytes that anybody gets in it, before its sshd and its user."""
-    SCRIPTS.mkdir(parents=True, exist_ok=True)
-    script = SCRIPTS / "10-first"
+    script = scripts / "prolog.d/10-first"
     script.write_bytes(FIRST)
     script.chmod(0o755)
-    yield
-    script.unlink()
 
 
 def log(ended: Ended) -> str:

@@ -93,7 +93,11 @@ def test_a_job_runs_in_its_guest_by_an_installation(vmbatch: Vmbatch, home: Path
     assert job.output.decode().split() == [f"vm-{job.id.partition('.')[0]}", "alice"]
     assert (home / "ran").read_text() == "prologue\n", "the site's own hook"
     mom.forget(job)
-    assert vmbatch("uninstall", "--yes").returncode == 0
+    tables = "remove   the tables vmbatch of nftables, which all guests' network filters share\n"
+    assert tables in vmbatch("uninstall", "--dry-run").stdout
+    gone = vmbatch("uninstall", "--yes")
+    assert (gone.returncode, tables in gone.stdout) == (0, True)
+    assert "vmbatch" not in subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True).stdout
 
 
 def test_not_under_a_mom_at_work(vmbatch: Vmbatch, home: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from vmbatch.guard import Guard, Port, claim, removal, rules
+from vmbatch.guard import BASE, Guard, Port, bare, claim, removal, rules
 from vmbatch.hypervisor.netfilter import BridgePort
 
 from . import packet as p
@@ -286,7 +286,8 @@ GOT: dict[str, tuple[dict[str, Body], dict[str, Body]]] = {
 
 
 def opened(port: Port, guard: Guard) -> str:
-    return claim(port) + rules(port, guard)
+    """As it is made for a node's first guest."""
+    return BASE + rules(port, guard).removeprefix(bare(port)) + claim(port)
 
 
 def cases() -> list[tuple[str, str, str, Body, bool]]:
@@ -446,7 +447,7 @@ def test_a_spanning_tree_does_not_end_at_a_guest(blocked: bool) -> None:
     port, other = PORTS["both"], PORTS["twice"]
     frames = (Sent(port.interface, to("01:80:c2:00:00:00", measured(ROOT))(mark(0))), sent("sent", "both", PLAIN(mark(1))),
               sent("sent", "twice", PLAIN(mark(2))))
-    ports = (BridgePort(port.interface), BridgePort(other.interface)) if blocked else ()
+    ports = (BridgePort(port.interface, isolated=True), BridgePort(other.interface, isolated=True)) if blocked else ()
     places = play(Play((port.interface, other.interface), (opened(port, GUARDS["both"]), opened(other, GUARDS["twice"]), *ports,
                                                            frames), stp=True))
     assert [WORLD in seen for seen in places] == [False, not blocked, True]

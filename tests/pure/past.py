@@ -16,9 +16,9 @@ STATUS = Status(
     job="42.vm", token=TOKEN, user="alice", uid=1500, queue="vm", batch="torque", node="node1",
     template="/etc/vmbatch/domains/debian.xml", cores=2, memory=512 << 20, started=MOMENT, queued=7.5,
     owner=clock.ProcessIdentity(1, 0, "boot"), guest="vmbatch-42.vm-01234567", address="10.0.0.20",
-    steps=(Step("begin", 100.0), Step("admission", 100.25), Step("images", 100.5), Step("disks", 101.0), Step("context", 101.5),
-           Step("network filter", 102.0), Step("start", 102.5), Step("boot", 103.0), Step("login", 113.0), Step("ready", 114.0),
-           Step("run", 114.5), Step("epilogue", 174.5), Step("release", 175.0)))
+    steps=(Step("begin", 100.0), Step("admission", 100.25), Step("images", 100.5), Step("disks", 101.0),
+           Step("network filter", 101.5), Step("context", 101.5), Step("start", 102.0), Step("boot", 103.0), Step("login", 113.0),
+           Step("ready", 114.0), Step("run", 114.5), Step("epilogue", 174.5), Step("release", 175.0)))
 
 
 def status(**changed: object) -> Status:
@@ -48,7 +48,7 @@ def month(starts: int = 400, days: float = 2.0) -> list[history.Record]:
         at = max(free.get((node, lane), 0.0), number * days * 86400 / starts) + dice.expovariate(1 / 40)
         lengths = [("begin", 0.02), ("admission", dice.expovariate(1 / 0.05)), ("images", dice.choice((0.01, 0.01, 0.01, 24.0)) *
                    dice.uniform(0.7, 1.4)), ("disks", 0.06 * dice.uniform(0.5, 2)), ("context", 0.12 * dice.uniform(0.8, 1.5)),
-                   ("network filter", 0.3), ("start", 0.35 * dice.uniform(0.8, 1.6)),
+                   ("start", 0.3 + 0.35 * dice.uniform(0.8, 1.6)),
                    ("boot", boot * dice.lognormvariate(0, 0.18)),
                    ("login", 0.9 * dice.uniform(0.7, 1.8)), ("ready", 0.05), ("run", run * dice.lognormvariate(0, 0.7)),
                    ("epilogue", 0.1), ("release", 0.5 * dice.uniform(0.7, 2))]

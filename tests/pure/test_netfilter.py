@@ -11,7 +11,7 @@ from lxml import etree
 
 from vmbatch.errors import InputError
 from vmbatch.facts import Around
-from vmbatch.guard import Guard, Port, claim, others, removal, rules
+from vmbatch.guard import Guard, Port, bare, claim, others, removal, rules
 from vmbatch.hypervisor.netfilter import NetworkFilter
 from vmbatch.plan import FilterFile, plan
 from vmbatch.template import parse_network
@@ -40,6 +40,7 @@ def test_names(token: bytes, number: int) -> None:
     assert len(port.interface) <= 15
     assert not port.interface.startswith(("vnet", "vif", "macvtap", "macvlan"))
     assert set(re.findall(r"[0-9a-f]{32}-[0-9]+", claim(port) + rules(port, LEARNS) + removal(port))) == {port.name}
+    assert rules(port, LEARNS).startswith(bare(port)), "without which a first guest's are made"
 
 
 def test_what_is_made_is_removed() -> None:
@@ -110,8 +111,10 @@ TAGS = "<interface type='network'><source network='default'/></interface>"
     (TEMPLATE.replace(TAGS, TAGS.replace("<source", "<filterref filter='clean-traffic'/><source")), {}),
     (TEMPLATE.replace(TAGS, TAGS.replace("<source", "<virtualport type='openvswitch'/><source")), {}),
     (TEMPLATE.replace(TAGS, "<interface type='direct'><source dev='eth0'/></interface>"), {}),
-    (TEMPLATE.replace("type='kvm'", "type='xen'").replace(">KVM<", ">XEN<"), {"libvirt_uri": "xen:///system"}),
-], ids=["not wanted", "not in this template", "the template's own", "Open vSwitch", "no bridge", "Xen"])
+    (TEMPLATE.replace(TAGS, TAGS.replace("</interface>", "<script path='/etc/xen/scripts/vif-route'/></interface>")), {}),
+    (TEMPLATE.replace("type='kvm'", "type='xen'").replace(">KVM<", ">XEN<")
+     .replace("<devices>", "<os><type>hvm</type></os><devices>"), {"libvirt_uri": "xen:///system"}),
+], ids=["not wanted", "not in this template", "the template's own", "Open vSwitch", "no bridge", "routed by Xen", "of Xen's HVM"])
 def test_interfaces_without_a_filter_of_ours(text: str, changed: dict[str, object]) -> None:
     *made, xml = steps(text, **changed)
     assert made == []

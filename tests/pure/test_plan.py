@@ -111,7 +111,7 @@ def test_the_domain_is_the_last_effect() -> None:
     found = steps(plan(job(), form(), settings(), facts()))
     assert [type(step) for step in found[-3:]] == [Domain, BridgePort, BridgePort], "its ports are there with it"
     assert [type(step) for step in found if isinstance(step, Resource)] == [
-        Directory, Directory, Directory, NetworkFilter, NetworkFilter, Domain]
+        Directory, NetworkFilter, NetworkFilter, Directory, Directory, Domain]
 
 
 def test_what_is_made_lies_in_what_is_owned() -> None:
@@ -177,7 +177,7 @@ def test_the_first_node_and_a_sister() -> None:
 def test_guests_are_introduced_before_their_media_are_made() -> None:
     met = member(PAIR, settings(), "node1", 300.0)
     chosen = plan(PAIR, form(), settings(), facts(), met)
-    assert [phase.name for phase in chosen.phases] == ["disks", "meeting", "context", "network filter", "start"]
+    assert [phase.name for phase in chosen.phases] == ["disks", "network filter", "meeting", "context", "start"]
     (meeting,) = (phase.steps for phase in chosen.phases if phase.name == "meeting")
     assert [type(step).__name__ for step in meeting] == ["Keys", "Introduction"]
     assert isinstance(meeting[1], Introduction)

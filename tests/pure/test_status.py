@@ -140,7 +140,7 @@ def test_a_torn_line_is_passed_over(place: Path, torn: bytes) -> None:
 def test_ages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clock, "uptime", lambda: 200.0)
     assert (STATUS.phase, STATUS.age(), STATUS.since()) == ("epilogue", 100.0, 25.5)
-    assert like(steps=(Step("begin", 100.0), Step("network filter", 120.0), Step("boot", 150.0))).since() == 80.0
+    assert like(steps=(Step("begin", 100.0), Step("start", 120.0), Step("boot", 150.0))).since() == 80.0
 
 
 def test_a_start_whose_prologue_is_gone() -> None:

@@ -11,10 +11,16 @@ import msgspec
 import pytest
 
 from vmbatch.errors import DeadlineError, EndedError, NodeError
+from vmbatch.exchange.volume import Volume
 from vmbatch.format import savefile
 from vmbatch.host import process, virt
 from vmbatch.hypervisor.domain import Domain, Restore
+from vmbatch.hypervisor.netfilter import NetworkFilter
+from vmbatch.resource import Resource
+from vmbatch.spool.directory import Directory
 from vmbatch.units import Deadline
+
+from .sample import TOKEN
 
 URI = "qemu:///system"
 DOMAIN = Domain(URI, "vmbatch-42.vm-0123abcd", "0123abcd-1111-4222-8333-444455556666", "0123abcd" * 4, "/spool/domain.xml")
@@ -31,6 +37,7 @@ class Daemon:
         self.failures: list[str] = []
         self.given: list[bytes | str] = []
         self.asked = 0
+        self.destroyed: Callable[[], None] = lambda: None
 
     def open(self, _uri: str) -> "Connection":
         self.answers.wait()
@@ -85,6 +92,12 @@ class Guest:
         self.daemon = daemon
         self.uuid = uuid
 
+    def name(self) -> str:
+        return DOMAIN.name
+
+    def UUIDString(self) -> str:
+        return self.uuid
+
     def metadata(self, *_arguments: object) -> str:
         self.daemon.say()
         return f"<job token='{DOMAIN.token}'/>"
@@ -98,6 +111,7 @@ class Guest:
         self.daemon.given.append("goes on")
 
     def destroy(self) -> None:
+        self.daemon.destroyed()
         self.daemon.say()
         self.daemon.domains.discard(self.uuid)
 
@@ -208,6 +222,54 @@ def test_a_request_under_way_is_waited_for_from_the_first_answer_on(daemon: Daem
     monkeypatch.setattr(daemon, "say", slow)
     DOMAIN.release(Deadline(30), last=True)
     assert (daemon.domains, daemon.asked > 3) == (set(), True)
+
+
+@pytest.fixture
+def ended(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Has DOMAIN's QEMU end as soon as libvirtd is asked for it, which does not answer; the function has it answer."""
+    read, write = os.pipe()
+
+    def end() -> None:
+        os.close(write)
+        daemon.destroyed = lambda: None
+        daemon.answers.clear()
+
+    daemon.domains.add(DOMAIN.uuid)
+    daemon.destroyed = end
+    monkeypatch.setattr(virt, "_qemu", lambda _uri, _name, _uuid: read)
+    return daemon.answers.set
+
+
+def test_what_libvirt_has_no_part_in_does_not_wait_for_it(daemon: Daemon, ended: Callable[[], None]) -> None:
+    DOMAIN.begin_release(Deadline(60), last=False)
+    for apart in (Directory("/run/vmbatch/handover/42.vm", TOKEN, 0o711), NetworkFilter(TOKEN, 0, "/spool/filter-0.nft")):
+        DOMAIN.settle(Deadline(0), apart)
+    assert daemon.domains == {DOMAIN.uuid}
+    ended()
+    DOMAIN.settle(Deadline(60), Directory("/spool", TOKEN, 0o711))
+    assert daemon.domains == set()
+
+
+@pytest.mark.parametrize("before", [
+    Directory("/spool", TOKEN, 0o711), Volume("/srv/share/guest", TOKEN, 1, 0, 0), None], ids=["spool", "volume", "end"])
+def test_all_else_waits(daemon: Daemon, ended: Callable[[], None], before: Resource | None) -> None:
+    DOMAIN.begin_release(Deadline(60), last=False)
+    with pytest.raises(DeadlineError):
+        DOMAIN.settle(Deadline(0.01), before)
+
+
+def test_libvirt_cannot_end_a_guest_whose_qemu_has_ended(daemon: Daemon, ended: Callable[[], None]) -> None:
+    DOMAIN.begin_release(Deadline(60), last=False)
+    daemon.failures = ["it has an engine of its own"]
+    ended()
+    with pytest.raises(NodeError, match=r"^libvirt did not end the guest: it has an engine of its own$"):
+        DOMAIN.settle(Deadline(60), None)
+    assert daemon.domains == {DOMAIN.uuid}
+
+
+def test_release_alone_waits_for_libvirt(daemon: Daemon, ended: Callable[[], None]) -> None:
+    with pytest.raises(DeadlineError):
+        DOMAIN.release(Deadline(0.05), last=False)
 
 
 @pytest.fixture

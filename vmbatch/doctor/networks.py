@@ -9,7 +9,6 @@ import msgspec
 from ..config import Config
 from ..errors import NodeError
 from ..exchange.address import taken
-from ..facts import FILTERED
 from ..guard import Guard, Port, rules
 from ..host import nft, virtnet
 from ..template import Template, parse_network
@@ -127,7 +126,7 @@ class Filtering(msgspec.Struct, frozen=True):
 def filters(site: Site) -> Iterator[Finding]:
     """What network filters need, and what of the node's own firewall may be in guests' way."""
     config = site.config
-    guarded = [form for form in site.of_type(*FILTERED) if any(interface.guarded for interface in form.interfaces)]
+    guarded = [form for form in site.templates if any(interface.guarded for interface in form.interfaces)]
     wanted = config.network_filter and bool(guarded)
     unguarded, refused = [], ""
     if wanted:

@@ -1,7 +1,10 @@
 """nft(8): changes of the kernel's packet filters, each of which is made as a whole or not at all."""
 
+import functools
 import os
 import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import msgspec
@@ -19,12 +22,19 @@ HINT = ("install nftables; its bridge family must be in this node's kernel; with
 
 def apply(text: str) -> None:
     """Does what the text says, if all of it can be done. NodeError with nft's reason."""
-    _run(["-f", "-"], text, process.patience(_SECONDS))
+    with applying(text) as finish:
+        finish()
+
+
+def applying(text: str) -> AbstractContextManager[Callable[[], None]]:
+    """As `apply`, while something else is done: the function waits for it. What is not done at the end is never done."""
+    return _running(["-f", "-"], text)
 
 
 def check(text: str) -> None:
     """NodeError if `apply` would fail."""
-    _run(["-c", "-f", "-"], text, process.patience(_SECONDS))
+    with _running(["-c", "-f", "-"], text) as finish:
+        finish()
 
 
 def listed(*what: str) -> list[dict[str, Any]]:
@@ -50,18 +60,25 @@ def listed(*what: str) -> list[dict[str, Any]]:
     return found["nftables"]
 
 
-def _run(words: list[str], text: str, deadline: Deadline) -> None:
-    program = _program()
+@contextmanager
+def _running(words: list[str], text: str) -> Iterator[Callable[[], None]]:
+    deadline = process.patience(_SECONDS)
     fd = os.memfd_create("vmbatch", os.MFD_CLOEXEC)
     try:
         with open(fd, "wb", closefd=False) as file:
             file.write(text.encode())
         os.lseek(fd, 0, os.SEEK_SET)
-        process.run([program, *words], deadline, stdin=fd)
-    except CommandError as error:
-        raise NodeError(f"nft did not change the guest's network filter: {_reason(error.output)}", HINT, code="VB603") from None
+        with process.running([_program(), *words], stdin=fd) as finish:
+            yield functools.partial(_finish, finish, deadline)
     finally:
         os.close(fd)
+
+
+def _finish(finish: Callable[[Deadline], str], deadline: Deadline) -> None:
+    try:
+        finish(deadline)
+    except CommandError as error:
+        raise NodeError(f"nft did not change the guest's network filter: {_reason(error.output)}", HINT, code="VB603") from None
 
 
 def _program() -> str:

@@ -111,31 +111,30 @@ def run(
 
     What is watched (see `watch`) may raise meanwhile; then the program is ended, too.
     """
+    with running(argv, account=account, limits=limits, stdin=stdin, pass_fds=pass_fds, quiet=quiet) as finish:
+        return finish(deadline)
+
+
+@contextlib.contextmanager
+def running(
+    argv: list[str], *, account: str | None = None, limits: tuple[str, ...] = (),
+    stdin: int | None = None, pass_fds: tuple[int, ...] = (), quiet: bool = False,
+) -> Iterator[Callable[[Deadline], str]]:
+    """A program beside which we do something else, until the function waits for its end as `run` does; it is ended with us."""
     process = start(argv, account=account, limits=limits, stdin=stdin, pass_fds=pass_fds,
                     stderr=subprocess.PIPE if quiet else subprocess.STDOUT)
-    try:
+
+    def finish(deadline: Deadline) -> str:
         output, said = _to_the_end(process, argv[0], deadline)
+        text = output[-_OUTPUT_LIMIT:].decode("utf-8", "replace")
+        if process.returncode:
+            raise CommandError(argv, process.returncode, text + (said or b"")[-_OUTPUT_LIMIT:].decode("utf-8", "replace"))
+        return text
+
+    try:
+        yield finish
     finally:
         end(process)
-    text = output[-_OUTPUT_LIMIT:].decode("utf-8", "replace")
-    if process.returncode:
-        raise CommandError(argv, process.returncode, text + (said or b"")[-_OUTPUT_LIMIT:].decode("utf-8", "replace"))
-    return text
-
-
-def run_all(programs: list[list[str]], deadline: Deadline) -> None:
-    """Runs programs that write next to nothing at the same time, each to its end. As `run`."""
-    started: list[subprocess.Popen[bytes]] = []
-    try:
-        for argv in programs:
-            started.append(start(argv))
-        for argv, process in zip(programs, started, strict=True):
-            output, _said = _to_the_end(process, argv[0], deadline)
-            if process.returncode:
-                raise CommandError(argv, process.returncode, output[-_OUTPUT_LIMIT:].decode("utf-8", "replace"))
-    finally:
-        for process in started:
-            end(process)
 
 
 def _to_the_end(process: subprocess.Popen[bytes], name: str, deadline: Deadline) -> tuple[bytes, bytes | None]:

@@ -18,8 +18,10 @@ _PAUSE_SECONDS = 0.005
 
 def make_keys(paths: Iterable[str], comment: str, deadline: Deadline) -> None:
     """Ed25519 keys without passphrase at each path, the public halves at `path`.pub."""
-    process.run_all([["/usr/bin/ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", path] for path in paths],
-                    deadline)
+    generator = ("/usr/bin/ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f")
+    with contextlib.ExitStack() as ends:
+        for finish in [ends.enter_context(process.running([*generator, path])) for path in paths]:
+            finish(deadline)
 
 
 def prove_login(handover: str, user: User, address: str, alias: str, party: bytes = b"",

@@ -4,9 +4,10 @@ import contextlib
 import functools
 import os
 import re
+import select
 import threading
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import libvirt
 
@@ -37,6 +38,7 @@ _TAIL_BYTES = 4096
 _LOOK_SECONDS = 1.0
 _ANSWER_SECONDS = 30.0
 """As long libvirt itself waits for a guest that another request holds (qemu_domainjob.c, QEMU_JOB_WAIT_TIME)."""
+_LOOK_AT_QEMU_SECONDS = 0.004
 _START_SECONDS = 600.0
 """A guest's memory may be taken before it starts."""
 _ALIVE_SECONDS = 0.2
@@ -48,25 +50,29 @@ _heard: dict[str, "libvirt.virConnect"] = {}
 _listeners: list[Callable[[], None]] = []
 
 
-def within(over: Deadline, ask: Callable[[], T]) -> T:
-    """What `ask` returns or raises; DeadlineError if libvirtd does not answer in time; meanwhile asks `process.alive`.
+class _Request(Generic[T]):
+    """A question to libvirtd, asked in a thread of its own.
 
-    It runs in a thread of its own, as libvirt's keep-alive bounds neither the opening of a connection nor a request that goes on.
-    Who gives up leaves the thread, and the connection, to the end of the process.
+    libvirt's keep-alive bounds neither the opening of a connection nor a request that goes on. Who gives up leaves the thread,
+    and the connection, to the end of the process.
     """
-    said: list[T] = []
-    wrong: list[BaseException] = []
-    done = threading.Event()
 
-    def work() -> None:
+    def __init__(self, ask: Callable[[], T]) -> None:
+        self._ask = ask
+        self._said: list[T] = []
+        self._wrong: list[BaseException] = []
+        self.done = threading.Event()
+        threading.Thread(target=self._work, name="libvirt request", daemon=True).start()
+
+    def _work(self) -> None:
         try:
-            said.append(ask())
+            self._said.append(self._ask())
         except BaseException as error:
-            wrong.append(error)
-        done.set()
+            self._wrong.append(error)
+        self.done.set()
 
-    threading.Thread(target=work, name="libvirt request", daemon=True).start()
-    while not done.wait(min(_ALIVE_SECONDS, over.left())):
+    def check(self, over: Deadline) -> None:
+        """DeadlineError if libvirtd does not answer in time; asks `process.alive`."""
         try:
             process.alive()
             if over.passed():
@@ -74,9 +80,23 @@ def within(over: Deadline, ask: Callable[[], T]) -> T:
         except VmBatchError:
             _connections.clear()
             raise
-    if wrong:
-        raise wrong[0]
-    return said[0]
+
+    def answer(self, over: Deadline) -> T:
+        """What `ask` returns or raises. As `check`."""
+        while not self.done.wait(min(_ALIVE_SECONDS, over.left())):
+            self.check(over)
+        if self._wrong:
+            raise self._wrong[0]
+        return self._said[0]
+
+
+def within(over: Deadline, ask: Callable[[], T]) -> T:
+    """What `ask` returns or raises; DeadlineError if libvirtd does not answer in time; meanwhile asks `process.alive`."""
+    return _Request(ask).answer(over)
+
+
+_ending: dict[str, _Request[object]] = {}
+"""By the domain's uuid."""
 
 
 @functools.cache
@@ -309,13 +329,56 @@ def number(domain: "libvirt.virDomain") -> int:
         return -1
 
 
-def destroy(domain: "libvirt.virDomain", over: Deadline) -> None:
-    """Ends a domain at once; gone is success. NodeError if it will not die, DeadlineError if it does not in time."""
+def destroy(domain: "libvirt.virDomain", uri: str, over: Deadline) -> bool:
+    """Ends a domain at once; gone is success. NodeError if it will not die, DeadlineError if it does not in time.
+
+    True if its QEMU has ended and libvirt has still to notice: it looks each 0.2 s only (src/util/virprocess.c,
+    virProcessKillPainfullyDelay). `settle` waits for that.
+    """
+    uuid = domain.UUIDString()
+    handle = _qemu(uri, domain.name(), uuid)
     try:
-        within(over, domain.destroy)
+        request = _Request(domain.destroy)
+        while handle != -1 and not request.done.wait(_LOOK_AT_QEMU_SECONDS):
+            if select.select([handle], [], [], 0)[0]:
+                _ending[uuid] = request
+                return True
+            request.check(over)
+    finally:
+        if handle != -1:
+            os.close(handle)
+    _ended(request, over)
+    return False
+
+
+def settle(uuid: str, over: Deadline) -> None:
+    """Waits until libvirt has let go of a domain that this process has ended. As `destroy`."""
+    request = _ending.pop(uuid, None)
+    if request is not None:
+        _ended(request, over)
+
+
+def _ended(request: _Request[object], over: Deadline) -> None:
+    try:
+        request.answer(over)
     except libvirt.libvirtError as error:
         if error.get_error_code() not in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID):
             raise NodeError(f"libvirt did not end the guest: {error}", code="VB713") from None
+
+
+def _qemu(uri: str, name: str, uuid: str) -> int:
+    """A descriptor of a guest's process, -1 where it is not known."""
+    pid = pid_of(uri, name, uuid)
+    if pid is None:
+        return -1
+    try:
+        handle = os.pidfd_open(pid)
+    except OSError:
+        return -1
+    if pid_of(uri, name, uuid) == pid:  # it was not another's by the time it was opened
+        return handle
+    os.close(handle)
+    return -1
 
 
 def suspend(domain: "libvirt.virDomain") -> None:

@@ -73,6 +73,20 @@ def see_gone(uuid: str, spool: str, numbers: set[int], deadline: Deadline) -> No
         time.sleep(min(_PAUSE_SECONDS, deadline.left()))
 
 
+def forget_interfaces(prefix: str, deadline: Deadline) -> None:
+    """Removes what xenstore has of interfaces whose names begin so.
+
+    Xen's script takes an interface's name for a domain's number where it is not Xen's own, writes down the MTU there, and nobody
+    removes that (set_mtu of tools/hotplug/Linux/xen-network-common.sh).
+    """
+    lister, remover = process.find("xenstore-list"), process.find("xenstore-rm")
+    if lister is None or remover is None:
+        return
+    for name in process.run([lister, "/local/domain"], deadline, quiet=True).split():
+        if name.startswith(prefix):
+            process.run([remover, f"/local/domain/{name}"], deadline)
+
+
 def _destroy(domain: XenDomain, deadline: Deadline) -> None:
     """Asks Xen to end a domain that libvirt does not know; one that is dying needs nothing but time."""
     program = process.find("xl")

@@ -8,6 +8,7 @@ import time
 import msgspec
 
 from ..errors import DeadlineError, EndedError, NodeError
+from ..guard import interfaces
 from ..host import virt
 from ..resource import Resource
 from ..units import Deadline
@@ -92,6 +93,11 @@ class Domain(Resource, frozen=True, tag="domain"):
         return self.uri.startswith("xen")
 
     def release(self, deadline: Deadline, *, last: bool) -> None:
+        """Ends the guest at once and sees it gone. NodeError."""
+        self.begin_release(deadline, last=last)
+        self.settle(deadline, None)
+
+    def begin_release(self, deadline: Deadline, *, last: bool) -> None:
         """Ends the guest at once and sees it gone, from Xen, too: the uuid is this start's own, made of its token.
 
         Where the promise is the journal's last line, the promiser may have died with the request still in libvirtd's hands: a
@@ -116,6 +122,7 @@ class Domain(Resource, frozen=True, tag="domain"):
             from ..host import xen
 
             xen.see_gone(self.uuid, os.path.dirname(self.xml), numbers - {-1}, deadline)
+            xen.forget_interfaces(interfaces(self.token), deadline)
 
     def _end(self, deadline: Deadline, wait: float, numbers: set[int]) -> bool:
         """Whether the guest is gone, and not another's; looks for it `wait` seconds, adds to `numbers` its own. NodeError."""
@@ -135,11 +142,20 @@ class Domain(Resource, frozen=True, tag="domain"):
                 if owner and self.xen:
                     numbers.add(virt.number(domain))
                 if owner == self.token:
-                    virt.destroy(domain, over)
+                    if virt.destroy(domain, self.uri, over):
+                        return True
                 elif owner != "":
                     return False
-                tried = True
+                if not tried:
+                    tried = True
+                    continue
             time.sleep(_PAUSE_SECONDS)
+
+
+    def settle(self, deadline: Deadline, before: Resource | None) -> None:
+        """Of a guest whose QEMU has ended libvirt has the disks in its hands a little longer: it restores their owners."""
+        if before is None or not before.apart or getattr(before, "path", "") == os.path.dirname(self.xml):
+            virt.settle(self.uuid, deadline)
 
 
 def _text(path: str) -> str:

@@ -3,22 +3,23 @@
 import contextlib
 import os
 import re
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, ClassVar
 
 from ..errors import NodeError
-from ..guard import TABLE, Port, claim, removal
+from ..guard import BASE, TABLE, Port, bare, claim, removal
 from ..host import file, nft
-from ..resource import Piece, Resource
+from ..resource import Piece, SlowResource
 from ..units import Deadline
 
 
-class NetworkFilter(Resource, frozen=True, tag="network-filter"):
+class NetworkFilter(SlowResource, frozen=True, tag="network-filter"):
     """Of interface `number` of the start with this `token`; `rules` is the path of their text in the job's spool directory."""
 
     token: str
     number: int
     rules: str
+    apart: ClassVar[bool] = True
 
     @property
     def port(self) -> Port:
@@ -28,9 +29,23 @@ class NetworkFilter(Resource, frozen=True, tag="network-filter"):
     def __str__(self) -> str:
         return f"network filter {self.port.interface}"
 
-    def acquire(self) -> None:
-        """Makes the filter. NodeError, also if the interface has one."""
-        nft.apply(claim(self.port) + self._text())
+    @contextlib.contextmanager
+    def begin(self) -> Iterator[Callable[[], None]]:
+        """Begins to make the filter. NodeError, also if the interface has one.
+
+        What all interfaces share is there but for a node's first guest. To make it again, or anything else that there is, takes
+        something away, for whose last readers nft waits when it closes its socket (nft_rcv_nl_event of nf_tables_api.c): twice as
+        long as for all else.
+        """
+        new = self._text().removeprefix(bare(self.port)) + claim(self.port)
+        with nft.applying(new) as finish:
+            def stand() -> None:
+                try:
+                    finish()
+                except NodeError:
+                    nft.apply(BASE + new)
+
+            yield stand
 
     def change(self, rules: str) -> None:
         """Gives it other rules, in the spool, too; there is no moment without rules. NodeError."""
@@ -64,22 +79,23 @@ class NetworkFilter(Resource, frozen=True, tag="network-filter"):
 class BridgePort(Piece, frozen=True, tag="bridge-port"):
     """A guest's `interface` as a port of a bridge, for which a spanning tree never ends at the guest.
 
-    What a guest says of spanning trees passes no filter (see guard.py), and libvirt's networks believe it.
+    What a guest says of spanning trees passes no filter (see guard.py), and libvirt's networks believe it. `isolated` from other
+    ports that are: libvirt has seen to that with QEMU, and does not with Xen.
     """
 
     interface: str
+    isolated: bool
 
     def __str__(self) -> str:
-        return f"bridge port {self.interface}, not on the way to a spanning tree's root"
+        return (f"bridge port {self.interface}, not on the way to a spanning tree's root"
+                + (", isolated" if self.isolated else ""))
 
     def make(self, work: object) -> None:
-        """A bridge then listens to no port that says otherwise, as long as it says so (bridge(8), root_block).
-
-        A guest that has ended already has none.
-        """
-        with (contextlib.suppress(FileNotFoundError),
-              open(f"/sys/class/net/{self.interface}/brport/root_block", "w", encoding="ascii") as setting):
-            setting.write("1")
+        """By bridge(8)'s root_block the bridge does not listen to who says otherwise. A guest that has ended has no port."""
+        for name in ("root_block", *(("isolated",) if self.isolated else ())):
+            with (contextlib.suppress(FileNotFoundError),
+                  open(f"/sys/class/net/{self.interface}/brport/{name}", "w", encoding="ascii") as setting):
+                setting.write("1")
 
 
 def left() -> list[NetworkFilter]:

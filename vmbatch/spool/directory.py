@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from typing import ClassVar
 
 import msgspec
 
@@ -24,6 +25,7 @@ class Directory(Resource, frozen=True, tag="directory"):
     mode: int
     group: int = file.GROUP
     distant: bool = False
+    apart: ClassVar[bool] = True
 
     def __str__(self) -> str:
         return f"directory {self.path}"

@@ -1,6 +1,7 @@
 """The interfaces of a template: whether a guest asks DHCP or gets a free address of a pool."""
 
 import ipaddress
+import posixpath
 import re
 from collections.abc import Iterator
 
@@ -79,12 +80,14 @@ class InterfaceTag(msgspec.Struct, frozen=True):
 
 def read_networks(root: etree._Element, found: list[schema.Problem]) -> tuple[InterfaceTag, ...]:
     """All interfaces of a domain."""
-    interfaces = tuple(_interface(element, found) for element in root.findall("devices/interface"))
+    nameable = root.get("type") != "xen" or (root.findtext("os/type") or "").strip() != "hvm"
+    interfaces = tuple(_interface(element, found, nameable) for element in root.findall("devices/interface"))
     found.extend(_between(interfaces))
     return interfaces
 
 
-def _interface(element: etree._Element, found: list[schema.Problem]) -> InterfaceTag:
+def _interface(element: etree._Element, found: list[schema.Problem], nameable: bool) -> InterfaceTag:
+    """`nameable`: it may have a name of ours; Xen names a second one of an HVM guest's after it, with `-emu`: too long."""
     tags = element.findall("vbnetwork")
     pools: dict[int, Pool] = {}
     for tag in tags:
@@ -104,11 +107,16 @@ def _interface(element: etree._Element, found: list[schema.Problem]) -> Interfac
     source = element.find("source")
     return InterfaceTag(
         element.sourceline or 0, "static" if pools else "dhcp", pools.get(4), pools.get(6),
-        guarded=(element.get("type") in ("network", "bridge") and element.find("filterref") is None
-                 and element.find("virtualport") is None
+        guarded=(nameable and element.get("type") in ("network", "bridge") and element.find("filterref") is None
+                 and element.find("virtualport") is None and _is_bridged(element.find("script"))
                  and not any(tag.get("filter") == "no" for tag in tags)),
         peers=any(tag.get("peers") == "yes" for tag in tags),
         network="" if source is None or element.get("type") != "network" else source.get("network", ""))
+
+
+def _is_bridged(script: etree._Element | None) -> bool:
+    """Whether Xen's script for an interface, if one is named, makes a port of a bridge of it (xl-network-configuration(5))."""
+    return script is None or posixpath.basename(script.get("path", "")) == "vif-bridge"
 
 
 class _Reader:
