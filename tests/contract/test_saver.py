@@ -17,6 +17,7 @@ from vmbatch.host.log import Log
 from vmbatch.image import saved
 from vmbatch.journal import Journal
 from vmbatch.spool import directory
+from vmbatch.units import Deadline
 
 pytestmark = pytest.mark.usefixtures("places")
 
@@ -69,11 +70,15 @@ class Node:
         self._play(monkeypatch)
         self._watch(monkeypatch)
 
+    def destroy(self, uuid: str, _uri: str, _over: Deadline) -> bool:
+        self.running.pop(uuid, None)
+        return False
+
     def _play(self, monkeypatch: pytest.MonkeyPatch) -> None:
         played: dict[str, Callable[..., object]] = {
             "create": self.create, "save": self.save,
             "find": lambda _uri, uuid, _over=None: uuid if uuid in self.running else None,
-            "owner": lambda uuid, _over=None: self.running.get(uuid), "destroy": lambda uuid, _over: self.running.pop(uuid, None),
+            "owner": lambda uuid, _over=None: self.running.get(uuid), "destroy": self.destroy,
             "laid_out": lambda _uri, uuid: self.layout(uuid), "detach": lambda *_: None,
             "ours": lambda _uri: [(f"vmbatch-1.save-{token[:8]}", uuid, token) for uuid, token in self.running.items()],
             "versions": lambda _uri: ("9", "QEMU", "7"), "capabilities": lambda _uri: "", "guest_group": lambda _uri: None}
