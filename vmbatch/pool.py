@@ -33,8 +33,8 @@ _SHAPING = ("libvirt_", "share_", "network_", "spool_directory", "guest_")
 """Settings that a guest has when it waits."""
 _BUSY_SECONDS, _BUSY_PAUSE_SECONDS = 0.3, 0.01
 """For others to look at a guest that waits, or to take it."""
-_GREETING_SECONDS = 5.0
-"""For a guest that waits to say so."""
+_GREETING_SECONDS, _GREETINGS_SECONDS = 5.0, 8.0
+"""For a guest that waits to say so, and for all that a job tries: rather it boots."""
 
 
 def directory() -> str:
@@ -107,12 +107,14 @@ def take(job: Job, form: Template, granted: Grant, config: Config, log: Log) -> 
 
 def _seek(form: Template, known: Facts, wanted: str, config: Config, log: Log) -> Taken | str:
     """The first that can be had, or why there is none."""
-    over = Deadline(_BUSY_SECONDS)
+    over, patience = Deadline(_BUSY_SECONDS), Deadline(_GREETINGS_SECONDS * config.timeouts_scale)
     while True:
         why, busy = "none waits", False
         for path, _start, waits in journal.waiting():
             if waits.template != form.path or waits.is_over:
                 continue
+            if patience.passed():
+                return "those that wait do not answer"
             if waits.key != wanted:
                 why = "those that wait have other cores, memory, images, settings or kit than the job's"
                 continue
@@ -121,14 +123,14 @@ def _seek(form: Template, known: Facts, wanted: str, config: Config, log: Log) -
             except DeadlineError:
                 why, busy = "those that wait are in use", True
                 continue
-            if book is not None and (channel := _greet(book, waits, config, log)) is not None:
+            if book is not None and (channel := _greet(book, waits, patience, config, log)) is not None:
                 return Taken(book, waits, channel, known)
         if not busy or over.passed():
             return why
         time.sleep(_BUSY_PAUSE_SECONDS)
 
 
-def _greet(book: Journal, waits: Waits, config: Config, log: Log) -> Channel | None:
+def _greet(book: Journal, waits: Waits, patience: Deadline, config: Config, log: Log) -> Channel | None:
     """The port of a guest that answers; one that does not, though it waits, is ended."""
     domain = domain_of(book.resources)
     if book.waits != waits or domain is None:
@@ -137,7 +139,7 @@ def _greet(book: Journal, waits: Waits, config: Config, log: Log) -> Channel | N
     channel = None
     try:
         channel = boot.open_channel(domain, book.start.token)
-        if _answers(channel, waits.address, Deadline(_GREETING_SECONDS * config.timeouts_scale)):
+        if _answers(channel, waits.address, patience.earlier(_GREETING_SECONDS * config.timeouts_scale)):
             return channel
         why = "it does not answer"
     except BaseException as error:

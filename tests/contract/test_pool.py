@@ -335,6 +335,16 @@ def test_one_that_does_not_answer_is_ended(node: Node, answer: str) -> None:
     assert list(node.running.values()) == [book.start.token]
 
 
+def test_a_job_does_not_try_for_ever(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "_GREETINGS_SECONDS", 0.15)
+    for _ in range(4):
+        node.fill()
+    node.answers |= dict.fromkeys(node.running.values(), "")
+    assert node.take(JOB) is None
+    assert "no guest that waits is taken: those that wait do not answer" in node.said()
+    assert len(journal.waiting()) == 2
+
+
 def test_a_job_that_is_over_leaves_it_to_others(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     def over(*_: object) -> None:
         raise EndedError("the job is over")
