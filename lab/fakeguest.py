@@ -6,9 +6,9 @@ With `--socket PATH`, guests without sshd: a program that takes the client's pla
 job's runs are played as far as the node can tell, and written down in PATH.runs, a line of JSON for each begin and end.
 
 Plays the kit's part towards the host for every domain of ours that starts: announces an address on the share, lets the job's
-user log in there by ssh with the job's keys, then says that it is ready. A domain that is to wait for a job hears of it through
-its port (see fakeport.py). Each domain gets an address of its own in the network, all of which must be local to the machine.
-Writes the line `up` when it listens.
+user log in there by ssh with the job's keys, then says that it is ready. With `--port PATH`, a domain that is to wait for a job
+hears of it there (see fakeport.py). Each domain gets an address of its own in the network, all of which must be local to the
+machine. Writes the line `up` when it listens.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL, OPEN_FAILED_ADMINISTRA
 
 from vmbatch.request import login_command
 
-from .fakeport import Port, path_of
+from .fakeport import Line, Port
 
 _OWNER = "urn:vmbatch:job:1"
 _PATIENCE_SECONDS = 20.0
@@ -46,15 +46,15 @@ class Guest:
     job: str = ""
     uuid: str = ""
     mute: bool = False
-    port: list[Port] = field(default_factory=list)
+    line: list[Line] = field(default_factory=list)
 
     def say(self, kind: str, text: str = "") -> None:
         """A message, as the kit writes it, on the share or through the port by which a guest has heard of its job.
 
         A guest whose place is gone has nobody to talk to.
         """
-        if self.port:
-            self.port[0].say(f"vmbatch 1 {kind} {self.token} {text or self.address}\n")
+        if self.line:
+            self.line[0].say(f"vmbatch 1 {kind} {self.token} {text or self.address}\n")
             return
         with contextlib.suppress(OSError):
             new = self.place / f"{kind}.new"
@@ -101,8 +101,10 @@ class Login(ServerInterface):
 class Guests:
     """All guests of a connection, by address."""
 
-    def __init__(self, share: Path, spool: Path, network: str, failing: str) -> None:
+    def __init__(self, share: Path, spool: Path, network: str, failing: str, port: Port | None = None) -> None:
+        """`port` is for those that are to wait for a job."""
         self.share = share
+        self.port = port
         self.failing = failing
         self.spool = spool
         self._numbers = itertools.cycle(f"{network}.{high}.{low}" for high in range(1, 250) for low in range(1, 250))
@@ -112,8 +114,7 @@ class Guests:
         """A domain has started."""
         try:
             element = domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, _OWNER, 0)
-            xml = domain.XMLDesc()
-            nature = re.search(r"<description>(\w+)</description>", xml)
+            nature = re.search(r"<description>(\w+)</description>", domain.XMLDesc())
         except libvirt.libvirtError:
             return
         job, token, user = (re.search(rf"\b{name}=[\"']([^\"']+)", element) for name in ("id", "token", "user"))
@@ -126,9 +127,8 @@ class Guests:
         self._known[guest.address] = guest
         if nature is not None and nature[1] == "silent":
             return
-        port = path_of(xml) if job[1].endswith(".pool") else None
-        if port is not None:
-            guest.port.append(Port(port, guest.token, guest.address, lambda name: self._prepare(guest, name)))
+        if self.port is not None and job[1].endswith(".pool"):
+            guest.line.append(self.port.begin(guest.token, guest.address, lambda name: self._prepare(guest, name)))
         else:
             self._prepare(guest, "" if user is None else user[1])
 
@@ -186,9 +186,11 @@ def main() -> None:
         parser.add_argument(name, required=True, type=Path)
     parser.add_argument("--network", required=True, help="the first two numbers of the guests' addresses, such as 10.78")
     parser.add_argument("--socket", metavar="PATH", help="serve guests without sshd there")
+    parser.add_argument("--port", metavar="PATH", help="guests that are to wait for a job hear of it there")
     parser.add_argument("--failing", default="", metavar="USER", help="guests of this user fail to prepare themselves")
     options = parser.parse_args()
-    guests = Guests(options.share, options.spool, options.network, options.failing)
+    guests = Guests(options.share, options.spool, options.network, options.failing,
+                    Port(options.port) if options.port else None)
     libvirt.virEventRegisterDefaultImpl()
     connection = _connect(options.uri, guests)
     guests.listen()

@@ -10,57 +10,38 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-CHANNEL = "org.vmbatch.0"
-_listening: dict[str, socket.socket] = {}
+_PATIENCE_SECONDS = 20.0
 
 
-def path_of(xml: str) -> str | None:
-    """Where a running domain has its port."""
-    for channel in re.findall(r"<channel\b.*?</channel>", xml, re.DOTALL):
-        found = re.search(r"<source\b[^>]*\bpath='([^']+)'", channel)
-        if CHANNEL in channel and found:
-            return found[1]
-    return None
+def begun(path: str) -> Path:
+    """What is there when a guest waits behind the socket `path`."""
+    return Path(f"{path}.begun")
 
 
 def taken(path: str) -> Path:
-    """Where it stands for which start the guest has heard of its job."""
+    """What is there when that guest has heard of its job."""
     return Path(f"{path}.taken")
 
 
-class Port:
-    """Behind the socket `path`: says that the guest waits to whoever opens it, until a job comes; then it is for messages."""
+class Line:
+    """One guest's end: says that it waits to whoever opens the port, until a job comes; then it is for messages."""
 
     def __init__(self, path: str, token: str, address: str, of_job: Callable[[str], None]) -> None:
         """`of_job` is called with the name of the job's user."""
-        if path in _listening:
-            _listening[path].shutdown(socket.SHUT_RDWR)
-        Path(path).unlink(missing_ok=True)
-        self._listener = _listening[path] = socket.socket(socket.AF_UNIX)
-        self._listener.bind(path)
-        self._listener.listen()
         self._path = path
-        self._token = token
-        self._address = address
+        self._greeting = f"vmbatch 1 waiting {token} {address}\n".encode()
         self._of_job = of_job
         self._client: socket.socket | None = None
-        threading.Thread(target=self._wait, daemon=True).start()
 
-    def _wait(self) -> None:
-        with contextlib.suppress(OSError), self._listener:
-            while self._client is None:
-                client, _ = self._listener.accept()
-                with contextlib.suppress(OSError), client.makefile("rb") as source:
-                    self._hear(client, source)
-
-    def _hear(self, client: socket.socket, source: BinaryIO) -> None:
-        client.sendall(f"vmbatch 1 waiting {self._token} {self._address}\n".encode())
+    def hear(self, client: socket.socket, source: BinaryIO) -> None:
+        """Of one that has opened the port."""
+        client.sendall(self._greeting)
         said = re.fullmatch(rb"vmbatch 1 job ([0-9]+)\n", source.readline())
         if said is None:
             client.close()
             return
         self._client = client
-        taken(self._path).write_text(self._token)
+        taken(self._path).touch()
         data = source.read(int(said[1]))
         with contextlib.suppress(tarfile.TarError), tarfile.open(fileobj=io.BytesIO(data)) as context:
             member = context.extractfile("taken/parameters.sh")
@@ -68,8 +49,41 @@ class Port:
             if user is not None:
                 self._of_job(user[1].decode())
 
-    def say(self, line: str) -> None:
+    def say(self, text: str) -> None:
         """To the node, as long as it listens."""
         if self._client is not None:
             with contextlib.suppress(OSError):
-                self._client.sendall(line.encode())
+                self._client.sendall(text.encode())
+
+
+class Port:
+    """The socket `path`, which is there before its guest, as QEMU's is; one guest at a time."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._line: Line | None = None
+        self._there = threading.Event()
+        Path(path).unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(path)
+        listener.listen()
+
+        def accept() -> None:
+            while True:
+                client, _ = listener.accept()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+
+    def begin(self, token: str, address: str, of_job: Callable[[str], None]) -> Line:
+        """Another guest waits, and no earlier one."""
+        line = self._line = Line(self._path, token, address, of_job)
+        self._there.set()
+        begun(self._path).touch()
+        return line
+
+    def _serve(self, client: socket.socket) -> None:
+        self._there.wait(_PATIENCE_SECONDS)
+        with contextlib.suppress(OSError), client.makefile("rb") as source:
+            if self._line is not None:
+                self._line.hear(client, source)

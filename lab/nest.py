@@ -218,7 +218,7 @@ def start_daemons(more: Sequence[str | Path] = ()) -> set[int]:
     with open(_SAID, "ab") as out:
         guests = subprocess.Popen(
             [sys.executable, "-m", "lab.fakeguest", "--uri", URI, "--share", place.SHARE, "--spool", SPOOL, "--network", "10.78",
-             "--failing", FAILING, *more],
+             "--failing", FAILING, "--port", PORT, *more],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=out, start_new_session=True, cwd=place.CLONE,
         )
     if guests.stdout is None or guests.stdout.readline() != b"up\n":

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lab import loaded, mom, nest, place
-from lab.fakeport import taken
+from lab.fakeport import begun, taken
 from lab.remains import Node, in_child
 from vmbatch import ending, journal
 from vmbatch.host.log import Log
@@ -57,10 +57,10 @@ class Player:
             self.kept_state("crashed").restore(self.node)
         if case.begin == "waiting":
             kept = self.kept_state("waiting")
-            for before in (Path(nest.PORT), taken(nest.PORT)):
+            for before in (begun(nest.PORT), taken(nest.PORT)):
                 before.unlink(missing_ok=True)
             kept.restore(self.node)
-            _until(lambda: nest.answers_at(Path(nest.PORT)), _HOOK_SECONDS)
+            _until(begun(nest.PORT).exists, _HOOK_SECONDS)
         asked = {"own": nest.OWN, "keeping": nest.KEEPING}.get(case.begin, "")
         job = self.accept(nest.FAILING if case.begin in ("failing", "keeping") else "alice", other=asked,
                           queue={"disk": nest.DISK_QUEUE, "exported": nest.EXPORT_QUEUE,
