@@ -17,11 +17,12 @@ from vmbatch.report.figure import Figure
 from vmbatch.report.picture import picture
 from vmbatch.report.written import markdown, results
 
-from . import context, crowd, disk, footprint, growth, native, resume, shell, start, together, whole
+from . import context, crowd, disk, footprint, growth, native, pool, resume, shell, start, together, whole
 
 PARTS: dict[str, Callable[[], Iterator[Figure]]] = {
     "start": start.figures,
     "resume": resume.figures,
+    "pool": pool.figures,
     "whole": whole.figures,
     "native": native.figures,
     "shell": shell.figures,

@@ -6,8 +6,9 @@ With `--socket PATH`, guests without sshd: a program that takes the client's pla
 job's runs are played as far as the node can tell, and written down in PATH.runs, a line of JSON for each begin and end.
 
 Plays the kit's part towards the host for every domain of ours that starts: announces an address on the share, lets the job's
-user log in there by ssh with the job's keys, then says that it is ready. Each domain gets an address of its own in the network,
-all of which must be local to the machine. Writes the line `up` when it listens.
+user log in there by ssh with the job's keys, then says that it is ready. A domain that is to wait for a job hears of it through
+its port (see fakeport.py). Each domain gets an address of its own in the network, all of which must be local to the machine.
+Writes the line `up` when it listens.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import re
 import socket
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import libvirt
@@ -27,6 +28,8 @@ from paramiko import Channel, Ed25519Key, PKey, ServerInterface, Transport
 from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL, OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED, OPEN_SUCCEEDED
 
 from vmbatch.request import login_command
+
+from .fakeport import Port, path_of
 
 _OWNER = "urn:vmbatch:job:1"
 _PATIENCE_SECONDS = 20.0
@@ -43,9 +46,16 @@ class Guest:
     job: str = ""
     uuid: str = ""
     mute: bool = False
+    port: list[Port] = field(default_factory=list)
 
     def say(self, kind: str, text: str = "") -> None:
-        """A message on the share, as the kit writes it; a guest whose place is gone has nobody to talk to."""
+        """A message, as the kit writes it, on the share or through the port by which a guest has heard of its job.
+
+        A guest whose place is gone has nobody to talk to.
+        """
+        if self.port:
+            self.port[0].say(f"vmbatch 1 {kind} {self.token} {text or self.address}\n")
+            return
         with contextlib.suppress(OSError):
             new = self.place / f"{kind}.new"
             new.write_text(f"vmbatch 1 {kind} {self.token} {text or self.address}\n")
@@ -102,7 +112,8 @@ class Guests:
         """A domain has started."""
         try:
             element = domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, _OWNER, 0)
-            nature = re.search(r"<description>(\w+)</description>", domain.XMLDesc())
+            xml = domain.XMLDesc()
+            nature = re.search(r"<description>(\w+)</description>", xml)
         except libvirt.libvirtError:
             return
         job, token, user = (re.search(rf"\b{name}=[\"']([^\"']+)", element) for name in ("id", "token", "user"))
@@ -110,12 +121,25 @@ class Guests:
             return
         name = job[1].replace("[", "-").replace("]", "")
         shared = self.share / f"{name}@{os.uname().nodename}.{token[1]}" / "guest"
-        guest = Guest(token[1], next(self._numbers), shared, self.spool / f"{name}.{token[1]}" / "keys", job[1],
+        guest = Guest(token[1], self._address(token[1]), shared, self.spool / f"{name}.{token[1]}" / "keys", job[1],
                       domain.UUIDString(), nature is not None and nature[1] == "mute")
         self._known[guest.address] = guest
         if nature is not None and nature[1] == "silent":
             return
-        if user is not None and user[1] == self.failing:
+        port = path_of(xml) if job[1].endswith(".pool") else None
+        if port is not None:
+            guest.port.append(Port(port, guest.token, guest.address, lambda name: self._prepare(guest, name)))
+        else:
+            self._prepare(guest, "" if user is None else user[1])
+
+    def _address(self, token: str) -> str:
+        """A guest of the same start has it again."""
+        before = next((guest.address for guest in self._known.values() if guest.token == token), None)
+        return before or next(self._numbers)
+
+    def _prepare(self, guest: Guest, user: str) -> None:
+        """The guest is the user's from now on."""
+        if user == self.failing:
             guest.say("failed", "played to fail")
         else:
             guest.say("announce")

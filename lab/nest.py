@@ -26,6 +26,10 @@ DISK_QUEUE = "crashdisk"
 """Whose jobs have their context in the guest's disk."""
 EXPORT_QUEUE = "crashexport"
 """Whose guests must give signs of life; for a node that exports the share, by EXPORTING."""
+POOL_QUEUE = "crashpool"
+"""Whose guests can wait for jobs."""
+PORT = "/run/libvirt/port"
+"""Of such a guest, of which there is one at a time."""
 OWN = "vbuserimage=/etc/vmbatch/own.raw"
 KEEPING = "vbkeep=1h"
 """What a job may ask for."""
@@ -36,6 +40,7 @@ CONFIG = f"""[queues]
 {QUEUE} = "crash.xml"
 {DISK_QUEUE} = "disk.xml"
 {EXPORT_QUEUE} = "export.xml"
+{POOL_QUEUE} = "pool.xml"
 [libvirt]
 uri = "{URI}"
 [share]
@@ -103,6 +108,11 @@ _LEASED = """<interface type='network'>
 """The addresses of played guests are not DHCP's, so a filter would stay closed."""
 EXPORT_TEMPLATE = (TEMPLATE.replace("<vbconfig>", "<vbconfig>\n    <vbheartbeat seconds='60'/>")
                    .replace("</devices>", f"{_LEASED}\n  </devices>"))
+POOL_TEMPLATE = (TEMPLATE.replace(ONCE, "").replace("<vbconfig>", "<vbconfig>\n    <vbstart>POOL</vbstart>")
+                 .replace("</devices>", f"""  <channel type='unix'>
+      <source mode='bind' path='{PORT}'/><target type='virtio' name='org.vmbatch.0'/>
+    </channel>
+  </devices>"""))
 DISK_TEMPLATE = f"""<domain type='test'>
   <vbconfig>
     <vbhypervisor>TEST</vbhypervisor>
@@ -192,6 +202,7 @@ def _populate(etc: Path, config: str) -> None:
     (etc / "domains/crash.xml").write_text(TEMPLATE)
     (etc / "domains/disk.xml").write_text(DISK_TEMPLATE)
     (etc / "domains/export.xml").write_text(EXPORT_TEMPLATE)
+    (etc / "domains/pool.xml").write_text(POOL_TEMPLATE)
     _root_disk(etc / "root.raw")
     (etc / "small.raw").write_bytes(b"raw" * 4096)
     (etc / "own.raw").write_bytes(b"own" * 4096)

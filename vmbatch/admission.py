@@ -6,6 +6,7 @@ Room is counted from claims, never from what the node's memory looks like now: g
 import os
 import time
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 import msgspec
 
@@ -91,17 +92,38 @@ def check(wanted: Claim, granted: Grant, here: Room) -> None:
     raise SiteError(what, "this node is too small for the queue's template, or see [admission] in vmbatch.conf", code="VB909")
 
 
-def enter(wanted: Claim, here: Room, config: Config, work: Work) -> None:
-    """Waits a little for room, behind all who asked before and still wait. BusyError."""
+class Spare(Protocol):
+    """Claims that make room for others."""
+
+    def claims(self, all_claims: Iterable[Claim]) -> list[Claim]:
+        """Those among all."""
+
+    def end(self, chosen: Claim) -> None:
+        """Gives one back, if it still is to spare."""
+
+
+def enter(wanted: Claim, here: Room, config: Config, work: Work, spare: Spare | None = None) -> None:
+    """Waits a little for room, behind all who asked before and still wait; what is to `spare` makes room. BusyError."""
+
+    def taken(others: list[tuple[Claim, str]]) -> list[Claim]:
+        return [other for other, state in others if state != ASKING or _before(other, wanted)]
 
     def missing(others: list[tuple[Claim, str]]) -> str:
-        return here.lacks(wanted, (other for other, state in others if state != ASKING or _before(other, wanted)))
+        return here.lacks(wanted, taken(others))
+
+    def relieve(others: list[tuple[Claim, str]]) -> bool:
+        beside = taken(others)
+        spared = [] if spare is None else spare.claims(beside)
+        if spare is None or not spared or here.lacks(wanted, [other for other in beside if other not in spared]):
+            return False
+        spare.end(spared[0])
+        return True
 
     def refusal(lack: str) -> VmBatchError:
         return BusyError(f"this node has no room for the guest now: it needs {lack}", "the job can start when others have ended",
                          code="VB904")
 
-    _wait(wanted, (ASKING, HELD), missing, refusal, work.deadline.earlier(config.admission_wait), work)
+    _wait(wanted, (ASKING, HELD), missing, refusal, work.deadline.earlier(config.admission_wait), work, relieve)
 
 
 def begin(wanted: Claim, config: Config, work: Work) -> None:
@@ -151,7 +173,9 @@ def _before(other: Claim, wanted: Claim) -> bool:
 
 
 def _wait(wanted: Claim, states: tuple[str, str], missing: Callable[[list[tuple[Claim, str]]], str],
-          refusal: Callable[[str], VmBatchError], patience: Deadline, work: Work) -> None:
+          refusal: Callable[[str], VmBatchError], patience: Deadline, work: Work,
+          relieve: Callable[[list[tuple[Claim, str]]], bool] = lambda _others: False) -> None:
+    """`relieve` may see to it that less is missing, and says whether to look again at once."""
     said = ""
     while True:
         work.alive()
@@ -161,6 +185,8 @@ def _wait(wanted: Claim, states: tuple[str, str], missing: Callable[[list[tuple[
             if not lack:
                 wanted.move(*states)
                 return
+        if relieve(others):
+            continue
         if patience.passed():
             raise refusal(lack)
         if not said:

@@ -1,5 +1,6 @@
 """From a started domain to a guest that is ready for its job: announced, logged in to, ready."""
 
+import itertools
 import os
 import re
 import time
@@ -10,6 +11,7 @@ import msgspec
 
 from . import journal, trace
 from .config import Config
+from .context.content import Content
 from .context.keys import pin
 from .contextplan import Delivery
 from .errors import DeadlineError, NodeError, SiteError
@@ -18,10 +20,11 @@ from .exchange.address import Address
 from .exchange.channel import Channel
 from .exchange.inbox import Inbox
 from .exchange.meeting import Meeting
-from .guest import Message, Way, parse_message, spans
+from .guest import JOB_COMES, Message, Way, parse_message, spans
 from .host import console, process, ssh, virt
 from .host.log import Log
 from .host.watch import Watch
+from .hypervisor.domain import Domain
 from .journal import Start
 from .pins import Pins
 from .plan import Plan
@@ -56,7 +59,8 @@ class Wait:
     """Waiting for a guest: woken by its messages, by libvirt, by the end of the job; never beyond the deadline."""
 
     def __init__(self, chosen: Plan, start: Start, config: Config, deadline: Deadline, pins: Pins,
-                 meeting: Meeting | None = None) -> None:
+                 meeting: Meeting | None = None, channel: Channel | None = None) -> None:
+        """`channel` is the guest's port, where that is open already."""
         self.chosen = chosen
         self.pins = pins
         self.meeting = meeting
@@ -76,14 +80,14 @@ class Wait:
         if self.terminal is not None:
             self.watch.descriptor(self.terminal.login.descriptor)
             self.interval = _POLL_SECONDS
-        self.inbox = self._open_inbox(config)
-        virt.on_event(chosen.domain.uri, self.watch.wake)
+        self.inbox = self._open_inbox(config, channel)
+        self._unheard = virt.on_event(chosen.domain.uri, self.watch.wake)
 
-    def _open_inbox(self, config: Config) -> Messages:
+    def _open_inbox(self, config: Config, channel: Channel | None) -> Messages:
         """Where the guest's messages come from, and what to be woken by."""
         chosen = self.chosen
         if chosen.messages == "CHANNEL":
-            channel = _open_channel(chosen)
+            channel = channel or open_channel(chosen.domain, chosen.job.token)
             self.watch.descriptor(channel.descriptor)
             return channel
         if self.terminal is not None and chosen.messages == "CONSOLE":
@@ -156,6 +160,7 @@ class Wait:
 
     def close(self) -> None:
         """Gives all descriptors back."""
+        self._unheard()
         self.watch.close()
         if self.inbox is not self.terminal:
             self.inbox.close()
@@ -212,27 +217,53 @@ def _follow(chosen: Plan, recorder: console.Recorder) -> console.Follower | None
         return None
 
 
-def _open_channel(chosen: Plan) -> Channel:
-    path = channel_path(virt.running_xml(chosen.domain.uri, chosen.domain.uuid))
+def open_channel(domain: Domain, token: str) -> Channel:
+    """The port of a running guest. NodeError."""
+    path = channel_path(virt.running_xml(domain.uri, domain.uuid))
     if path is None:
         raise NodeError("libvirt has given the guest no socket for its messages", code="VB703")
-    return Channel(path, chosen.job.token)
+    return Channel(path, token)
+
+
+def lay_by(chosen: Plan, start: Start, config: Config, log: Log, deadline: Deadline, *, act: Callable[[Resource], None]) -> str:
+    """Waits until a guest waits for a job; its address. `act` as of `bring_up`. VmBatchError."""
+    wait = Wait(chosen, start, config, deadline, _pins(chosen, config, log, act))
+    try:
+        with log.phase("boot"):
+            said = wait.message("waiting", "phase boot: it does not wait for a job yet")
+            _check_own(wait, said.address)
+        _log_times(wait, log)
+        for line in wait.pins.settle():
+            log.line(line)
+    finally:
+        wait.close()
+    if not said.address:
+        raise SiteError("the guest waits without an address, and the way of its jobs is ssh", "give the guest a network",
+                        code="VB604")
+    return said.address
+
+
+def _pins(chosen: Plan, config: Config, log: Log, act: Callable[[Resource], None]) -> Pins:
+    """The guest's interfaces, whose addresses are this start's from then on."""
+    def reserve(address: str) -> None:
+        act(Address(os.path.join(reservation.HERE, address), chosen.job.token, chosen.job.id, os.uname().nodename))
+        trace.write(config.log_trace, trace.Lease(time.time(), chosen.job.token, chosen.job.id, address))
+
+    return Pins(chosen.waiting, chosen.learning, chosen.rooms, reserve, log)
 
 
 def bring_up(chosen: Plan, start: Start, config: Config, log: Log, deadline: Deadline,
-             meeting: Meeting | None = None, *, act: Callable[[Resource], None]) -> Way:
+             meeting: Meeting | None = None, channel: Channel | None = None, *, act: Callable[[Resource], None]) -> Way:
     """Waits until the guest is ready and its user has been seen to log in; the way to it.
 
     `act` makes what can only be made now, as the guest's address is not known before: its reservation where DHCP gives it, and
     the export of the guest's part of the share.
 
-    With a `meeting`, the login waits for the other guests, and brings what the guest must know of them.
+    With a `meeting`, the login waits for the other guests, and brings what the guest must know of them. A guest that has waited
+    gets its context by its `channel`.
     """
-    def reserve(address: str) -> None:
-        act(Address(os.path.join(reservation.HERE, address), chosen.job.token, chosen.job.id, os.uname().nodename))
-        trace.write(config.log_trace, trace.Lease(time.time(), chosen.job.token, chosen.job.id, address))
-
-    wait = Wait(chosen, start, config, deadline, Pins(chosen.waiting, chosen.learning, chosen.rooms, reserve, log), meeting)
+    wait = Wait(chosen, start, config, deadline, _pins(chosen, config, log, act), meeting, channel)
+    ahead: ssh.Ahead | None = None
     try:
         if chosen.export is not None:
             with log.phase("export"):
@@ -240,6 +271,10 @@ def bring_up(chosen: Plan, start: Start, config: Config, log: Log, deadline: Dea
                     wait, log, "phase boot: it has no address yet", ("lease", "arp"))))
         if chosen.delivery is not None:
             _deliver(wait, chosen.delivery, log)
+        if chosen.given is not None and channel is not None:
+            with log.phase("give"):
+                ahead = ssh.Ahead(chosen.handover, chosen.job.user, chosen.addresses[0], chosen.alias)
+                _give(channel, chosen.given, wait)
         with log.phase("boot" if chosen.delivery is None else "mount"):
             announced = wait.message("announce", "phase boot: it has not announced its address on the share")
             _check_own(wait, announced.address)
@@ -253,7 +288,9 @@ def bring_up(chosen: Plan, start: Start, config: Config, log: Log, deadline: Dea
             if wait.terminal is not None:
                 _log_in_there(wait, wait.terminal)
             elif way.address:
-                _log_in(wait, way, log, party)
+                if ahead is not None:
+                    ahead.go(lambda: wait.check("phase login"))
+                _log_in(wait, way, log, party, None if ahead is None else ahead.process)
             else:
                 raise SiteError("the guest has announced itself without an address, and the job's way is ssh",
                                 "give the guest a network, or write <vbshell>CONSOLE</vbshell>", code="VB604")
@@ -262,6 +299,8 @@ def bring_up(chosen: Plan, start: Start, config: Config, log: Log, deadline: Dea
         for line in wait.pins.settle():
             log.line(line)
     finally:
+        if ahead is not None:
+            ahead.close()
         wait.close()
     if ready.address != announced.address:
         raise NodeError(f"the guest announced {announced.address}, but is ready at {ready.address}", code="VB709")
@@ -310,6 +349,15 @@ def _deliver(wait: Wait, delivery: Delivery, log: Log) -> None:
         pin(chosen.handover, chosen.alias, rootssh.deliver(delivery.content.entries(), known, delivery.access, work))
 
 
+def _give(channel: Channel, content: Content, wait: Wait) -> None:
+    """Makes a guest that waits the job's: it unpacks the context, and goes on with that."""
+    from .context.stream import checked, placed, size, tar
+
+    members = tuple(checked(placed(content.entries())))
+    channel.send(itertools.chain((JOB_COMES % size(members),), tar(members)),
+                 lambda: wait.check("phase give: it does not take its context"))
+
+
 def _log_times(wait: Wait, log: Log) -> None:
     """Where the time of the guest's own boot went, so that a network that was waited for is seen."""
     times = wait.inbox.read("times")
@@ -335,12 +383,13 @@ def _meet(wait: Wait, meeting: Meeting, address: str) -> bytes:
     return "".join(f"{guest.address} {guest.name} {guest.host_key}\n" for guest in party).encode()
 
 
-def _log_in(wait: Wait, way: Way, log: Log, party: bytes) -> None:
-    """Tries until the submitting user can log in."""
+def _log_in(wait: Wait, way: Way, log: Log, party: bytes, begun: "subprocess.Popen[bytes] | None" = None) -> None:
+    """Tries until the submitting user can log in; what is `begun` is the first attempt."""
     chosen = wait.chosen
     said = "no answer yet"
     while True:
-        attempt = ssh.prove_login(chosen.handover, chosen.job.user, way.address, chosen.alias, party, way.port)
+        attempt = begun or ssh.prove_login(chosen.handover, chosen.job.user, way.address, chosen.alias, party, way.port)
+        begun = None
         handle = os.pidfd_open(attempt.pid)
         wait.watch.descriptor(handle)
         try:

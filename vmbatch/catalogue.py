@@ -255,6 +255,10 @@ _ENTRIES = (
     Entry("VB716", "A guest of the template is being saved", (NODE,),
           "`vmbatch save` was asked for a guest that another one boots and saves just now. Jobs boot meanwhile.",
           "Wait for the other one's end; `vmbatch sweep` removes what a dead one has left."),
+    Entry("VB717", "Guests of the template cannot wait for jobs", (SITE,),
+          "`vmbatch pool refill` found a template with <vbstart>POOL</vbstart> whose guests cannot wait for a job: for a share "
+          "that shows them as the job's user, a context or a way of the job that no waiting guest has, or a disk of a job's.",
+          "The message says why. `vmbatch check` says it beforehand; jobs of such templates boot their guests."),
     Entry("VB801", "The job's shell has no guest", (JOB,),
           "No prologue has handed a guest over to this start of the job, or the job's shell is not this start's.",
           "Users: submit the job again. Admins: is VmBatch's prologue in place, and did it end by itself? See docs/torque.md."),

@@ -59,8 +59,9 @@ class Claim(Resource, frozen=True, tag="claim"):
             raise NodeError(f"{self._path(before)} cannot be renamed: {error.strerror}", code="VB906") from None
 
     def hand_over(self) -> None:
-        """The guest has started."""
-        self.move(STARTING, RUNNING)
+        """The guest has started; one that has waited for its job long ago."""
+        if not os.path.lexists(self._path(RUNNING)):
+            self.move(STARTING, RUNNING)
 
     def release(self, deadline: Deadline, *, last: bool) -> None:
         """Gives back what it has, in whatever state."""

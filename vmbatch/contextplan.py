@@ -42,10 +42,14 @@ class Delivery(msgspec.Struct, frozen=True):
 
 
 class Context:
-    """`steps` before the guest starts, in their order, and `changes` for its domain. SiteError for what cannot be."""
+    """`steps` before the guest starts, in their order, and `changes` for its domain; `given` is for one that has waited.
+
+    SiteError for what cannot be.
+    """
 
     def __init__(self, job: Job, template: Template, profile: Profile, spool: str, config: Config, facts: Facts,
-                 nets: tuple[Net, ...], disks: Disks, *, party: bool = False) -> None:
+                 nets: tuple[Net, ...], disks: Disks, *, party: bool = False, nobody: bool = False) -> None:
+        """With `nobody` of a guest that is to wait until it is somebody's; one that has waited gets `given`."""
         self.steps: list[Piece] = []
         self.changes: list[DiskChange] = []
         self._template = template
@@ -63,10 +67,11 @@ class Context:
             place = os.path.join(config.share_directory, job.unique_on(facts.node), "guest")
             self.directories += (NodeDirectory(config.share_type, place, _TAG, False),)
         self._content = Content(
-            parameters=parameters(job, template, config, source) | network.parameters(nets), keys=os.path.join(spool, "keys"),
-            host_key=template.method != "ROOTSSH",
+            parameters=parameters(job, template, config, source, nobody=nobody) | network.parameters(nets),
+            keys=os.path.join(spool, "keys"), host_key=template.method != "ROOTSSH" and not job.pooled,
             script=job.script, node_file=job.node_file, archives=template.archives, scripts=facts.scripts,
-            party=party, seed=facts.saved is not None)
+            party=party, seed=facts.saved is not None, kit=not job.pooled, nobody=nobody)
+        self.given = self._content if job.pooled else None
         self.delivery: Delivery | None = None
         self.kernel_words = ""
         if template.kernel_line:

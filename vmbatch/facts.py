@@ -73,7 +73,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     `programs` the path of each tool that is on the node, `addresses` those to reserve, a tuple for each interface, `networks`
     libvirt's by their names, as far as they are known, `pinned` what their DHCP has given to other starts, `node` the node's
     name, `credentials` have their content, `user_data` is the site's by the name of the medium, `around` is for the interfaces
-    that get a filter, `saved` is the guest from which the job's goes on, `booted` why there is none.
+    that get a filter, `saved` is the guest from which the job's goes on, `booted` why there is none. `waited` is the address of
+    the guest that has waited for the job, '' if none has.
     """
 
     wishes: dict[int, ImageSource]
@@ -92,6 +93,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     around: Around = Around()
     saved: Saved | None = None
     booted: str = ""
+    waited: str = ""
 
 
 class Gathered:
@@ -153,6 +155,17 @@ def readers(form: Template, config: Config) -> int | None:
 
 def look(form: Template, token: str, config: Config) -> Facts:
     """The facts as far as they are known without changing anything: images that would be downloaded have no size."""
+    _check_archives(form)
+    known = seen(form, config)
+    known = msgspec.structs.replace(known, addresses=_free_addresses(form, token, config))
+    try:
+        return addressed(known, form, token, config)
+    except NodeError:  # libvirtd does not run, or has no such network
+        return known
+
+
+def seen(form: Template, config: Config) -> Facts:
+    """As `look`, but for what is of networks, and archives are not looked into."""
     from .image import once, remote
 
     agreed = terms(config)
@@ -170,16 +183,10 @@ def look(form: Template, token: str, config: Config) -> Facts:
                     gathered.first[tag.index] = once.places(agreed.directory, form.path, tag.source, None)
                 elif isinstance(tag.source, ImageSource):
                     gathered.images[tag.index] = _local(tag, tag.source, form)
-        _check_archives(form)
         space = os.statvfs(file.nearest(config.spool_directory))
-        known = Facts(wishes={}, images=gathered.images, first=gathered.first, spool_free=space.f_bavail * space.f_frsize,
-                      scripts=tuple(_site_scripts(config.guest_scripts)), programs=_programs(form), terms=agreed,
-                      addresses=_free_addresses(form, token, config),
-                      node=os.uname().nodename, credentials=_credentials(form), user_data=_user_data(form))
-        try:
-            return addressed(known, form, token, config)
-        except NodeError:  # libvirtd does not run, or has no such network
-            return known
+        return Facts(wishes={}, images=gathered.images, first=gathered.first, spool_free=space.f_bavail * space.f_frsize,
+                     scripts=tuple(_site_scripts(config.guest_scripts)), programs=_programs(form), terms=agreed,
+                     node=os.uname().nodename, credentials=_credentials(form), user_data=_user_data(form))
     finally:
         gathered.close()
 

@@ -33,7 +33,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     `seconds` has those of each phase, of which only those of `queue` (absent where the batch system does not tell it) lie before
     the start. `provisioning` is what came before `run`, without `queue`; `running` is absent where the job never ran. `status` is
-    the job's exit status, where the batch system says it.
+    the job's exit status, where the batch system says it. `pooled`: its guest had waited for it.
     """
 
     job: str
@@ -57,6 +57,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     status: int | None = None
     why: str = ""
     failure: Failure | None = None
+    pooled: bool = False
 
 
 _decoder = msgspec.json.Decoder(Record)
@@ -82,7 +83,7 @@ def of(known: Status, why: str, status: int | None, now: float | None = None) ->
         started=known.started, ended=known.started + over - first, outcome=outcome,
         provisioning=_round(sum(value for name, value in seconds.items() if name not in (QUEUE, RUN, EPILOGUE))),
         running=seconds[RUN] if known.running else None, seconds=seconds, steps=steps, status=status, why=why,
-        failure=known.failure)
+        failure=known.failure, pooled=bool(known.pooled))
 
 
 def _round(seconds: float) -> float:

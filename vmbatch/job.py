@@ -53,6 +53,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     are what the job may use on this node, as the batch system says itself; None where it does not. `type` is Torque's job type,
     `features` are Slurm's constraints. `leader` proves a job's shell to be this start's, where the batch system's own process
     becomes that shell. `queued` is since when it could have run, in seconds since 1970, where the batch system says so.
+    `pooled` is the id of the start that made its guest, where that waited for a job: its things keep their names.
     """
 
     id: str
@@ -75,6 +76,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     interactive: bool = False
     leader: Leader | None = None
     queued: float | None = None
+    pooled: str = ""
 
     @property
     def slug(self) -> str:
@@ -82,13 +84,23 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return slug(self.id)
 
     @property
+    def maker(self) -> str:
+        """As `slug`, of the start that makes the guest."""
+        return slug(self.pooled or self.id)
+
+    @property
     def unique(self) -> str:
         """The name of all that this start owns where others own things, too."""
-        return f"{self.slug}.{self.token}"
+        return unique(self.id, self.token, self.pooled)
 
     def unique_on(self, node: str) -> str:
         """As `unique`, where what other nodes own lies beside it; `node` is this one's host name, '' if it does not matter."""
-        return f"{self.slug}{_at(node)}.{self.token}"
+        return f"{self.maker}{_at(node)}.{self.token}"
+
+
+def unique(job_id: str, token: str, pooled: str) -> str:
+    """The name of what the start `token` of a job owns; see `Job`."""
+    return f"{slug(pooled or job_id)}.{token}"
 
 
 def slug(job_id: str) -> str:

@@ -14,18 +14,25 @@ import msgspec
 from . import registry
 from .errors import DeadlineError, EndedError, NodeError, UnreachableError
 from .host import clock, file, process
-from .job import Leader, Script, slug
+from .job import Leader, Script, slug, unique
 from .resource import Resource
 from .units import Deadline
 
 STATE = "/var/lib/vmbatch"
 RUN = "/run/vmbatch"
 _KEPT = ".kept"
+_POOL = ".pool"
+_WAITING = f"{_POOL}.journal"
 _KEPT_LINE = b'{"kind":"kept"'
+_WAITS_LINE = b'{"kind":"waits"'
+_START_LINE = b'{"kind":"start"'
 
 
 class Start(msgspec.Struct, frozen=True, tag="start", tag_field="kind"):
-    """The first line: which start of which job this is, and who made it; seconds to keep what is left of it if it fails."""
+    """The first line: which start of which job this is, and who made it; seconds to keep what is left of it if it fails.
+
+    Where a job takes a guest that waited, such a line is added: from then on all is that job's. `pooled`: see `Job`.
+    """
 
     job: str
     token: str
@@ -37,6 +44,32 @@ class Start(msgspec.Struct, frozen=True, tag="start", tag_field="kind"):
     batch: str = "torque"
     keep: float = 0.0
     leader: Leader | None = None
+    pooled: str = ""
+
+    @property
+    def unique(self) -> str:
+        """The name of the directories of its own."""
+        return unique(self.job, self.token, self.pooled)
+
+
+class Waits(msgspec.Struct, frozen=True, tag="waits", tag_field="kind"):
+    """The line that says that the guest is whole, and waits for a job; a start that follows is that of the job that took it.
+
+    It is for jobs whose guests would be shaped by the same `template` and `key`. It has `addresses` by interface that were
+    reserved for it, and is reached at `address`. It waits until `until` seconds since the boot `boot` of the node.
+    """
+
+    template: str
+    key: str
+    address: str
+    addresses: tuple[tuple[str, ...], ...]
+    boot: str
+    until: float
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has waited too long, or has gone with its boot."""
+        return self.boot != clock.boot_id() or clock.uptime() >= self.until
 
 
 class HandedOver(msgspec.Struct, frozen=True, tag="handed-over", tag_field="kind"):
@@ -72,6 +105,11 @@ def ended_directory() -> str:
     return os.path.join(RUN, "ended")
 
 
+def pool_id(number: int) -> str:
+    """The id of a start whose guest is to wait for jobs: no batch system has it."""
+    return f"{number}{_POOL}"
+
+
 def make_directories() -> None:
     """What must be there before the first journal."""
     for path, mode in ((STATE, 0o711), (directory(), 0o700), (RUN, 0o711), (ended_directory(), 0o700)):
@@ -100,6 +138,7 @@ class Journal:
         self.resources = resources
         self.handed_over = handed_over
         self.kept: Kept | None = None
+        self.waits: Waits | None = None
         self._acting = False
         self._fd = fd
 
@@ -153,6 +192,7 @@ class Journal:
                     data = _read(fd)
                     book = cls(path, fd, *_parse(path, data))
                     book.kept = _kept(data)
+                    book.waits = _waits(data)
                     process.hold(fd)
                     return book
             except BaseException:
@@ -174,6 +214,34 @@ class Journal:
         """Writes down that the job may run."""
         _append(self._fd, msgspec.json.encode(HandedOver(time.time())))
         self.handed_over = True
+
+    def wait(self, waits: Waits) -> None:
+        """Writes down that the guest is there for any job: it needs what is listed even without who made it."""
+        _append(self._fd, msgspec.json.encode(waits))
+        self.waits = waits
+
+    def become(self, start: Start) -> Journal | None:
+        """Makes this guest that waits a job's, for good, and this the job's journal; None if the job has one already.
+
+        From the line on that says so nobody else takes the guest; where that is all that could be done, it is released like any
+        dead start's. NodeError.
+        """
+        path = path_of(start.job)
+        if os.path.lexists(path):
+            return None
+        if self.waits is not None:
+            _append(self._fd, msgspec.json.encode(start))
+            self.start, self.waits = start, None
+        try:
+            os.link(self.path, path, follow_symlinks=False)
+        except FileExistsError:
+            return None
+        except OSError as error:
+            raise NodeError(f"{path} cannot be made: {error.strerror}", code="VB906") from None
+        before, self.path = self.path, path
+        file.sync_directory(directory())
+        os.unlink(before)
+        return self
 
     def release(self, seconds: float, *, orphaned: bool = True, spared: Container[Resource] = (),
                 released: Callable[[], None] = lambda: None) -> None:
@@ -292,15 +360,20 @@ def peek(path: str) -> tuple[Start, list[Resource], bool] | None:
 
 
 def _parse(path: str, data: bytes) -> tuple[Start, list[Resource], bool]:
-    """The lines of a journal; a torn last line is a promise on which nobody acted."""
+    """The lines of a journal; a torn last line is a promise on which nobody acted. A second start is of who took what waited."""
     lines = data.split(b"\n")[:-1]
-    handed_over = False
+    handed_over = waits = False
     resources: list[Resource] = []
     try:
         start = msgspec.json.decode(lines[0] if lines else b"", type=Start)
         for line in lines[1:]:
             if line.startswith(b'{"kind":"handed-over"'):
                 handed_over = True
+            elif waits and line.startswith(_START_LINE):
+                start, waits = msgspec.json.decode(line, type=Start), False
+            elif line.startswith(_WAITS_LINE):
+                msgspec.json.decode(line, type=Waits)
+                waits = True
             elif not line.startswith(_KEPT_LINE):
                 resources.append(registry.resource(line))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -316,6 +389,32 @@ def _kept(data: bytes) -> Kept | None:
         return msgspec.json.decode(lines[-1], type=Kept) if lines else None
     except msgspec.DecodeError:
         return None
+
+
+def _waits(data: bytes) -> Waits | None:
+    """Whether the journal is of a guest that waits for a job."""
+    last = next((line for line in reversed(data.split(b"\n")[1:-1]) if line.startswith((_WAITS_LINE, _START_LINE))), b"")
+    try:
+        return msgspec.json.decode(last, type=Waits) if last.startswith(_WAITS_LINE) else None
+    except msgspec.DecodeError:
+        return None
+
+
+def waiting() -> list[tuple[str, Start, Waits]]:
+    """Every journal of a guest that waits for a job: its path, and what it says; the one that goes on longest comes last.
+
+    One that cannot be understood is no such guest's.
+    """
+    found = []
+    for path in paths():
+        if not path.endswith(_WAITING):
+            continue
+        with contextlib.suppress(NodeError, OSError), open(path, "rb") as opened:
+            data = opened.read()
+            waits = _waits(data)
+            if waits is not None:
+                found.append((path, _parse(path, data)[0], waits))
+    return sorted(found, key=lambda each: each[2].until)
 
 
 def kept() -> list[tuple[str, Start, list[Resource], Kept]]:

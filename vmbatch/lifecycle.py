@@ -19,6 +19,7 @@ from . import (
     facts,
     history,
     journal,
+    pool,
     sshargs,
     status,
     sweep,
@@ -73,16 +74,11 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
         granted = grant(job, form, config)
         wishes = facts.choose(form, job.wishes, config)
         make_places(config, form)
-        if any(interface.pools for interface in form.interfaces):
-            _make_distant(config.reservations)
-        if any(interface.network and not interface.pools for interface in form.interfaces):
-            file.make_state_directory(addresses.HERE, 0o700)
         entry = member(job, config, os.uname().nodename, alarm)
         if entry is not None:
             _make_distant(config.meeting)
             if job.rank:  # nobody kills it, and the first node, which gives up in time, begins later
                 deadline = Deadline(2 * alarm)
-        file.make_state_directory(claim.DIRECTORY, 0o700)
         start = Start(job.id, job.token, job.user.name, job.queue, job.script, clock.this_process(), time.time(), system.name,
                       granted.keep, job.leader)
         process.watch(lambda: journal.check_not_ended(start))
@@ -91,7 +87,10 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
         admission.check(claimed, granted, here)
         others = Log(config.log_directory, sweep.LOG, "prologue")
         sweep.journals(config, others, dry_run=False, kept=False, patience=deadline.earlier(_SWEEP_SECONDS))
-        book = _take(start, deadline, config, log)
+        waited = None if form.pool is None else _from_pool(job, form, granted, config, log, alone=entry is None)
+        if waited is not None:
+            job, start = waited.job(job), waited.start(start)
+        book = _take(start, deadline, config, log, waited)
     board = Board.new(_status(job, form, granted, start), log.detail)
     log.tell(board.step)
     over = wanted.ask(system, call, start, config, log)
@@ -105,39 +104,47 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
             entry.acquire()
             book.acted()
             met()
-        with log.phase("admission"):
-            work.alive()
-            act(claimed, book, work)
-            admission.enter(claimed, here, config, work)
+        if waited is None:
+            with log.phase("admission"):
+                work.alive()
+                act(claimed, book, work)
+                admission.enter(claimed, here, config, work, pool.Spare(config, others))
         if site is not None:
             with log.phase("site hook"):
                 site()
         suspects = " ".join([form.path, *(place for own in wishes.values() for place in own.places)])
-        with log.phase("images"), _suspected(suspects):
-            known = facts.gather(form, wishes, job, config, gathered, work)
-            if form.resume:
-                from . import resume
+        if waited is not None:
+            known = waited.known
+        else:
+            with log.phase("images"), _suspected(suspects):
+                known = facts.gather(form, wishes, job, config, gathered, work)
+                if form.resume:
+                    from . import resume
 
-                known = resume.seek(known, form, granted, config, gathered.hold)
+                    known = resume.seek(known, form, granted, config, gathered.hold)
         with _suspected(suspects if wishes else ""):
             chosen = plan(job, form, config, known, entry)
         for note in chosen.notes:
             log.line(note)
         board.learn(guest=chosen.domain.name)
-        with log.phase("turn"):
-            if entry is None:
-                admission.begin(claimed, config, work)
-            else:
-                admission.begin_at_once(claimed)
-        with _console_of_failure(chosen, config, log):
+        if waited is None:
+            with log.phase("turn"):
+                if entry is None:
+                    admission.begin(claimed, config, work)
+                else:
+                    admission.begin_at_once(claimed)
+        else:
+            trace.write(config.log_trace, _taken(chosen, start))
+        with console_of_failure(chosen.console, config, log):
             with _suspected(suspects if wishes else ""):
-                chosen = _reserve(chosen, lambda: plan(
+                chosen = reserve(chosen, lambda: plan(
                     job, form, config, facts.addressed(known, form, job.token, config), entry), book, work, log)
-                _make(chosen, book, work, config, log)
+                make(chosen, book, work, config, log)
             _show_console(chosen, log)
             gathered.close()
             with _suspected(suspects), _distrusted(chosen, log):
-                way = boot.bring_up(chosen, start, config, log, deadline, meeting, act=lambda made: act(made, book, work))
+                way = boot.bring_up(chosen, start, config, log, deadline, meeting, None if waited is None else waited.channel,
+                                    act=lambda made: act(made, book, work))
             if chosen.recorded:
                 _show_console(chosen, log)
             trace.write(config.log_trace, trace.Ready(time.time(), job.token, job.id, way.address))
@@ -170,6 +177,10 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
         over.set()
         gathered.close()
         book.close()
+        if waited is not None:
+            waited.channel.close()
+        if form.pool is not None:
+            pool.want()
     seconds = time.monotonic() - begin
     log.line(f"guest {chosen.domain.name} of {job.user.name} is ready at {way} after {seconds:.3f} s")
 
@@ -181,7 +192,7 @@ def _status(job: Job, form: template.Template, granted: Grant, start: Start) -> 
     return Status(
         job=job.id, token=job.token, user=job.user.name, uid=job.user.uid, queue=job.queue, batch=job.batch,
         node=os.uname().nodename, template=form.path, cores=cores, memory=memory, started=start.time, queued=queued,
-        owner=start.owner, steps=status.begin())
+        owner=start.owner, steps=status.begin(), pooled=job.pooled)
 
 
 @contextmanager
@@ -252,8 +263,12 @@ def _asked(system: System, call: Call, job: Job, config: Config) -> Job:
 def make_places(config: Config, form: template.Template) -> None:
     """The directories in which jobs get theirs. NodeError."""
     journal.make_directories()
-    for place, mode in ((config.spool_directory, 0o711), (sshargs.HANDOVER, 0o711)):
+    for place, mode in ((config.spool_directory, 0o711), (sshargs.HANDOVER, 0o711), (claim.DIRECTORY, 0o700)):
         file.make_state_directory(place, mode)
+    if any(interface.pools for interface in form.interfaces):
+        _make_distant(config.reservations)
+    if any(interface.network and not interface.pools for interface in form.interfaces):
+        file.make_state_directory(addresses.HERE, 0o700)
     if form.messages != "SHARE":
         return
     try:
@@ -276,9 +291,32 @@ def _make_distant(path: str) -> None:
     distant.call(os.path.dirname(path), lambda: file.make_state_directory(path, 0o700))
 
 
-def _take(start: Start, deadline: Deadline, config: Config, log: Log) -> Journal:
-    """This start's journal; an earlier start of the same job is ended first. EndedError for a later one, DeadlineError."""
-    while (book := Journal.create(start)) is None:
+def _from_pool(job: Job, form: template.Template, granted: Grant, config: Config, log: Log, *, alone: bool) -> pool.Taken | None:
+    """A guest for the job that waits, unless it has guests on other nodes, too. VmBatchError."""
+    if not alone:
+        log.line("no guest that waits is taken: the job has guests on other nodes, which its own must know from the start")
+        return None
+    with log.phase("take"):
+        return pool.take(job, form, granted, config, log)
+
+
+def _take(start: Start, deadline: Deadline, config: Config, log: Log, waited: pool.Taken | None = None) -> Journal:
+    """This start's journal, of the guest that `waited` if there is one; an earlier start of the same job is ended first.
+
+    EndedError for a later one, DeadlineError.
+    """
+    create = Journal.create if waited is None else waited.book.become
+    try:
+        return _first(start, deadline, config, log, functools.partial(create, start))
+    except BaseException:
+        if waited is not None:
+            waited.give_up(config, log)
+        raise
+
+
+def _first(start: Start, deadline: Deadline, config: Config, log: Log, create: Callable[[], Journal | None]) -> Journal:
+    """As `_take`; the journal is what `create` makes of it."""
+    while (book := create()) is None:
         known = journal.peek(journal.path_of(start.job))
         if known is not None:
             _check_earlier(known[0], start)
@@ -301,7 +339,7 @@ def _check_earlier(other: Start, start: Start) -> None:
         raise EndedError(f"job {start.job} was started again by the batch system, and this start is over")
 
 
-def _reserve(chosen: Plan, again: Callable[[], Plan], book: Journal, work: Work, log: Log) -> Plan:
+def reserve(chosen: Plan, again: Callable[[], Plan], book: Journal, work: Work, log: Log) -> Plan:
     """The plan, or where others were quicker `again` another one, once its addresses are this start's. VmBatchError."""
     while chosen.reservations:
         try:
@@ -320,7 +358,7 @@ def _reserve(chosen: Plan, again: Callable[[], Plan], book: Journal, work: Work,
     return chosen
 
 
-def _make(chosen: Plan, book: Journal, work: Work, config: Config, log: Log) -> None:
+def make(chosen: Plan, book: Journal, work: Work, config: Config, log: Log) -> None:
     """Everything else in the plan, each thing promised before it is made; what is slow, while the rest is made."""
     with ExitStack() as begun:
         finishes: list[Callable[[], None]] = []
@@ -376,6 +414,12 @@ def _begin(chosen: Plan, start: Start) -> trace.Begin:
         time=time.time(), token=job.token, job=job.id, user=job.user.name, uid=job.user.uid, queue=job.queue, batch=job.batch,
         node=os.uname().nodename, started=start.time, guest=domain.name, uuid=domain.uuid, template=chosen.template,
         macs=chosen.macs, addresses=chosen.addresses, images=chosen.images)
+
+
+def _taken(chosen: Plan, start: Start) -> trace.Taken:
+    job = chosen.job
+    return trace.Taken(time=time.time(), token=job.token, job=job.id, user=job.user.name, uid=job.user.uid, queue=job.queue,
+                       batch=job.batch, started=start.time)
 
 
 def act(step: Resource | Piece, book: Journal, work: Work, begin: Callable[[], None] = lambda: None) -> None:
@@ -460,12 +504,12 @@ def _distrusted(chosen: Plan, log: Log) -> Iterator[None]:
 
 
 @contextmanager
-def _console_of_failure(chosen: Plan, config: Config, log: Log) -> Iterator[None]:
-    """Adds the last lines of the guest's console to an error, and keeps more of it in the job's log."""
+def console_of_failure(path: str, config: Config, log: Log) -> Iterator[None]:
+    """Adds the last lines of the guest's console log at `path` to an error, and keeps more of it in the job's log."""
     try:
         yield
     except VmBatchError as error:
-        text = console.read_tail(chosen.console)
+        text = console.read_tail(path)
         for line in console.printable_lines(text):
             log.detail(f"console: {line}")
         shown = console.printable_lines(text)[-config.guest_console_lines:] if config.guest_console_lines else []

@@ -6,6 +6,7 @@ file, and each run adds what is new. (https://prometheus.io/docs/instrumenting/e
 
 from __future__ import annotations
 
+import collections
 import fcntl
 import itertools
 import os
@@ -136,6 +137,9 @@ def _now(config: Config) -> Iterator[str]:
     yield from _room(config)
     yield from _family("vmbatch_drained", "gauge", "Whether an admin has drained this node.",
                        [("", {}, int(drain.look() is not None))])
+    waiting = collections.Counter(waits.template for _path, _start, waits in journal.waiting())
+    yield from _family("vmbatch_waiting_guests", "gauge", "Guests that wait for jobs.",
+                       [("", {"template": template}, number) for template, number in sorted(waiting.items())])
     yield from _family("vmbatch_kept_jobs", "gauge", "Failed jobs whose disks are kept.",
                        [("", {}, sum(path.endswith(".kept") for path in journal.paths()))])
 

@@ -9,6 +9,7 @@ import msgspec
 
 from . import network, sshargs, trace
 from .config import Config
+from .context.content import Content
 from .context.credentials import oem_strings
 from .context.keys import HandoverKeys, Keys
 from .context.parameters import hostname
@@ -106,6 +107,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     by themselves for what another DHCP server gives them.
     `forwarded` is the number of the interface in QEMU's user network, where that is the way to the guest.
     `instead` is what else must be made for a `domain` that is booted though it was to be restored.
+    `given` is what a guest gets that has waited for its job.
     `recorded`: the log at `console` is not written by the hypervisor, but from the console's pty, as long as the guest boots.
     """
 
@@ -135,6 +137,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     console_shell: str
     messages: str
     forwarded: int | None
+    given: Content | None = None
 
 
 def names(job: Job, config: Config, node: str) -> tuple[str, str, str]:
@@ -157,9 +160,13 @@ def member(job: Job, config: Config, node: str, patience: float) -> Member | Non
                   name=hostname(config.guest_hostname, job), others=job.nodes[0 if job.rank else 1:], patience=patience)
 
 
-def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member | None = None) -> Plan:
-    """Decides everything; `met` is this node's entry for the job's others. JobError, SiteError, NodeError for what cannot be."""
-    check_user(job, config)
+def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member | None = None, *, nobody: bool = False) -> Plan:
+    """Decides everything; `met` is this node's entry for the job's others. JobError, SiteError, NodeError for what cannot be.
+
+    With `nobody` a guest that is to wait for a job, and nothing that is a job's. Of a job that is `pooled` only that.
+    """
+    if not nobody:
+        check_user(job, config)
     if met is not None and template.console_shell:
         raise JobError(f"jobs on several nodes do not run in queue {job.queue}: its guests cannot reach each other",
                        "ask for one node", code="VB208")
@@ -182,9 +189,9 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
     reservations = tuple(Address(os.path.join(config.reservations, address), job.token, job.id, facts.node)
                          for interface in facts.addresses for address in interface)
     nets = network.nets(template.interfaces, macs, facts.addresses or ((),) * len(macs))
-    context = Context(job, template, profile, spool, config, facts, nets, disks, party=met is not None)
+    context = Context(job, template, profile, spool, config, facts, nets, disks, party=met is not None, nobody=nobody)
     alias = f"vmbatch-{job.token[:16]}"
-    domain = Domain(config.libvirt_uri, f"vmbatch-{job.slug}-{job.token[:8]}", str(uuid.UUID(hex=job.token, version=4)),
+    domain = Domain(config.libvirt_uri, f"vmbatch-{job.maker}-{job.token[:8]}", str(uuid.UUID(hex=job.token, version=4)),
                     job.token, os.path.join(spool, "domain.xml"), float(template.lifetime.shutdown))
     console = os.path.join(spool, "console.log")
     keys = os.path.join(spool, "keys")
@@ -195,7 +202,7 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
         name=domain.name, uuid=domain.uuid, job=job.id, token=job.token, user=job.user.name, console=console,
         drivers=tuple(disks.drivers), shell_console=template.console_shell,
         kernel_words=context.kernel_words,
-        channel=template.messages == "CHANNEL",
+        channel=template.messages == "CHANNEL" or nobody,
         directories=context.directories,
         oem_strings=tuple(oem_strings(facts.credentials)),
         interfaces=tuple(guards.changes),
@@ -217,7 +224,12 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
         log=config.log_directory),)
     own = Keys(keys, job.id)
     meeting = (Introduction(met, keys, job.nodes, job.node_file or ""),) if met is not None else ()
-    phases = (
+    of_job: tuple[Resource | Piece, ...] = () if nobody else (
+        Directory(handover, job.token, 0o711),
+        HandoverKeys(keys, handover, alias, template.method != "ROOTSSH", job.user.uid, job.user.group.gid),
+        *((StageFile(handover, granted.stage, job.user.group.gid),) if granted.stage and not job.rank else ()),
+    )
+    phases = (Phase("context", (*of_job, *watcher)),) if job.pooled else (
         Phase("leases", leases),
         Phase("disks", (Directory(spool, job.token, 0o711), *(disks.steps if resumed is None else resumed.steps))),
         Phase("network filter", tuple(guards.steps)),
@@ -226,28 +238,28 @@ def plan(job: Job, template: Template, config: Config, facts: Facts, met: Member
             *(() if meeting else (own,)),
             *context.steps,
             *shared,
-            Directory(handover, job.token, 0o711),
-            HandoverKeys(keys, handover, alias, template.method != "ROOTSSH", job.user.uid, job.user.group.gid),
-            *((StageFile(handover, granted.stage, job.user.group.gid),) if granted.stage and not job.rank else ()),
+            *of_job,
             *(DomainFile(path, text) for path, text in texts),
         )),
-        Phase("start", (*watcher, domain, *guards.ports)),
+        Phase("start", (*(() if nobody else watcher), domain, *guards.ports)),
     )
     notes = (*granted.notes, *disks.notes, *_unguarded(facts), *filter(None, (facts.booted,)))
-    return Plan(job=job, template=template.path, reservations=reservations,
+    given = sum(net.method == "dhcp" for net in nets)
+    own_addresses = tuple(address for interface in facts.addresses for address in interface)
+    return Plan(job=job, template=template.path, reservations=() if job.pooled else reservations,
                 phases=tuple(phase for phase in phases if phase.steps), domain=domain, xml=xml,
                 inbox=place, export=export, address=next((net.address4.partition("/")[0] for net in nets if net.address4), ""),
                 console=console, recorded=profile.xen, handover=handover, alias=alias,
                 instead=() if resumed is None else resumed.instead,
                 notes=notes, macs=macs, delivery=context.delivery,
-                addresses=tuple(address for interface in facts.addresses for address in interface),
-                waiting=tuple(guards.waiting), learning=tuple(guards.learning),
+                addresses=(facts.waited, *own_addresses) if job.pooled else own_addresses,
+                waiting=() if job.pooled else tuple(guards.waiting), learning=() if job.pooled else tuple(guards.learning),
                 rooms=tuple(step for step in leases if isinstance(step, Room)),
-                sealed=bool(guards.waiting) and len(guards.waiting) == sum(net.method == "dhcp" for net in nets),
+                sealed=bool(job.pooled) or (bool(guards.waiting) and len(guards.waiting) == given),
                 images=tuple(_traced(template, facts)),
-                console_shell=template.console_shell, messages=template.messages,
+                console_shell=template.console_shell, messages="CHANNEL" if nobody or job.pooled else template.messages,
                 forwarded=next((number for number, interface in enumerate(template.root.findall("devices/interface"))
-                                if interface.get("type") == "user"), None))
+                                if interface.get("type") == "user"), None), given=context.given)
 
 
 def _leases(template: Template, config: Config, facts: Facts, nets: tuple[Net, ...]) -> Iterator[Resource | Piece]:

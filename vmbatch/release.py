@@ -12,7 +12,6 @@ from .errors import DeadlineError, NodeError, VmBatchError
 from .host import clock, file
 from .host.log import LOG_ERR, Log, tell_user
 from .hypervisor.domain import Domain
-from .job import slug
 from .journal import Journal
 from .spool.directory import Directory
 from .status import utf8
@@ -54,10 +53,9 @@ def keep(book: Journal, why: str, config: Config, log: Log, *, orphaned: bool, s
 def _put_aside(book: Journal, until: float, most: int, why: str, status: int | None, config: Config, log: Log, *,
                orphaned: bool) -> str:
     """Releases all but disks and console, and the images below them; where they are. NodeError, OSError."""
-    unique = f"{slug(book.start.job)}.{book.start.token}"
-    spool = os.path.join(config.spool_directory, unique)
+    spool = os.path.join(config.spool_directory, book.start.unique)
     spared = [owned for owned in book.resources if isinstance(owned, Directory)
-              and owned.path in (spool, os.path.join(config.images_directory, "uses", unique))]
+              and owned.path in (spool, os.path.join(config.images_directory, "uses", book.start.unique))]
     if not spared:
         raise NodeError("it has no disks yet", code="VB914")
     for owned in book.resources:

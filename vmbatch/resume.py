@@ -3,7 +3,7 @@
 import contextlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -51,15 +51,20 @@ def look(known: Facts, form: Template, granted: Grant, config: Config) -> Facts:
 def shape(known: Facts, form: Template, granted: Grant, config: Config) -> Shape:
     """What shapes a guest with these images. NodeError, SiteError."""
     cores, memory = own_size(form.root)
-    images = (known.images[index] for index in sorted(known.images))
     shaping = "\0".join((digest_text(form), *(f"{name}={data.hex()}" for name, data in sorted(known.credentials.items()))))
     return Shape(
         template=form.path, domain=digest.of_text(shaping),
         kit=digest.of_text("\0".join(f"{entry.name} {entry.data.hex()}" for entry in same())), node=_node(config.libvirt_uri),
         cores=granted.cores or cores, memory=granted.memory or memory,
-        inputs=(*(Input(path, "", _stamp(path)) for path in files(form)),
-                *(Input(image.path, image.digest, None) if image.stored else Input(image.path, "", _stamp(image.path))
-                  for image in images)))
+        inputs=inputs(known, form))
+
+
+def inputs(known: Facts, form: Template, more: Iterable[str] = ()) -> tuple[Input, ...]:
+    """The node's files that guests with these images are made with, and `more` of them. SiteError."""
+    images = (known.images[index] for index in sorted(known.images))
+    return (*(Input(path, "", _stamp(path)) for path in (*files(form), *more)),
+            *(Input(image.path, image.digest, None) if image.stored else Input(image.path, "", _stamp(image.path))
+              for image in images))
 
 
 def _stamp(path: str) -> Stamp:

@@ -6,13 +6,12 @@ It is a start like any other, with a journal, that ends once the saved guest has
 import contextlib
 import os
 import re
-import secrets
 import time
 
 from . import admission, claim, facts, journal, resume, sweep, template, trace
-from .batch.local import QUEUE, Local
+from .batch import local
 from .config import Config
-from .errors import DeadlineError, NodeError, SiteError, VmBatchError
+from .errors import DeadlineError, NodeError, SiteError
 from .format import FormatError, savefile
 from .grant import Grant
 from .guest import printable
@@ -22,16 +21,15 @@ from .image import saved
 from .image.room import make_room
 from .image.saved import Record, Shape
 from .image.store import make_directories, stamp
-from .job import Group, Job, Leader, User
+from .job import Job
 from .journal import Journal, Start
-from .lifecycle import act
+from .lifecycle import act, console_of_failure
 from .registry import HYPERVISORS
 from .release import release
 from .resource import Work
 from .resumeplan import Saving, saving
 from .units import Deadline
 
-_NUMBERS = 10**9
 _LOOK_SECONDS = 0.05
 _SWEEP_SECONDS = 10.0
 _ALONE_SECONDS = 30.0
@@ -41,13 +39,13 @@ _ALONE_SECONDS = 30.0
 def save(path: str, config: Config, log: Log, number: int) -> str:
     """Has a saved guest of the template at `path`; where it is and what it took, in words. VmBatchError.
 
-    `number` is that of the start, as `new_number` has it. Signals that end this process raise KeyboardInterrupt.
+    `number` is that of the start, as `local.new_number` has it. Signals that end this process raise KeyboardInterrupt.
     """
     form = template.parse(file.read_trusted(path), path)
     why = resume.why_not(form, config) if form.resume else "it does not say <vbstart>RESUME</vbstart>"
     if why:
         raise SiteError(f"{path}: its guests are not saved: {why}", code="VB715")
-    job = _job(number)
+    job = local.of_node(job_id(number), "save")
     journal.make_directories()
     make_directories(config.images_directory)
     file.make_state_directory(claim.DIRECTORY, 0o700)
@@ -69,21 +67,9 @@ def save(path: str, config: Config, log: Log, number: int) -> str:
         book.close()
 
 
-def new_number() -> int:
-    """For a start."""
-    return secrets.randbelow(_NUMBERS)
-
-
 def job_id(number: int) -> str:
     """Of such a start: no batch system has it."""
     return f"{number}.save"
-
-
-def _job(number: int) -> Job:
-    me = clock.this_process()
-    root = User("root", 0, Group("root", 0), (), "/", "/bin/sh")
-    return Job(id=job_id(number), token=clock.new_token(), user=root, name="save", queue=QUEUE, account="", resources="",
-               script=None, node_file=None, batch=Local.name, leader=Leader(me.pid, me.started))
 
 
 def _save(job: Job, form: template.Template, book: Journal, config: Config, work: Work, log: Log) -> str:
@@ -118,19 +104,11 @@ def _save(job: Job, form: template.Template, book: Journal, config: Config, work
             time=time.time(), token=job.token, job=job.id, user=job.user.name, uid=0, queue="", batch=job.batch,
             node=os.uname().nodename, started=book.start.time, guest=chosen.domain.name, uuid=chosen.domain.uuid,
             template=form.path, macs=(), addresses=(), images=()))
-        try:
+        with console_of_failure(chosen.console, config, log):
             with log.phase("start"):
                 at = _start(chosen, form, book, work)
             with log.phase("boot"):
                 _wait(chosen, "waiting", work.deadline.earlier(config.timeouts_boot * config.timeouts_scale))
-        except VmBatchError as error:
-            lines = console.printable_lines(console.read_tail(chosen.console))
-            for line in lines:
-                log.detail(f"console: {line}")
-            if lines and config.guest_console_lines:
-                shown = (f"  {line}" for line in lines[-config.guest_console_lines:])
-                error.detail = (*error.detail, "the guest's console ended with:", *shown)
-            raise
         with log.phase("save"):
             size = _write(chosen, form, shape, at, facts.readers(form, config), work)
     return f"{form.path}: saved in {chosen.ready}, {size >> 20} MiB, after {time.monotonic() - begin:.1f} s"

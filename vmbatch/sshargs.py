@@ -6,10 +6,10 @@ WITH_PARENT = ("/usr/bin/setpriv", "--pdeathsig=KILL", "--")
 HANDOVER = "/run/vmbatch/handover"
 
 
-def client(handover: str, alias: str, key: str = "") -> list[str]:
+def client(handover: str, alias: str, key: str = "", known_hosts: str = "") -> list[str]:
     """ssh with the job's key and the guest's pinned host key, and nothing of the node's or the user's configuration.
 
-    `key`: another copy of the job's key than the user's own.
+    `key`: another copy of the job's key than the user's own. `known_hosts`: where the Ed25519 host key is instead.
     """
     options = {
         "BatchMode": "yes",
@@ -28,8 +28,10 @@ def client(handover: str, alias: str, key: str = "") -> list[str]:
         "ServerAliveInterval": "15",
         "StrictHostKeyChecking": "yes",
         "UpdateHostKeys": "no",
-        "UserKnownHostsFile": f"{handover}/known_hosts",
+        "UserKnownHostsFile": known_hosts or f"{handover}/known_hosts",
     }
+    if known_hosts:
+        options["HostKeyAlgorithms"] = "ssh-ed25519"
     return [SSH, "-F", "none", "-e", "none", *(f"-o{name}={value}" for name, value in options.items())]
 
 

@@ -16,7 +16,7 @@ import msgspec
 
 from .errors import JobError, NodeError, SiteError, VmBatchError
 from .host import acl, clock, file
-from .job import check_name, check_token, slug
+from .job import check_name, check_token, slug, unique
 from .phase import BEGIN, RUN, phase_of
 
 DIRECTORY = "/run/vmbatch/status"
@@ -44,7 +44,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """A start of a job. `memory` is the guest's, in bytes; `started` is when its prologue was, in seconds since 1970.
 
     `queued`: how many seconds it waited in its queue, where the batch system says so. `owner` is the prologue. `cancelled`: the
-    batch system ended the job before its guest was ready. `why` its guest was ended, if an admin did that.
+    batch system ended the job before its guest was ready. `why` its guest was ended, if an admin did that. `pooled`: see `Job`.
     """
 
     job: str
@@ -66,6 +66,12 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     failure: Failure | None = None
     cancelled: bool = False
     why: str = ""
+    pooled: str = ""
+
+    @property
+    def unique(self) -> str:
+        """The name of the directories of its own."""
+        return unique(self.job, self.token, self.pooled)
 
     @property
     def phase(self) -> str:

@@ -89,9 +89,10 @@ def sweep(config: Config, log: Log, *, dry_run: bool) -> list[str]:
 
 
 def _mended(*, dry_run: bool) -> list[str]:
-    """Has the filters of guests that run stand again where somebody has taken them away; a line for each. NodeError."""
-    wanted = [(path, owned) for path in journal.paths(kept=False) if (known := _peek(path)) is not None and known[2]
-              for owned in known[1] if isinstance(owned, NetworkFilter)]
+    """Has the filters of guests that run or wait stand again where somebody has taken them away; a line for each. NodeError."""
+    waiting = {path for path, _start, _waits in journal.waiting()}
+    wanted = [(path, owned) for path in journal.paths(kept=False) if (known := _peek(path)) is not None
+              and (known[2] or path in waiting) for owned in known[1] if isinstance(owned, NetworkFilter)]
     standing = netfilter.standing() if wanted else set()
     return [said for path, owned in wanted if owned.port not in standing and (said := _mend(path, owned, dry_run=dry_run))]
 
@@ -223,6 +224,8 @@ def _judge(book: Journal, *, dry_run: bool) -> str:
     """Of an unlocked journal: `dead, ...` if its job cannot run any more, a reason if that is not known, else nothing."""
     if book.kept is not None:
         return "dead, and kept until now" if book.is_over(note=not dry_run) else ""
+    if book.waits is not None:
+        return "dead, it waited for a job until its time was over" if book.waits.is_over else ""
     if not book.handed_over:
         return "dead, its prologue ended before the guest was ready"
     if book.start.owner.boot != clock.boot_id():

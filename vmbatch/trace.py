@@ -1,8 +1,8 @@
 """Which guest was whose, when, and at which addresses: lines in a file that outlives guest, journal and log.
 
-A guest has a line `begin` before it is started, `lease` before it can use an address that DHCP has given it, `ready` once its job
-may run, and `end` when it is gone and its journal still there. They are put together by the start's token. So a crash loses no
-guest: at worst an `end` stands twice.
+A guest has a line `begin` before it is started, `lease` before it can use an address that DHCP has given it, `taken` when it has
+waited and becomes a job's, `ready` once its job may run, and `end` when it is gone and its journal still there. They are put
+together by the start's token. So a crash loses no guest: at worst an `end` stands twice.
 """
 
 from __future__ import annotations
@@ -49,6 +49,19 @@ class Begin(msgspec.Struct, frozen=True, kw_only=True, tag="begin", tag_field="e
     images: tuple[Image, ...]
 
 
+class Taken(msgspec.Struct, frozen=True, kw_only=True, tag="taken", tag_field="event"):
+    """A guest that waited, and is a job's from now on; `started` is when that one's prologue was."""
+
+    time: float
+    token: str
+    job: str
+    user: str
+    uid: int
+    queue: str
+    batch: str
+    started: float
+
+
 class Lease(msgspec.Struct, frozen=True, tag="lease", tag_field="event"):
     """An address that the DHCP of libvirt's network has given a guest."""
 
@@ -78,7 +91,7 @@ class End(msgspec.Struct, frozen=True, tag="end", tag_field="event"):
     status: int | None = None
 
 
-Event = Begin | Lease | Ready | End
+Event = Begin | Taken | Lease | Ready | End
 _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
 
@@ -143,6 +156,10 @@ def guests(directory: str) -> Iterator[Guest]:
             continue
         if isinstance(event, Begin):
             known.setdefault(event.token, Guest(begin=event))
+        elif event.token in known and isinstance(event, Taken):
+            guest = known[event.token]
+            yield msgspec.structs.replace(guest, ended=event.time, why=f"job {event.job} took it, for which it had waited")
+            known[event.token] = msgspec.structs.replace(guest, begin=_of_job(guest.begin, event))
         elif event.token in known and isinstance(event, Lease):
             guest = known[event.token]
             known[event.token] = msgspec.structs.replace(guest, leases=(*guest.leases, event.address))
@@ -152,6 +169,12 @@ def guests(directory: str) -> Iterator[Guest]:
             over.add(event.token)
             yield msgspec.structs.replace(known.pop(event.token), ended=event.time, status=event.status, why=event.why)
     yield from known.values()
+
+
+def _of_job(begin: Begin, taken: Taken) -> Begin:
+    """The begin of the guest for the job that has taken it."""
+    return msgspec.structs.replace(begin, time=taken.time, job=taken.job, user=taken.user, uid=taken.uid, queue=taken.queue,
+                                   batch=taken.batch, started=taken.started)
 
 
 def _events(directory: str) -> Iterator[Event]:

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lab import loaded, mom, nest, place
+from lab.fakeport import taken
 from lab.remains import Node, in_child
-from vmbatch import ending, guard
+from vmbatch import ending, guard, journal
 from vmbatch.host import nft
 from vmbatch.host.log import Log
 
@@ -52,19 +53,31 @@ class Player:
     def prologue(self, case: Case) -> Answer:
         """`begin`: `nothing`, `failing` for a guest that fails, `keeping` for one of which something is kept, `remains` for
         another job's remains on the node, `own` for an image of the user's, `party` for a job on two nodes, `disk` for a context
-        in the guest's disk, `exported` for a watched guest with an exported part of the share."""
+        in the guest's disk, `exported` for a watched guest with an exported part of the share,
+        `waiting` for a guest that waited."""
         if case.begin == "remains":
             self.kept_state("crashed").restore(self.node)
+        if case.begin == "waiting":
+            kept = self.kept_state("waiting")
+            for before in (Path(nest.PORT), taken(nest.PORT)):
+                before.unlink(missing_ok=True)
+            kept.restore(self.node)
+            _until(lambda: nest.answers_at(Path(nest.PORT)), _HOOK_SECONDS)
         asked = {"own": nest.OWN, "keeping": nest.KEEPING}.get(case.begin, "")
         job = self.accept(nest.FAILING if case.begin in ("failing", "keeping") else "alice", other=asked,
-                          queue={"disk": nest.DISK_QUEUE, "exported": nest.EXPORT_QUEUE}.get(case.begin, nest.QUEUE),
+                          queue={"disk": nest.DISK_QUEUE, "exported": nest.EXPORT_QUEUE,
+                                 "waiting": nest.POOL_QUEUE}.get(case.begin, nest.QUEUE),
                           hosts=sister.HOSTS if case.begin == "party" else (sister.FIRST,))
         with sister.joining(job) if case.begin == "party" else contextlib.nullcontext():
             trace = self._killed(self._traced_prologue(job, case.mutation), case)
         kinds = _kinds()
         said = [] if case.at or bool(trace.status) == (job.user == nest.FAILING) else [
             f"the prologue ended with {trace.status}: {job.errors.decode()}"]
+        if case.begin == "waiting":
+            said += _wait_untouched() if case.at or taken(nest.PORT).exists() else ["the guest that waits was not taken"]
         said += self.clean(job, case.cleanup)
+        if case.begin == "waiting":
+            said += self._vmbatch("sweep") + _wait_untouched() + self._vmbatch("pool", "drain")
         if case.begin == "remains":
             said += self.clean(self.kept_state("crashed").job, "sweep")
         if case.begin == "keeping":
@@ -113,7 +126,12 @@ class Player:
         return [] if status == 0 else [f"vmbatch {' '.join(words)} ended with {status}: {said}"]
 
     def kept_state(self, name: str) -> state.Kept:
-        """A job's state after a whole prologue (`handed-over`), or killed when its guest is up (`crashed`), or at a promise."""
+        """A job's state after a whole prologue (`handed-over`), or killed when its guest is up (`crashed`), or at a promise.
+
+        `waiting`: there is no job yet, but a guest that waits for it.
+        """
+        if name == "waiting" and name not in self.kept:
+            self.kept[name] = self._keep_waiting()
         if name not in self.kept:
             wanted: dict[str, Wanted] = {
                 "handed-over": lambda number, point: False,
@@ -132,6 +150,15 @@ class Player:
             tracer.before = tracer.kill
         tracer.run()
         return state.keep(name, job, self.node)
+
+    def _keep_waiting(self) -> state.Kept:
+        """A guest waits, and there is no job."""
+        self.node.clear()
+        said = self._vmbatch("pool", "refill")
+        assert not said, said
+        job = self.accept()
+        self.mom.forget(job)
+        return state.keep("waiting", job, self.node)
 
     def torn(self, case: Case) -> Answer:
         """The journal's line number `at` (the first has 1) cut at every third byte; the prologue died before it acted on it.
@@ -253,6 +280,11 @@ def _kinds() -> list[str]:
     """Of all resources in all journals."""
     lines = [line for path in Path(JOURNALS).glob("*") for line in path.read_bytes().splitlines()]
     return sorted({json.loads(line)["kind"] for line in lines if line.endswith(b"}")})
+
+
+def _wait_untouched() -> list[str]:
+    """A line if a guest waits although it has heard of a job."""
+    return [f"{start.job} waits, and is a job's" for _path, start, _waits in journal.waiting() if taken(nest.PORT).exists()]
 
 
 def _promises_after(trace: Trace) -> list[str]:

@@ -30,11 +30,12 @@ def test_prologue_killed_anywhere_leaves_nothing_after_its_epilogue(pool: Pool, 
     assert pool.missed - missed < len(cases) / 20  # ssh does not write as often each time
 
 
-@pytest.mark.parametrize("begin", ["failing", "keeping", "remains", "own", "party", "disk", "exported"])
+@pytest.mark.parametrize("begin", ["failing", "keeping", "remains", "own", "party", "disk", "exported", "waiting"])
 def test_prologue_killed_on_another_course(pool: Pool, prologue_points: list[Point], begin: str) -> None:
     """`failing`: it undoes itself, as the guest fails, and `keeping` some of it; `remains`: it ends another job; `own`: it reads
     an image of the user's; `party`: it meets another node of the job; `disk`: it writes into the guest's disk; `exported`: it
-    mounts and exports the guest's part of the share, and starts who watches it; there DHCP's leases are listed, too."""
+    mounts and exports the guest's part of the share, and starts who watches it; there DHCP's leases are listed, too;
+    `waiting`: it takes a guest that waited."""
     whole = pool.ask(Case("prologue", begin=begin))
     assert not whole.leaks
     cases = _kills(new_places(whole.points, prologue_points), Case("prologue", begin=begin))

@@ -92,8 +92,15 @@ Configure = Callable[[str], AbstractContextManager[None]]
 @contextmanager
 def changed_configuration(more: str) -> Iterator[None]:
     """The lab's settings with others behind them."""
-    before = CONFIG.read_text()
-    CONFIG.write_text(f"{before}\n{more}\n")
+    before = text = CONFIG.read_text()
+    behind = ""
+    for section in re.split(r"(?m)^(?=\[)", more):
+        header = section.partition("\n")[0]
+        if header and f"\n{header}\n" in text:
+            text = text.replace(f"\n{header}\n", f"\n{section}\n")
+        else:
+            behind += section
+    CONFIG.write_text(f"{text}\n{behind}\n")
     try:
         yield
     finally:

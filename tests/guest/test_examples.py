@@ -51,7 +51,7 @@ def run(mom: Mom, name: str, changes: examples.Changes, script: str = "", settin
         assert checked.returncode == 0, checked.stderr
         assert ": right, for " in checked.stdout
         for command in commands:
-            subprocess.run([CHECK, command, template], check=True)
+            subprocess.run([CHECK, *command.split(), template], check=True)
         ended = mom.run(f"#!/bin/sh\n{WHO}\n{script}\nexit 7\n".encode(), queue="example", other=other)
     finally:
         CONFIG.write_text(before)
@@ -77,6 +77,13 @@ def test_resume(mom: Mom) -> None:
     ended = run(mom, "resume", {**KVM, **booting("debian")}, "cat /etc/machine-id", commands=("save",))
     assert re.fullmatch("[0-9a-f]{32}", rest(ended)[0])
     assert "is booted" not in Path(f"/var/log/vmbatch/{ended.job.file_id}.log").read_text()
+
+
+def test_pool(mom: Mom) -> None:
+    place("debian-12.qcow2", "debian")
+    ended = run(mom, "pool", {**KVM, **booting("debian"), " size='2'": ""}, "cat /etc/machine-id", commands=("pool refill",))
+    assert re.fullmatch("[0-9a-f]{32}", rest(ended)[0])
+    assert "phase take" in Path(f"/var/log/vmbatch/{ended.job.file_id}.log").read_text()
 
 
 def test_debian_direct_kernel(mom: Mom) -> None:

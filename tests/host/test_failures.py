@@ -24,6 +24,7 @@ from vmbatch.guestdisk.files import File, check
 from vmbatch.handover import Handover
 from vmbatch.host import console, http, nft, process, virt
 from vmbatch.host.log import Log
+from vmbatch.hypervisor.domain import Domain
 from vmbatch.image import own, transfer
 from vmbatch.image.terms import terms
 from vmbatch.shell.guest import Guest
@@ -135,9 +136,8 @@ def test_a_domain_that_libvirt_refuses() -> None:
 @pytest.mark.error("VB703")
 def test_a_console_that_libvirt_does_not_give(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(virt, "running_xml", lambda uri, uuid: "<domain/>")
-    chosen: Any = SimpleNamespace(domain=SimpleNamespace(uri=TEST, uuid=TOKEN), job=job())
     with pytest.raises(VmBatchError, match="libvirt has given the guest no socket for its messages"):
-        boot._open_channel(chosen)
+        boot.open_channel(Domain(TEST, "guest", TOKEN, TOKEN, "/x"), TOKEN)
 
 
 def waiting(monkeypatch: pytest.MonkeyPatch, *, failed: str = "", state: str = "running", panic: str | None = None,

@@ -79,3 +79,14 @@ def test_what_cannot_be_watched_is_named(watch: Watch, tmp_path: Path, name: str
     with pytest.raises(kind) as caught:
         watch.directory(str(tmp_path / name))
     assert caught.value.filename == str(tmp_path / name)
+
+
+def test_who_wakes_too_late_writes_into_nothing_else(tmp_path: Path) -> None:
+    """The descriptors are somebody else's by then."""
+    watch = Watch()
+    watch.close()
+    others = [os.open(tmp_path / str(number), os.O_RDWR | os.O_CREAT) for number in range(8)]
+    watch.wake()
+    for number, descriptor in enumerate(others):
+        os.close(descriptor)
+        assert (tmp_path / str(number)).read_bytes() == b""

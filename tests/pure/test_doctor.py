@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from vmbatch import drain, resume
+from vmbatch import drain, journal, resume
 from vmbatch.admission import Room
 from vmbatch.claim import Claim
 from vmbatch.config import Config
@@ -21,6 +21,7 @@ from vmbatch.grant import Grant
 from vmbatch.host import acl, clock, file
 from vmbatch.host.virtnet import Network
 from vmbatch.image.saved import Saved
+from vmbatch.journal import Waits
 from vmbatch.template import Template
 
 from .sample import TEMPLATE, facts, form
@@ -314,6 +315,25 @@ def test_saved_guests(monkeypatch: pytest.MonkeyPatch) -> None:
                               "vmbatch save --all; vmbatch-save.timer runs it every night")
     assert there == ok("a guest is saved of /has.xml /also.xml")
     assert list(images.saved(Site(CONFIG, (form(),)))) == []
+
+
+def test_guests_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too few, enough, too old ones, and templates of which none can."""
+    pooled = form(TEMPLATE.replace("<vbhypervisor>", "<vbstart size='2'>POOL</vbstart><vbhypervisor>"))
+    few, enough, never = (msgspec.structs.replace(pooled, path=f"/{name}.xml") for name in ("few", "enough", "never"))
+    never = msgspec.structs.replace(never, console_shell="hvc0")
+
+    def waits(path: str, seconds: float = 60.0) -> tuple[str, None, Waits]:
+        return "", None, Waits(path, "key", "10.0.0.9", (), clock.boot_id(), clock.uptime() + seconds)
+
+    there = [waits("/few.xml"), waits("/few.xml", -1.0), waits("/enough.xml"), waits("/enough.xml")]
+    monkeypatch.setattr(journal, "waiting", lambda: there)
+    lacking, cannot, fine = images.waiting(Site(CONFIG, (form(), few, never, enough)))
+    assert lacking == warning("/few.xml: 1 of 2 guests wait for jobs",
+                              "vmbatch pool refill says why; vmbatch-pool.path and vmbatch-pool.timer run it")
+    assert (cannot.level, "<vbshell>CONSOLE</vbshell>" in cannot.found) == ("warning", True)
+    assert fine == ok("guests wait for jobs: 2 of /enough.xml")
+    assert list(images.waiting(Site(CONFIG, (form(),)))) == []
 
 
 # room

@@ -76,7 +76,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str,
         book.start = Start("42.vm", "t", "alice", "vm", None, clock.this_process(), 0.0)
         work = Work(Deadline(60), lambda: None, lambda _: None)
         try:
-            lifecycle._make(chosen, book, work, settings(), Log(str(tmp_path), "42.vm", "prologue"))
+            lifecycle.make(chosen, book, work, settings(), Log(str(tmp_path), "42.vm", "prologue"))
         except NodeError as error:
             DONE.append(str(error))
         return list(DONE)

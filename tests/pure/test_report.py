@@ -206,3 +206,11 @@ def test_mistakes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_records_are_what_programs_read() -> None:
     assert msgspec.json.decode(msgspec.json.encode(record()), type=history.Record) == record()
+
+
+def test_of_which_the_guest_had_waited() -> None:
+    """They are said beside the others, and only where there are any."""
+    group, = groups([record(token="1" * 32, pooled=True), record(token="2" * 32)])
+    assert group.counts == [(2, "ran"), (1, "of these in a guest that had waited")]
+    group, = groups([record(token="1" * 32)])
+    assert group.counts == [(1, "ran")]

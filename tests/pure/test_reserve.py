@@ -53,7 +53,7 @@ def reserved(tmp_path: Path, *plans: Plan, seconds: float = 60, alive: Any = lam
     DONE.clear()
     later = iter(plans[1:])
     book: Any = Book()
-    return lifecycle._reserve(plans[0], lambda: next(later), book, Work(Deadline(seconds), alive, lambda _: None),
+    return lifecycle.reserve(plans[0], lambda: next(later), book, Work(Deadline(seconds), alive, lambda _: None),
                               Log(str(tmp_path), "42.vm", "prologue"))
 
 

@@ -63,6 +63,19 @@ def test_what_dhcp_has_given_a_guest(written: Callable[..., Path]) -> None:
     assert guest.has_address("10.0.0.21")
 
 
+def test_a_guest_that_waited_is_nobody_s_and_then_the_job_s(written: Callable[..., Path]) -> None:
+    """What it did before is not held against the user; its address was its own all the time."""
+    nobody = msgspec.structs.replace(BEGIN, job="7.pool", user="root", uid=0, queue="local", batch="local", started=98.0)
+    taken = trace.Taken(time=120.0, token=TOKEN, job="42.vm", user="alice", uid=1500, queue="vm", batch="torque", started=119.0)
+    before, after = found(written(nobody, LEASE, trace.Ready(110.0, TOKEN, "7.pool", "10.0.0.20"), taken,
+                                  trace.Ready(121.0, TOKEN, "42.vm", "10.0.0.20"), END))
+    assert (before.begin, before.ended, before.why) == (nobody, 120.0, "job 42.vm took it, for which it had waited")
+    assert after.begin == msgspec.structs.replace(BEGIN, time=120.0, started=119.0)
+    assert (after.ready, after.ended, after.status) == (121.0, 150.0, 7)
+    assert before.addresses == after.addresses == ("10.0.0.20", "10.0.0.21")
+    assert (before.was_there(115.0), after.was_there(115.0), after.was_there(130.0)) == (True, False, True)
+
+
 def test_a_second_end_and_one_without_a_beginning(written: Callable[..., Path]) -> None:
     again = trace.End(900.0, TOKEN, "42.vm", "alice", "the sweep")
     (guest,) = found(written(trace.End(1.0, OTHER_TOKEN, "43.vm", "bob", "the sweep"), BEGIN, END, again))

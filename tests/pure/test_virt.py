@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -345,3 +346,25 @@ def test_a_file_that_is_no_saved_guest(daemon: Daemon, restored: Domain, tmp_pat
     with pytest.raises(NodeError, match="is not a whole file of a saved guest"):
         restored.acquire()
     assert daemon.given == []
+
+
+def test_events_are_heard_by_several_until_they_leave() -> None:
+    """Also one after the other: libvirt takes no second callback of a connection."""
+    uri, first, second = "test:///default", threading.Event(), threading.Event()
+    leave = virt.on_event(uri, lambda: pytest.fail("it has left"))
+    leave()
+    leave_first, leave_second = virt.on_event(uri, first.set), virt.on_event(uri, second.set)
+    try:
+        domain = virt.connect(uri).createXML(
+            "<domain type='test'><name>heard</name><memory>8192</memory><os><type>hvm</type></os></domain>", 0)
+        assert first.wait(5)
+        assert second.wait(5)
+        leave_second()
+        time.sleep(0.1)
+        first.clear()
+        second.clear()
+        domain.destroy()
+        assert first.wait(5)
+        assert not second.wait(0.1)
+    finally:
+        leave_first()

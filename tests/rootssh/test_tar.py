@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vmbatch.context.rootssh import tar
+from vmbatch.context.stream import tar
 from vmbatch.context.tree import Entry
 from vmbatch.errors import NodeError
 

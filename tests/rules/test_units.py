@@ -24,11 +24,12 @@ def test_the_units_are_those_of_the_man_page() -> None:
     """Of all that is enabled by `vmbatch install`; a timer has its service."""
     names = {path.name for path in UNITS}
     enabled = {name for name in names if "Install" in read(name)}
-    assert enabled >= {"vmbatch-sweep-boot.service", "vmbatch-sweep.timer", "vmbatch-images.timer", "vmbatch-save.timer"}
+    assert enabled >= {"vmbatch-sweep-boot.service", "vmbatch-sweep.timer", "vmbatch-images.timer", "vmbatch-save.timer",
+                       "vmbatch-pool.timer", "vmbatch-pool.path"}
     assert {name.replace(".timer", ".service") for name in names if name.endswith(".timer")} <= names - enabled
     for name in enabled:
         assert f"`{name}`" in MAN, name
-        by = {".timer": "timers.target", "-filters.service": "nftables.service"}
+        by = {".timer": "timers.target", ".path": "paths.target", "-filters.service": "nftables.service"}
         wanted = next((target for end, target in by.items() if name.endswith(end)), "multi-user.target")
         assert read(name)["Install"]["WantedBy"] == wanted
 

@@ -8,7 +8,7 @@ from ..config import Config
 from ..errors import NodeError, VmBatchError
 from ..host import clock
 from ..host.log import Log
-from ..job import Job, Leader, Script, check_job_id
+from ..job import Group, Job, Leader, Script, User, check_job_id
 from .account import parse_user
 from .system import Call, Outcome
 
@@ -73,12 +73,25 @@ class Local:
         return leader is None or clock.started(leader.pid) != leader.started
 
 
-def call(order: Order, environ: Mapping[str, str] | None = None) -> Call:
-    """This process's call for a new job. NodeError."""
+def new_number() -> int:
+    """For a job's id."""
     import secrets
 
+    return secrets.randbelow(_NUMBERS)
+
+
+def of_node(job_id: str, name: str) -> Job:
+    """A start of the node's own, for whose guest there is no job, or none yet; this process leads it."""
+    me = clock.this_process()
+    root = User("root", 0, Group("root", 0), (), "/", "/bin/sh")
+    return Job(id=job_id, token=clock.new_token(), user=root, name=name, queue=QUEUE, account="", resources="", script=None,
+               node_file=None, batch=Local.name, leader=Leader(me.pid, me.started))
+
+
+def call(order: Order, environ: Mapping[str, str] | None = None) -> Call:
+    """This process's call for a new job. NodeError."""
     me = clock.this_process()
     if not me.started:
         raise NodeError("this process is not to be seen in /proc", "mount /proc without hidepid for root", code="VB906")
-    number = f"{secrets.randbelow(_NUMBERS)}.{order.kind}"
+    number = f"{new_number()}.{order.kind}"
     return Call(["vmbatch", number, msgspec.json.encode(order).decode()], environ or {}, "/", Leader(me.pid, me.started))

@@ -20,6 +20,7 @@ from .image import image
 from .install import completion, install, uninstall
 from .job import kill, log, ps, show
 from .metrics import metrics
+from .pool import pool
 from .report import report
 from .run import run
 from .save import save
@@ -49,6 +50,7 @@ _SECTIONS = {
         "sweep": "Remove what dead jobs left",
         "image": "List, fetch, verify and prune the images of the store",
         "save": "Save guests of templates, for jobs to go on from",
+        "pool": "List, refill and drain the guests that wait for jobs",
         "report": "Show how long phases take, and why starts fail",
         "metrics": "Print this node's figures for Prometheus",
         "trace": "Find out which guest was whose",
@@ -258,8 +260,8 @@ def hooks(directory: str, openpbs: bool, prefix: str | None) -> None:
         click.echo(f"vmbatch: remoteshell is a script, into which users' jobs can bring LD_PRELOAD and the like: {why}", err=True)
 
 
-for command in (bench, check, completion, console, doctor, drain, explain, image, install, kill, log, metrics, ps, report, run,
-                save, show, ssh, trace, undrain, uninstall):
+for command in (bench, check, completion, console, doctor, drain, explain, image, install, kill, log, metrics, pool, ps, report,
+                run, save, show, ssh, trace, undrain, uninstall):
     main.add_command(command)
 for listed in _SECTIONS.values():
     for called, said in listed.items():

@@ -37,7 +37,7 @@ def check(template: str, advice: bool, as_json: bool) -> None:
     known = facts.look(form, clock.new_token(), config)
     found = advise(form, {index: image.file_size for index, image in known.images.items()}) if advice else []
     disks = list(_disks(form, known))
-    start = _start(form, known, config) if form.resume else "the guest is booted"
+    start = _start(form, known, config)
     if as_json:
         import msgspec
 
@@ -53,7 +53,7 @@ def check(template: str, advice: bool, as_json: bool) -> None:
                    f"{each.remedy}")
     if form.type == "kvm" and (emulated := [each.name for each in found if each.emulated]):
         click.echo(f"{template}: the seconds of {', '.join(emulated)} were measured under emulation; expect fewer with KVM")
-    if form.resume:
+    if form.resume or form.pool is not None:
         click.echo(f"note: {start}")
     click.echo(f"{template}: right, for {form.hypervisor} with {form.method}")
 
@@ -82,10 +82,15 @@ def _disks(form: Template, known: Facts) -> Iterator[_Disk]:
 
 def _start(form: Template, known: Facts, config: Config) -> str:
     """How a job's guest of the template's own size would start, in words."""
-    from .. import resume
+    from .. import pool, resume
     from ..errors import VmBatchError
     from ..grant import Grant
 
+    if form.pool is not None:
+        why = pool.why_not(form, config)
+        return f"the guest is booted: {why}" if why else f"the guest is taken from {form.pool.size} that wait, where one does"
+    if not form.resume:
+        return "the guest is booted"
     try:
         found = resume.look(known, form, Grant(), config)
     except VmBatchError as error:

@@ -78,14 +78,13 @@ def _chosen(job: str, config: Config) -> tuple[str, str, bool, Domain | None]:
     import os
 
     from .. import journal, status
-    from ..job import slug
 
     root = os.geteuid() == 0
-    kept = {start.job: start.token for _, start, _, _ in journal.kept()} if root else {}
-    live = {each.job: each.token for each in status.look()}
+    kept = {start.job: start.unique for _, start, _, _ in journal.kept()} if root else {}
+    live = {each.job: each.unique for each in status.look()}
     found = kept | live
     name = status.chosen(job, found)
-    path = os.path.join(config.spool_directory, f"{slug(name)}.{found[name]}", "console.log")
+    path = os.path.join(config.spool_directory, found[name], "console.log")
     return name, path, name in live, _domain(name) if root and name in live else None
 
 

@@ -93,7 +93,7 @@ def _unseen(jobs: list[Status]) -> Iterator[Start]:
 
     if os.geteuid() != 0:
         return
-    tokens = {each.token for each in jobs}
+    tokens = {each.token for each in jobs} | {start.token for _path, start, _waits in journal.waiting()}
     for path in journal.paths():
         try:
             found = journal.peek(path) if path.endswith(".journal") else None
@@ -196,7 +196,7 @@ def _places(known: Status, config: Config | None) -> list[tuple[str, str]]:
     if config is None:
         return []
     return [("log", os.path.join(config.log_directory, f"{slug(known.job)}.log")),
-            ("spool", os.path.join(config.spool_directory, f"{slug(known.job)}.{known.token}"))]
+            ("spool", os.path.join(config.spool_directory, known.unique))]
 
 
 def _show_record(record: Record) -> None:

@@ -85,8 +85,7 @@ def _print(records: list[Record], groups: list[Group], causes: list[Cause]) -> N
     for number, group in enumerate(groups):
         if number:
             click.echo()
-        counts = [f"{count} {name}" for count, name in ((group.ran, "ran"), (group.failed, "failed"),
-                                                       (group.cancelled, "cancelled"), (group.lost, "lost")) if count]
+        counts = [f"{count} {name}" for count, name in group.counts]
         click.echo(table.styled(table.plain(f"{group.template} on {group.node}"), "bold") + f": {', '.join(counts)}",
                    color=table.coloured())
         if not group.rows:

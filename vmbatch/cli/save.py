@@ -23,6 +23,7 @@ def save(templates: tuple[str, ...], everything: bool) -> None:
 
     from .. import saver
     from .. import template as forms
+    from ..batch import local
     from ..errors import VmBatchError
     from ..hooked import load_config
     from ..host import file
@@ -41,7 +42,7 @@ def save(templates: tuple[str, ...], everything: bool) -> None:
         try:
             if everything and not forms.parse(file.read_trusted(path), path).resume:
                 continue
-            start = saver.new_number()
+            start = local.new_number()
             click.echo(saver.save(path, config, Log(config.log_directory, saver.job_id(start), "save"), start))
         except VmBatchError as error:
             failed = True

@@ -43,19 +43,18 @@ def ssh(job: str, command: tuple[str, ...]) -> None:
         raise NodeError(f"the guest of job {known.job} has no network: its job came through a console",
                         "root can see that by vmbatch console", code="VB920")
     terminal = ["-t"] if not command and sys.stdin.isatty() else []
-    words = [*sshargs.client(place, record.alias, _own_key(known.job, known.token)), *terminal,
+    words = [*sshargs.client(place, record.alias, _own_key(known.unique)), *terminal,
              *sshargs.target(record.user, record.address, record.port), *command]
     os.execve(words[0], words, {name: value for name, value in os.environ.items() if name in ("PATH", "TERM", "LANG", "LC_ALL")})  # noqa: S606
 
 
-def _own_key(job: str, token: str) -> str:
+def _own_key(unique: str) -> str:
     """Root's own copy of the job's key, as that in the hand-over directory is the user's; '' for others."""
     import os
 
     from ..hooked import load_config
     from ..host.ssh import key_files
-    from ..job import slug
 
     if os.geteuid() != 0:
         return ""
-    return key_files(os.path.join(load_config().spool_directory, f"{slug(job)}.{token}", "keys"))[0]
+    return key_files(os.path.join(load_config().spool_directory, unique, "keys"))[0]

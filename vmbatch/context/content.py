@@ -23,6 +23,7 @@ class Content(msgspec.Struct, frozen=True):
 
     `host_key`: whether the guest gets a host key from us. `party`: beside the keys lies what the guest must know of the job's
     other guests. `seed`: it gets random numbers to begin with, as it has those of the saved guest that it is made of.
+    `kit`: it has not got kit and archives yet. `nobody`: it is to wait, and gets nothing of a job.
     """
 
     parameters: dict[str, str]
@@ -35,6 +36,8 @@ class Content(msgspec.Struct, frozen=True):
     more: tuple[Entry, ...] = ()
     party: bool = False
     seed: bool = False
+    kit: bool = True
+    nobody: bool = False
 
     def entries(self) -> Iterator[Entry]:
         """Every file. SiteError for a name that is there twice, or both as file and as directory."""
@@ -51,13 +54,21 @@ class Content(msgspec.Struct, frozen=True):
             yield entry
 
     def _all(self) -> Iterator[Entry]:
-        yield from kit()
-        yield Entry("parameters.sh", 0o600, assignments(self.parameters))
         user_key, host_key = ssh.key_files(self.keys)
-        yield Entry("ssh/authorized_key", 0o600, source=f"{user_key}.pub")
+        if self.kit:
+            yield from kit()
+        yield Entry("parameters.sh", 0o600, assignments(self.parameters))
         if self.host_key:
             yield Entry("ssh/host_key", 0o600, source=host_key)
             yield Entry("ssh/host_key.pub", 0o644, source=f"{host_key}.pub")
+        if not self.nobody:
+            yield Entry("ssh/authorized_key", 0o600, source=f"{user_key}.pub")
+            yield from self._of_job()
+        if self.kit:
+            yield from self._archives()
+        yield from self.more
+
+    def _of_job(self) -> Iterator[Entry]:
         if self.party:
             yield Entry("ssh/party_key", 0o600, source=ssh.party_key(self.keys))
             yield Entry("ssh/party_keys", 0o600, source=os.path.join(self.keys, "party_keys"))
@@ -72,8 +83,6 @@ class Content(msgspec.Struct, frozen=True):
             yield Entry("job/nodefile", 0o644, source=source)
         for name, path in self.scripts:
             yield Entry(name, 0o755, source=path)
-        yield from self._archives()
-        yield from self.more
 
     def _archives(self) -> Iterator[Entry]:
         listed = []

@@ -1,7 +1,7 @@
 """parameters.sh: what the kit in the guest must know, as shell assignments."""
 
 from ..config import OPTIONS, Config
-from ..job import Job
+from ..job import Job, User
 from ..template import Template
 
 
@@ -12,19 +12,16 @@ def hostname(pattern: str, job: Job) -> str:
     return pattern.replace("{job}", number)[:63 - len(place)].rstrip("-") + place
 
 
-def parameters(job: Job, template: Template, config: Config, share_source: str) -> dict[str, str]:
-    """The parameters by name; docs/architecture.md lists them. `share_source` is '' where no share is for messages."""
-    found = {
+def parameters(job: Job, template: Template, config: Config, share_source: str, *, nobody: bool = False) -> dict[str, str]:
+    """The parameters by name; docs/architecture.md lists them. `share_source` is '' where no share is for messages.
+
+    With `nobody` those of a guest that is to wait until there is a user.
+    """
+    found = _user(job.user, template) if not nobody else {"VMBATCH_POOL": "yes"}
+    found |= {
         "VMBATCH_JOB": job.id,
         "VMBATCH_TOKEN": job.token,
         "VMBATCH_HOSTNAME": hostname(config.guest_hostname, job),
-        "VMBATCH_USER": job.user.name,
-        "VMBATCH_UID": str(job.user.uid),
-        "VMBATCH_GROUP": job.user.group.name,
-        "VMBATCH_GID": str(job.user.group.gid),
-        "VMBATCH_GROUPS": " ".join(f"{group.name}:{group.gid}" for group in job.user.groups),
-        "VMBATCH_HOME": job.user.home,
-        "VMBATCH_SHELL": job.user.shell,
         "VMBATCH_SHARE_SOURCE": share_source,
         "VMBATCH_SHARE_TYPE": config.share_type,
         "VMBATCH_SHARE_OPTIONS": _options(config),
@@ -35,7 +32,6 @@ def parameters(job: Job, template: Template, config: Config, share_source: str) 
         "VMBATCH_HEARTBEAT": str(template.lifetime.heartbeat // 4 or ""),
         "VMBATCH_WATCHDOG": "yes" if template.lifetime.watchdog else "",
         "VMBATCH_SHARES": str(len(template.shares)),
-        "VMBATCH_HOME_SHARED": "yes" if any(_is_below(job.user.home, share.target) for share in template.shares) else "",
     }
     for number, share in enumerate(template.shares):
         options = ",".join(option for option in ("ro" if share.readonly else "", share.options) if option)
@@ -43,6 +39,19 @@ def parameters(job: Job, template: Template, config: Config, share_source: str) 
                   f"VMBATCH_SHARE{number}_SOURCE": share_tag(number) if share.of_node else share.source,
                   f"VMBATCH_SHARE{number}_PATH": share.target, f"VMBATCH_SHARE{number}_OPTIONS": options}
     return found
+
+
+def _user(user: User, template: Template) -> dict[str, str]:
+    return {
+        "VMBATCH_USER": user.name,
+        "VMBATCH_UID": str(user.uid),
+        "VMBATCH_GROUP": user.group.name,
+        "VMBATCH_GID": str(user.group.gid),
+        "VMBATCH_GROUPS": " ".join(f"{group.name}:{group.gid}" for group in user.groups),
+        "VMBATCH_HOME": user.home,
+        "VMBATCH_SHELL": user.shell,
+        "VMBATCH_HOME_SHARED": "yes" if any(_is_below(user.home, share.target) for share in template.shares) else "",
+    }
 
 
 def _options(config: Config) -> str:

@@ -1,24 +1,19 @@
 """The context sent into a running guest as its root, over one ssh connection."""
 
-import os
-import posixpath
-import stat
-import tarfile
 import time
 from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from ..errors import NodeError, SiteError
+from ..errors import SiteError
 from ..host import rootssh
 from ..host.rootssh import Connection, Outcome, RootAccess
 from ..request import BASE
 from ..resource import Work
 from ..units import format_size
+from .stream import checked, tar
 from .tree import Entry
 
-_CHUNK = 256 << 10
-_BLOCK = 512
 _HOST_KEY = ("ssh/host_key", "ssh/host_key.pub")
 _DETAIL_LINES = 8
 _NO_ROOT = 142
@@ -35,7 +30,7 @@ def deliver(entries: Iterable[Entry], address: str, access: RootAccess, work: Wo
     The guest keeps the host key that it has, and the job's is not sent. When a connection is dropped it all begins anew, and then
     the host key must be the one that was seen. SiteError (what the guest says), NodeError, DeadlineError.
     """
-    members = tuple(_checked(entries))
+    members = tuple(entry for entry in checked(entries) if entry.name not in _HOST_KEY)
     begin = time.monotonic()
     cause = "nothing has answered yet"
     while True:
@@ -50,69 +45,6 @@ def deliver(entries: Iterable[Entry], address: str, access: RootAccess, work: Wo
             cause = error.what
             work.say(f"{cause}; the context is sent anew")
             rootssh.pause(1.0, work)
-
-
-def tar(members: Iterable[Entry]) -> Iterator[bytes]:
-    """The files as a tar that any tar reads, root's, in pieces; long names in GNU's way. NodeError for a source."""
-    written = 0
-    now = int(time.time())
-    for entry in members:
-        for piece in _member(entry, now):
-            written += len(piece)
-            yield piece
-    yield bytes(2 * _BLOCK + -(written + 2 * _BLOCK) % tarfile.RECORDSIZE)
-
-
-def _member(entry: Entry, now: int) -> Iterator[bytes]:
-    if not entry.source:
-        yield _header(entry, len(entry.data), now)
-        yield entry.data
-        yield bytes(-len(entry.data) % _BLOCK)
-        return
-    try:
-        with open(os.open(entry.source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise NodeError(f"{entry.source} is not a regular file", code="VB503")
-            left = status.st_size
-            yield _header(entry, left, now)
-            while left:
-                piece = file.read(min(_CHUNK, left))
-                if not piece:
-                    raise NodeError(f"{entry.source} became shorter while it was sent to the guest", code="VB503")
-                left -= len(piece)
-                yield piece
-            yield bytes(-status.st_size % _BLOCK)
-    except OSError as error:
-        raise NodeError(f"{entry.source} cannot be read: {error.strerror}", code="VB503") from None
-
-
-def _header(entry: Entry, size: int, now: int) -> bytes:
-    member = tarfile.TarInfo(entry.name)
-    member.size = size
-    member.mode = entry.mode & 0o777
-    member.mtime = now
-    return member.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
-
-
-def _checked(entries: Iterable[Entry]) -> Iterator[Entry]:
-    """All but the job's host key. SiteError for a name that is not one plain place below the medium's."""
-    seen: set[str] = set()
-    above: set[str] = set()
-    for entry in entries:
-        name = entry.name
-        if not name.isprintable() or posixpath.normpath(name) != name or name.split("/")[0] in ("", ".", ".."):
-            raise SiteError(f"the context cannot have a file {name[:300]!r}", "see the template's <vbtarfile option='cdrom'>",
-                            code="VB501")
-        if name in _HOST_KEY:
-            continue
-        parents = {name[:at] for at, letter in enumerate(name) if letter == "/"}
-        if name in seen or name in above or parents & seen:
-            raise SiteError(f"the context would have {name[:300]!r} twice", "see the template's <vbtarfile option='cdrom'>",
-                            code="VB501")
-        seen.add(name)
-        above |= parents
-        yield entry
 
 
 def _send(connection: Connection, members: tuple[Entry, ...], work: Work) -> None:

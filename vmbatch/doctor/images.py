@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from .. import resume
+from .. import journal, pool, resume
 from ..errors import VmBatchError
 from ..facts import judged, look
 from ..grant import Grant
@@ -172,6 +172,26 @@ def saved(site: Site) -> Iterator[Finding]:
         yield ok(f"a guest is saved of {' '.join(fine)}")
 
 
+def waiting(site: Site) -> Iterator[Finding]:
+    """Of templates whose guests are to wait for jobs, whether they can, and whether as many do as should."""
+    fine = []
+    for form in site.templates:
+        if form.pool is None:
+            continue
+        there = sum(waits.template == form.path and not waits.is_over for _path, _start, waits in journal.waiting())
+        why = pool.why_not(form, site.config)
+        if why:
+            yield warning(f"{form.path}: its guests cannot wait for jobs, and are booted: {why}",
+                          "see docs/pool.md, or take <vbstart>POOL</vbstart> out")
+        elif there < form.pool.size:
+            yield warning(f"{form.path}: {there} of {form.pool.size} guests wait for jobs",
+                          "vmbatch pool refill says why; vmbatch-pool.path and vmbatch-pool.timer run it")
+        else:
+            fine.append(f"{there} of {form.path}")
+    if fine:
+        yield ok(f"guests wait for jobs: {', '.join(fine)}")
+
+
 def _is_whole(entry: Entry, work: Work) -> bool:
     with open(entry.path, "rb") as image:
         return local.of_file(image.fileno(), "sha256", (), "", work) == entry.record.content
@@ -183,4 +203,5 @@ CHECKS = (
     Check("digests", "whether images have the digests that templates want; with --images each is read", digests, root=True,
           reading=_READ_SECONDS),
     Check("saved", "whether guests are saved where those of jobs are to go on from one", saved, root=True, needs="libvirt"),
+    Check("pool", "whether guests wait where those of jobs are to be taken from some", waiting, root=True),
 )

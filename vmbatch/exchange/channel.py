@@ -1,14 +1,16 @@
-"""The messages of a guest that come through a virtio-serial port."""
+"""A guest's virtio-serial port, through which its messages come, and what a guest gets that has waited for its job."""
 
 import os
 import select
+from collections.abc import Callable, Iterable
 
 from ..errors import NodeError
 from ..guest import MESSAGE_BYTES, Message, parse_message
 from ..host import socket
 
 _IN_ALL = 16 * MESSAGE_BYTES
-"""What a guest may write; the kit writes three messages."""
+"""What a guest may write; the kit writes a few messages."""
+_PAUSE_SECONDS = 0.1
 
 
 class Channel:
@@ -43,6 +45,21 @@ class Channel:
         if self._wrong and kind not in self._messages:
             raise NodeError(self._wrong, code="VB709")
         return self._messages.get(kind)
+
+    def send(self, pieces: Iterable[bytes], alive: Callable[[], None]) -> None:
+        """Gives the guest all of it; `alive` is asked while the guest does not take it. NodeError for one that has left."""
+        for piece in pieces:
+            rest = memoryview(piece)
+            while rest:
+                if self._socket is None:
+                    raise NodeError("the guest has ended", code="VB706")
+                try:
+                    rest = rest[os.write(self._socket, rest):]
+                except BlockingIOError:
+                    alive()
+                    select.select([], [self._socket], [], _PAUSE_SECONDS)
+                except OSError as error:
+                    raise NodeError(f"the guest's port takes nothing more: {error.strerror}", code="VB706") from None
 
     def _take(self, source: int) -> bytes:
         """What there is, and no more than so much at once; nothing once the guest has ended, which libvirt says."""

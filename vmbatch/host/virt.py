@@ -45,6 +45,9 @@ _ALIVE_SECONDS = 0.2
 _PAUSE_SECONDS = 0.02
 _HINT = "is libvirtd running on this node?"
 _connections: dict[str, "libvirt.virConnect"] = {}
+_heard: dict[str, "libvirt.virConnect"] = {}
+"""Those whose events are listened to."""
+_listeners: list[Callable[[], None]] = []
 
 
 class _Request(Generic[T]):
@@ -389,17 +392,18 @@ def suspend(domain: "libvirt.virDomain") -> None:
 def shut_down(uri: str, uuid: str, deadline: Deadline) -> None:
     """Has a running guest's power button pressed, and waits until the guest is gone; asks once. NodeError."""
     changed = threading.Event()
-    on_event(uri, changed.set)
-    domain = find(uri, uuid, deadline)
-    try:
-        if domain is None or within(deadline, domain.state)[0] not in _RUNNING:
-            return
-        within(deadline, lambda: domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN))
-    except libvirt.libvirtError as error:
-        raise NodeError(f"libvirt did not ask the guest to shut down: {error}", code="VB703") from None
-    while not deadline.passed() and state(uri, uuid) != "gone":
-        changed.wait(min(_LOOK_SECONDS, deadline.left()))
-        changed.clear()
+    with contextlib.ExitStack() as at_end:
+        at_end.callback(on_event(uri, changed.set))
+        domain = find(uri, uuid, deadline)
+        try:
+            if domain is None or within(deadline, domain.state)[0] not in _RUNNING:
+                return
+            within(deadline, lambda: domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN))
+        except libvirt.libvirtError as error:
+            raise NodeError(f"libvirt did not ask the guest to shut down: {error}", code="VB703") from None
+        while not deadline.passed() and state(uri, uuid) != "gone":
+            changed.wait(min(_LOOK_SECONDS, deadline.left()))
+            changed.clear()
 
 
 def state(uri: str, uuid: str) -> str | None:
@@ -501,14 +505,25 @@ def _end(uri: str, name: str) -> str:
     return _ENDS.get(found[-1].decode(), "") if found else ""
 
 
-def on_event(uri: str, call: Callable[[], None]) -> None:
-    """Calls `call`, in another thread, whenever a domain changes its state."""
+def on_event(uri: str, call: Callable[[], None]) -> Callable[[], None]:
+    """Calls `call`, in another thread, whenever a domain changes its state; what it returns ends that. NodeError.
+
+    A connection takes one such callback, and no second one.
+    """
     connection = connect(uri)
-    try:
-        ask(lambda: connection.domainEventRegisterAny(
-            None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lambda *_arguments: call(), None))
-    except libvirt.libvirtError as error:
-        raise NodeError(f"libvirt at {uri} gives no events: {error}", code="VB701") from None
+    if _heard.get(uri) is not connection:
+        try:
+            ask(lambda: connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, _tell, None))
+        except libvirt.libvirtError as error:
+            raise NodeError(f"libvirt at {uri} gives no events: {error}", code="VB701") from None
+        _heard[uri] = connection
+    _listeners.append(call)
+    return functools.partial(_listeners.remove, call)
+
+
+def _tell(*_event: object) -> None:
+    for call in tuple(_listeners):
+        call()
 
 
 def ours(uri: str) -> list[tuple[str, str, str]]:

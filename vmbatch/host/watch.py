@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import select
+import threading
 
 _MODIFY, _CLOSE_WRITE, _MOVED_TO, _CREATE = 0x2, 0x8, 0x80, 0x100
 """Of inotify(7)."""
@@ -22,6 +23,8 @@ class Watch:
         self._poll = select.poll()
         self._poll.register(self._inotify, select.POLLIN)
         self._pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._waking = threading.Lock()
+        self._closed = False
         self._poll.register(self._pipe[0], select.POLLIN)
 
     def directory(self, path: str) -> None:
@@ -44,9 +47,10 @@ class Watch:
         self._poll.unregister(fd)
 
     def wake(self) -> None:
-        """From another thread."""
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._pipe[1], b"!")
+        """From another thread, which may be late."""
+        with self._waking, contextlib.suppress(BlockingIOError):
+            if not self._closed:
+                os.write(self._pipe[1], b"!")
 
     def wait(self, seconds: float) -> None:
         """Returns at the next wake-up, or after `seconds`."""
@@ -56,8 +60,11 @@ class Watch:
                 os.read(source, _EVENTS_BYTES)
 
     def close(self) -> None:
-        """Gives the descriptors back; `wake` may still be called by a late thread."""
-        os.close(self._inotify)
+        """Gives the descriptors back."""
+        with self._waking:
+            self._closed = True
+            for descriptor in (self._inotify, *self._pipe):
+                os.close(descriptor)
 
 
 def _checked(result: int, path: str | None = None) -> int:

@@ -172,7 +172,8 @@ def _in_use(chosen: Chosen) -> list[SiteError]:
     if jobs := sorted(name for name in names if name.endswith((".journal", ".kept"))):
         found.append(SiteError(f"jobs still own something on this node: {', '.join(jobs[:5])}"
                                + (f" and {len(jobs) - 5} more" if len(jobs) > 5 else ""),
-                               "wait for their end, and run `vmbatch sweep`; `vmbatch kept` shows what is kept on purpose",
+                               "wait for their end, and run `vmbatch sweep`; `vmbatch kept` shows what is kept on purpose, and "
+                               "`vmbatch pool drain` ends guests that wait for jobs",
                                code="VB918"))
     return found
 

@@ -81,7 +81,8 @@ def plan(prefix: str, completions: dict[str, bytes]) -> Plan:
         steps += units(prefix)
     else:
         notes.append("there is no systemd here: have cron run `vmbatch sweep` at boot before the batch system, and every quarter "
-                     "of an hour, and `vmbatch image fetch --all` and `vmbatch save --all` every night")
+                     "of an hour, `vmbatch image fetch --all` and `vmbatch save --all` every night, and `vmbatch pool refill` "
+                     "every minute")
     if prefix not in _SYSTEM_PREFIXES and not os.path.lexists("/usr/bin/vmbatch"):
         try:
             steps += _command(prefix, completions)

@@ -252,7 +252,7 @@ class Link(Step, frozen=True):
 
 
 class Unit(Step, frozen=True):
-    """A unit of systemd's, enabled, and if it is a timer started where systemd runs."""
+    """A unit of systemd's, enabled, and if it waits for a time or a file started where systemd runs."""
 
     name: str
 
@@ -269,7 +269,7 @@ class Unit(Step, frozen=True):
     def _enable(self) -> None:
         if booted():
             systemctl("daemon-reload")
-        systemctl("enable", *(["--now"] if booted() and self.name.endswith(".timer") else []), self.name)
+        systemctl("enable", *(["--now"] if booted() and self.name.endswith((".timer", ".path")) else []), self.name)
 
 
 class Imported(Step, frozen=True):

@@ -16,6 +16,8 @@ esac
 . "$medium/kit/party.sh"
 # shellcheck source=pulse.sh
 . "$medium/kit/pulse.sh"
+# shellcheck source=pool.sh
+. "$medium/kit/pool.sh"
 
 # A prolog that failed, or never ran, is told and the end of it.
 check_prolog() {
@@ -87,14 +89,25 @@ case ${1-} in
         serve_console
         check_prolog
         mount_shares
-        tell_times
+        messages=$shared
+        if [ -n "${VMBATCH_POOL-}" ]; then
+            wait_for_job
+        else
+            tell_times
+        fi
+        check_home
         tell announce "$address"
         run_site epilog.d
         wait_until_ready
-        wait_for_login
+        if [ -n "${prepared-}" ]; then
+            hear_login
+        else
+            wait_for_login
+        fi
         meet_party
         feed_watchdog
         tell ready "$address"
+        shared=$messages
         beat
         ;;
     stop)

@@ -219,6 +219,10 @@ mount_shares() {
             \"\$VMBATCH_SHARE${number}_PATH\""
         number=$((number + 1))
     done
+}
+
+# check_home: a home on a share is the user's
+check_home() {
     [ -n "${VMBATCH_HOME_SHARED-}" ] || return 0
     doing='looking for the home directory'
     [ -d "$root$VMBATCH_HOME" ] || fail "$VMBATCH_HOME is not on the share that the template mounts there"

@@ -74,11 +74,18 @@ trusted_keys() {
 }
 
 trust_key_elsewhere() {
-    config=$root/etc/ssh/sshd_config
-    [ -f "$config" ] || fail 'a home on a share needs OpenSSH in the guest: no other sshd can take a key from elsewhere'
+    [ -f "$root/etc/ssh/sshd_config" ] ||
+        fail 'a home on a share needs OpenSSH in the guest: no other sshd can take a key from elsewhere'
     mkdir -p "$base/keys"
     trusted_keys >"$base/keys/$VMBATCH_USER"
     chmod 644 "$base/keys/$VMBATCH_USER"
+    offer_place
+}
+
+# offer_place: OpenSSH's sshd looks for keys in our place, too
+offer_place() {
+    config=$root/etc/ssh/sshd_config
+    [ -f "$config" ] || return 0
     named=$(grep -hi '^[[:space:]]*AuthorizedKeysFile[[:space:]]' "$config" "$config.d"/*.conf 2>/dev/null || :)
     case $named in *"$base/keys/%u"*) return 0 ;; esac
     read -r _ named <<EOF || :
@@ -98,6 +105,12 @@ trust_key_at_home() {
     directory=$root$VMBATCH_HOME/.ssh
     keys=$directory/authorized_keys
     [ ! -h "$directory" ] && [ ! -h "$keys" ] || fail "symbolic link in $VMBATCH_HOME/.ssh"
+    if [ -n "${new_home-}" ]; then
+        umask 077
+        trusted_keys >>"$keys"
+        umask 022
+        return
+    fi
     if [ -d "$directory" ]; then
         owner "$directory"
         [ "$owner" = "$VMBATCH_UID" ] || fail "$VMBATCH_HOME/.ssh belongs to uid $owner, not to $VMBATCH_USER"

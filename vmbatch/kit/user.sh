@@ -110,9 +110,16 @@ choose_shell() {
     done
 }
 
-# make_home: a new one gets the skeleton; one that was the replaced account's changes hands; any other stays as it is
+# make_home: a new one gets the skeleton; one that was the replaced account's changes hands; any other stays as it is. One that was
+# prepared becomes the user's with the job's files: $new_home is its place.
 make_home() {
-    home=$root$VMBATCH_HOME
+    home=$root$VMBATCH_HOME new_home=
+    if [ ! -d "$home" ] && [ -n "${prepared-}" ]; then
+        [ -d "${home%/*}" ] || mkdir -p "${home%/*}"
+        mv "$base/home" "$home"
+        new_home=$home
+        return
+    fi
     if [ ! -d "$home" ]; then
         # shellcheck disable=SC2174 # as wanted: the parents are nobody's secret
         mkdir -p -m 700 "$home"
@@ -137,34 +144,55 @@ take_over() {
     done
 }
 
-create_user() {
-    doing='creating the user'
+# read_accounts: sets $group_text, $gshadow_text, $shadow_text and $passwd_text to the guest's files. New versions are made beside
+# these, from copies that have their modes and times, and then moved over them.
+read_accounts() {
     etc=$root/etc new=$root/etc/.vmbatch
-    check_user
-    choose_shell
-
-    # New versions are made beside the files, from copies that have their modes, and then moved over them.
     [ -d "$new" ] || mkdir -m 700 "$new"
     set --
     for file in group gshadow shadow passwd; do
         [ ! -f "$etc/$file" ] || set -- "$@" "$etc/$file"
     done
     [ $# -eq 0 ] || cp -p "$@" "$new"
-
     load "$etc/group"
+    group_text=$text
+    load "$etc/gshadow"
+    gshadow_text=$text
+    load "$etc/shadow"
+    shadow_text=$text
+    load "$etc/passwd"
+    passwd_text=$text
+}
+
+# have_read: whether that has been done, and nobody has changed them since; false, too, where the shell does not know -nt
+# shellcheck disable=SC3013
+have_read() {
+    [ -n "${passwd_text-}" ] || return 1
+    for file in group gshadow shadow passwd; do
+        [ ! -f "$etc/$file" ] || { [ -f "$new/$file" ] && [ ! "$etc/$file" -nt "$new/$file" ]; } || return 1
+    done
+}
+
+create_user() {
+    doing='creating the user'
+    check_user
+    choose_shell
+    have_read || read_accounts
+
+    text=$group_text
     plan_groups
     put group "$groups"
     if [ -f "$etc/gshadow" ]; then
-        load "$etc/gshadow"
+        text=$gshadow_text
         put gshadow "$secrets"
     fi
     password='*'
     if [ -f "$etc/shadow" ]; then
         password=x
-        load "$etc/shadow"
+        text=$shadow_text
         put shadow "$VMBATCH_USER:*:::::::$newline"
     fi
-    load "$etc/passwd"
+    text=$passwd_text
     former=
     if entry "$VMBATCH_USER"; then
         former=${entry#*:}
@@ -172,7 +200,7 @@ create_user() {
     fi
     put passwd "$VMBATCH_USER:$password:$VMBATCH_UID:$VMBATCH_GID::$VMBATCH_HOME:$shell$newline"
     mv -f "$new"/* "$etc"
-    rmdir "$new"
+    [ -n "${prepared-}" ] || rmdir "$new"
 
     add_line "$etc/shells" "$shell" # dropbear refuses other ones
     [ -n "${VMBATCH_HOME_SHARED-}" ] || make_home

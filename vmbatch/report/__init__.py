@@ -37,6 +37,14 @@ class Group(msgspec.Struct, frozen=True):
     cancelled: int
     lost: int
     rows: tuple[Row, ...]
+    pooled: int = 0
+
+    @property
+    def counts(self) -> list[tuple[int, str]]:
+        """How many of its starts there were of each kind of which there were any."""
+        every = ((self.ran, "ran"), (self.pooled, "of these in a guest that had waited"), (self.failed, "failed"),
+                 (self.cancelled, "cancelled"), (self.lost, "lost"))
+        return [(count, name) for count, name in every if count]
 
 
 class Cause(msgspec.Struct, frozen=True):
@@ -87,7 +95,8 @@ def _group(template: str, node: str, starts: list[Record]) -> Group:
                         for record in ran if name == PROVISIONING or name in record.seconds)
         if values:
             rows.append(row(name, values))
-    return Group(template, node, len(starts), count[RAN], count[FAILED], count[CANCELLED], count[LOST], tuple(rows))
+    return Group(template, node, len(starts), count[RAN], count[FAILED], count[CANCELLED], count[LOST], tuple(rows),
+                 sum(record.pooled for record in ran))
 
 
 def causes(records: Iterable[Record]) -> list[Cause]:

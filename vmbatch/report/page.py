@@ -80,8 +80,7 @@ def _seconds(value: float) -> str:
 
 
 def _table(group: Group) -> str:
-    counts = [f"{count:,} {name}" for count, name in ((group.ran, "ran"), (group.failed, "failed"),
-                                                     (group.cancelled, "cancelled"), (group.lost, "lost")) if count]
+    counts = [f"{count:,} {name}" for count, name in group.counts]
     rows = "".join(
         f'<tr class="{row.phase}"><th scope="row"><i style="background:var(--{row.phase},transparent)"></i>{row.phase}</th>'
         + "".join(f"<td>{_seconds(value)}</td>" for value in (row.p50, row.p90, row.p99, row.most)) + "</tr>"

@@ -12,6 +12,7 @@ from .credentials import check_firmware
 from .disk import BlankSource, DiskTag, beside, read_disk
 from .lifetime import Lifetime, read_lifetime
 from .network import InterfaceTag, read_networks
+from .pool import Pool, read_pool
 from .resources import Resources, read_requests, read_resources
 from .share import Share, read_shares
 
@@ -38,7 +39,7 @@ class Template(msgspec.Struct, frozen=True):
 
     `guest_disks` by `rootdisk` and `jobdisk`; `console_shell` is the guest's name of the console for the job, '' for ssh.
     `requests` are what submitters may ask for beside images, with the maximum: cores, bytes or seconds. `resume`: guests start
-    from a saved one where they can.
+    from a saved one where they can; `pool`: those that wait for jobs are taken where they can.
     `without_advice` names what the admin wants no advice on, see `advice`.
     """
 
@@ -62,6 +63,7 @@ class Template(msgspec.Struct, frozen=True):
     requests: dict[str, float] = {}
     lifetime: Lifetime = Lifetime()
     resume: bool = False
+    pool: Pool | None = None
     without_advice: tuple[str, ...] = ()
 
 
@@ -94,6 +96,7 @@ def parse(text: bytes, path: str) -> Template:
     requests = read_requests(root, found)
     resources = read_resources(root, requests, found)
     lifetime = read_lifetime(root, found)
+    pool = read_pool(root, found)
     if credentials or (rootssh is not None and rootssh.give == "credential"):
         check_firmware(root, found)
     found.extend([*_names_taken_twice(disks), *_context_problems(root, disks)])
@@ -120,6 +123,7 @@ def parse(text: bytes, path: str) -> Template:
         requests=requests,
         lifetime=lifetime,
         resume=_text(root, "vbconfig/vbstart") == "RESUME",
+        pool=pool,
         without_advice=_without_advice(root),
     )
 

@@ -1,4 +1,4 @@
-"""How a template's guests start: each by a boot of its own, or from a saved guest; and the domains that the latter takes."""
+"""How guests of a template start: by a boot, from a saved one, or taken from those that wait; and the domains of saved ones."""
 
 import copy
 
@@ -80,6 +80,24 @@ def _disk_obstacle(template: Template) -> str:
         if getattr(tag.source, "method", "") == "download":
             return f"disk {tag.target} is downloaded for each job, with copy_method='download'"
     return ""
+
+
+def pool_obstacle(template: Template) -> str:
+    """Why no guest of a template can wait before it is anybody's, in words; '' if one can."""
+    if template.type not in ("qemu", "kvm", "test"):
+        return "only guests of QEMU and KVM have the port by which one that waits hears of its job"
+    if template.method != "CDROM":
+        return f"its guests get their context by {template.method}, and one that is to wait gets it from a medium alone"
+    if any(tag.medium is not None and tag.medium.form != "vmbatch" for tag in template.disks):
+        return "its guests get more than VmBatch's own medium, which tells who the user is as they boot"
+    if template.kernel_line:
+        return "<vbkernelline> tells the user to the kernel as it boots"
+    if template.root.find("devices/interface[@type='user']") is not None:
+        return "it has QEMU's own user network, through which nobody but its job has a way to it"
+    if template.console_shell:
+        return "its jobs come by <vbshell>CONSOLE</vbshell>, and a guest that waits is logged in to by ssh"
+    return next((f"disk {tag.target} is made by the first job, with create='once'" for tag in template.disks
+                 if getattr(tag.source, "once", False)), "")
 
 
 def places(layout: str, template: Template) -> Places:
