@@ -12,7 +12,8 @@ from pathlib import Path
 from lab import loaded, mom, nest, place
 from lab.fakeport import begun, taken
 from lab.remains import Node, in_child
-from vmbatch import ending, journal
+from vmbatch import ending, guard, journal
+from vmbatch.host import nft
 from vmbatch.host.log import Log
 
 from . import hooks, sister, state
@@ -33,6 +34,7 @@ class Player:
         self.node = node
         self.mom = loaded.LoadedMom(hooks.prepare)
         loaded.preload()
+        nft.apply(guard.BASE)  # a node's first start makes what is for all, and so has more points
         self.kept: dict[str, state.Kept] = {}
 
     def play(self, case: Case) -> Answer:
