@@ -93,23 +93,8 @@ class Forked:
 
 def vmbatch(words: Sequence[str], seconds: float = 30.0) -> tuple[int, str]:
     """`vmbatch WORDS`, forked from this process: its exit status, what it wrote on both streams. subprocess.TimeoutExpired."""
-    from vmbatch.cli import main
-
     with open(os.memfd_create("said"), "w+b") as said:
-        pid = os.fork()
-        if pid == 0:
-            os.dup2(said.fileno(), 1)
-            os.dup2(said.fileno(), 2)
-            os.closerange(3, 1 << 16)
-            status = 1
-            try:
-                main(list(words))
-            except SystemExit as end:
-                status = end.code if isinstance(end.code, int) else int(bool(end.code))
-                sys.stdout.flush()
-            except BaseException:
-                os.write(2, traceback.format_exc().encode())
-            os._exit(status)
+        pid = begin(words, said.fileno())
         try:
             status = Forked(pid, words).wait(seconds)
         except subprocess.TimeoutExpired:
@@ -118,6 +103,28 @@ def vmbatch(words: Sequence[str], seconds: float = 30.0) -> tuple[int, str]:
             raise
         said.seek(0)
         return status, said.read().decode(errors="replace")
+
+
+def begin(words: Sequence[str], said: int, prepare: Callable[[], None] = lambda: None) -> int:
+    """`vmbatch WORDS`, forked from this process, with both streams at `said`; its process. First it calls `prepare`."""
+    from vmbatch.cli import main
+
+    pid = os.fork()
+    if pid:
+        return pid
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    os.closerange(3, 1 << 16)
+    status = 1
+    try:
+        prepare()
+        main(list(words))
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(bool(end.code))
+        sys.stdout.flush()
+    except BaseException:
+        os.write(2, traceback.format_exc().encode())
+    os._exit(status)
 
 
 class LoadedMom(mom.Mom):

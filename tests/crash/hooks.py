@@ -1,5 +1,6 @@
 """Hooks that wait for the tracer, and hooks with a mistake in them."""
 
+import os
 import time
 
 from . import syscalls
@@ -16,6 +17,12 @@ def hook(name: str, mutation: str = "") -> str:
 def mutated(name: str, mutation: str) -> str:
     """The name of a mutated hook that does not wait."""
     return f"{mutation}.{name}" if mutation else name
+
+
+def hold() -> None:
+    """For a program that is no hook: a session of its own, which waits for the tracer."""
+    os.setsid()
+    prepare(_HELD)
 
 
 def prepare(name: str) -> str:

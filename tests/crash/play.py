@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import os
 import random
 import subprocess
 import time
@@ -41,7 +42,7 @@ class Player:
         """The answer to a case; the node is as new before it."""
         kinds: dict[str, Callable[[Case], Answer]] = {
             "prologue": self.prologue, "epilogue": self.epilogue, "overlap": self.overlap, "torn": self.torn,
-            "moment": self.moment, "schedule": self.schedule,
+            "moment": self.moment, "schedule": self.schedule, "refill": self.refill,
             **{name: functools.partial(act, self) for name, act in TROUBLES.items()},
         }
         self.node.clear()
@@ -92,6 +93,18 @@ class Player:
         kept.restore(self.node)
         trace = self._killed(self.mom.start_epilogue(kept.job, name=hooks.hook("epilogue", case.mutation)).pid, case)
         return self.answer(trace, self.clean(kept.job, case.cleanup))
+
+    def refill(self, case: Case) -> Answer:
+        """`vmbatch pool refill`; a guest that waits in the end is whole."""
+        with open(os.memfd_create("said"), "w+b") as out:
+            trace = self._killed(loaded.begin(("pool", "refill"), out.fileno(), hooks.hold), case)
+            out.seek(0)
+            said = [] if case.at or trace.status == 0 else [f"it ended with {trace.status}: {out.read().decode()}"]
+        said += self._vmbatch("sweep")
+        waiting, guests = len(journal.waiting()), len(self.node.domains())
+        if waiting != guests or not (waiting or case.at):
+            said.append(f"{waiting} wait, and there are {guests} guests")
+        return self.answer(trace, said + self._vmbatch("pool", "drain"))
 
     def _killed(self, leader: int, case: Case) -> Trace:
         tracer = Tracer(leader, lambda number, _: number == case.at)

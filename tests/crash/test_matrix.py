@@ -55,6 +55,14 @@ def test_epilogue_killed_anywhere_leaves_nothing_after_a_second_one_or_the_sweep
     assert not pool.count(cases)
 
 
+def test_who_has_guests_wait_is_killed_anywhere(pool: Pool) -> None:
+    whole = pool.ask(Case("refill"))
+    assert not whole.leaks
+    cases = [case for case in _kills(places(whole.points), Case("refill")) if case.after]
+    assert len(cases) > 60
+    assert not pool.count(cases[::2] if len(cases) > 2 * _MANY else cases)
+
+
 def test_every_kind_of_resource_is_reached(pool: Pool) -> None:
     """A new kind needs a template, or a course, that has it."""
     answers = [pool.ask(Case("prologue", begin=begin)) for begin in ("nothing", "party", "exported")]
