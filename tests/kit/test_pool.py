@@ -104,6 +104,19 @@ def log_in(guest: Guest) -> None:
     subprocess.run([*guest.shell, str(guest.base / "kit/login.sh")], env=guest.environment, check=True, timeout=20)
 
 
+@pytest.fixture
+def without_chown(guest: Guest) -> None:
+    guest.functions["command"] = '[ "$1" = -v ] && [ "$2" != chown ] && type "$2"'
+
+
+@pytest.mark.usefixtures("without_chown")
+def test_one_that_could_never_be_a_job_s(waiting: tuple[Guest, Port, "subprocess.Popen[bytes]"]) -> None:
+    """That is told to who makes it, and to no job."""
+    _guest, port, process = waiting
+    assert port.line() == f"vmbatch 1 failed {NONCE} a guest that waits for a job needs the program chown"
+    assert process.wait(20) == 1
+
+
 def test_it_waits_as_nobody(waiting: tuple[Guest, Port, "subprocess.Popen[bytes]"]) -> None:
     guest, port, process = waiting
     assert port.line() == f"vmbatch 1 waiting {NONCE} 10.77.0.42"
@@ -143,6 +156,7 @@ def test_it_becomes_a_job_s(waiting: tuple[Guest, Port, "subprocess.Popen[bytes]
     assert port.line() == f"vmbatch 1 ready {NONCE} 10.77.0.42"
     assert process.wait(20) == 0
     assert guest.read("ran") == "alice\nlate\n"
+    assert not (guest.root / "etc/.vmbatch").exists()
     log_in(guest)  # a second one finds nobody who waits
 
 

@@ -109,6 +109,7 @@ case ${1-} in
         tell ready "$address"
         shared=$messages
         beat
+        [ -z "${prepared-}" ] || rmdir "$new" || : # nobody waits any more
         ;;
     stop)
         start epilog

@@ -33,8 +33,9 @@ wait_for_job() {
 prepare() {
     prepared=yes
     for program in head tar mkdir mv chown; do
-        "$program" --help
-    done </dev/null >/dev/null 2>&1 || :
+        command -v "$program" >/dev/null || fail "a guest that waits for a job needs the program $program"
+        "$program" --help </dev/null >/dev/null 2>&1 || :
+    done
     drains=yes
     case $(tar --version 2>/dev/null) in *'GNU tar'*) drains= ;; esac
     read_accounts
