@@ -322,10 +322,12 @@ def _lock(fd: int) -> bool:
 
 
 def _append(fd: int, record: bytes) -> None:
-    """Writes a line to the disk, or nothing: another may follow one that could not be written. NodeError."""
+    """Writes a line to the disk, or nothing: another may follow one that could not be written, or was torn. NodeError."""
     line = record + b"\n"
-    size = os.fstat(fd).st_size
+    size = _read(fd).rfind(b"\n") + 1
     try:
+        if size != os.fstat(fd).st_size:
+            os.ftruncate(fd, size)
         if os.write(fd, line) != len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.fsync(fd)

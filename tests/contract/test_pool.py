@@ -463,6 +463,21 @@ def test_whoever_takes_is_killed_anywhere(node: Node) -> None:
         assert node.left() == [], f"killed before {calls[at - 1]}: {said}"
 
 
+def test_a_mark_that_is_torn(node: Node) -> None:
+    """As by a disk that was full for whoever was killed then: the guest still waits, and the next job's mark is whole."""
+    node.fill()
+    (path, *_), = journal.waiting()
+    with open(path, "ab") as torn:
+        torn.write(msgspec.json.encode(start_of(JOB))[:-7])
+    book = node.take(sample_job(id="43.vm", script=None))
+    assert book is not None
+    known = journal.peek(book.path)
+    assert known is not None
+    assert known[0].job == "43.vm"
+    book.release(9)
+    assert node.left() == []
+
+
 def test_an_epilogue_of_a_half_taken_one(node: Node) -> None:
     """It runs before any sweep, and finds the job's journal or none."""
     for at in (1, 2, 3):
