@@ -61,7 +61,7 @@ def configured(template: str) -> Iterator[None]:
     """With this template for the queue `matrix`."""
     before = CONFIG.read_text()
     matrix.write("matrix", template)
-    CONFIG.write_text(before.replace("[queues]\n", '[queues]\nmatrix = "matrix.xml"\n') + '\n[timeouts]\nboot = "150s"\n')
+    CONFIG.write_text(before.replace("[queues]\n", '[queues]\nmatrix = "matrix.xml"\n'))
     try:
         yield
     finally:

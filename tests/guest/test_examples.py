@@ -45,7 +45,7 @@ def run(mom: Mom, name: str, changes: examples.Changes, script: str = "", settin
     template, before = DOMAINS / f"example-{name}.xml", CONFIG.read_text()
     template.write_text(examples.text(name, changes))
     CONFIG.write_text(before.replace("[queues]\n", f'[queues]\nexample = "example-{name}.xml"\n')
-                      + f'\n[timeouts]\nboot = "200s"\n{settings}')
+                      + f"\n{settings}")
     try:
         checked = subprocess.run([CHECK, "check", template], capture_output=True, text=True, check=False)
         assert checked.returncode == 0, checked.stderr
