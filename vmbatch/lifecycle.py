@@ -265,12 +265,15 @@ def make_places(config: Config, form: template.Template) -> None:
     journal.make_directories()
     for place, mode in ((config.spool_directory, 0o711), (sshargs.HANDOVER, 0o711), (claim.DIRECTORY, 0o700)):
         file.make_state_directory(place, mode)
+    if form.messages == "SHARE":
+        _check_share(config)
     if any(interface.pools for interface in form.interfaces):
         _make_distant(config.reservations)
     if any(interface.network and not interface.pools for interface in form.interfaces):
         file.make_state_directory(addresses.HERE, 0o700)
-    if form.messages != "SHARE":
-        return
+
+
+def _check_share(config: Config) -> None:
     try:
         owner, mode = distant.call(config.share_directory, lambda: _access(config.share_directory), tuple[int, int])
     except OSError as error:

@@ -18,8 +18,8 @@ from .scene import FOOTPRINT, HOMES, as_user, nothing_left, own, prepare, starte
 pytestmark = pytest.mark.torque
 ROOTS = ("/var/lib/vmbatch", "/run/vmbatch", "/var/log/vmbatch", "/etc/vmbatch", str(place.SHARE))
 PUBLIC = {"/etc/vmbatch", "/etc/vmbatch/vmbatch.conf", "/etc/vmbatch/domains", "/etc/vmbatch/domains/crash.xml",
-          "/etc/vmbatch/domains/disk.xml", "/etc/vmbatch/domains/export.xml", "/etc/vmbatch/domains/site.tar",
-          "/etc/vmbatch/small.raw", "/etc/vmbatch/own.raw", "/etc/vmbatch/root.raw"}
+          "/etc/vmbatch/domains/disk.xml", "/etc/vmbatch/domains/export.xml", "/etc/vmbatch/domains/pool.xml",
+          "/etc/vmbatch/domains/site.tar", "/etc/vmbatch/small.raw", "/etc/vmbatch/own.raw", "/etc/vmbatch/root.raw"}
 """What the site has for everybody to read."""
 WHO = {"bob": (1501, 1501), "another": (4242, 4242), "one of alice's group": (1777, 1500)}
 
