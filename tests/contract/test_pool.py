@@ -634,7 +634,8 @@ def test_the_commands(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
         assert done.exit_code == status, done.output
         return done.output
 
-    assert run("list") == ""
+    assert run("list") == "no guest waits on this node\n"
+    assert run("list", "--json") == ""
     assert run("refill").count("waits, after") == 2
     assert run("refill") == ""
     first, _second = (msgspec.json.decode(line) for line in run("list", "--json").splitlines())

@@ -46,7 +46,9 @@ def listed(as_json: bool) -> None:
             click.echo(msgspec.json.encode({"template": template, "guest": name, "address": address, "started": began,
                                             "seconds_left": round(left)}).decode())
         return
-    if rows:
+    if not rows:
+        click.echo("no guest waits on this node", err=True)
+    else:
         table.show(("TEMPLATE", "GUEST", "ADDRESS", "MINUTES LEFT"),
                    [(template, name, address, f"{left / 60:.0f}") for template, name, address, _began, left in rows],
                    right=("MINUTES LEFT",))
