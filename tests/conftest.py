@@ -26,6 +26,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """A start that fails blocks signals for what is left of its process, which is here that of all tests."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    yield
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@pytest.fixture(autouse=True)
 def _makes_its_errors(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A test with the mark `error` fails unless it makes errors of all those codes, or compares a text that has them."""
     codes = {code for mark in request.node.iter_markers("error") for code in mark.args}
