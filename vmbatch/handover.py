@@ -88,13 +88,13 @@ def decode(data: bytes) -> Handover:
         raise ValueError("not a record of this version")
     fields: dict[str, list[str]] = {}
     environment = {}
-    for line in data[len(VERSION):].decode("ascii").splitlines():
-        name, *words = line.split(" ")
-        if name == "env":
-            environment[_text(words[0])] = words[1]
-        else:
-            fields[name] = words
     try:
+        for line in data[len(VERSION):].decode("ascii").splitlines():
+            name, *words = line.split(" ")
+            if name == "env":
+                environment[_text(words[0])] = words[1]
+            else:
+                fields[name] = words
         script, leader, guest = fields.get("script"), fields.get("leader"), fields.get("guest")
         return Handover(
             **{name: _text(fields[name][0]) for name in _TEXTS}, uid=int(fields["uid"][0]), x11=fields["x11"][0] == "1",

@@ -94,6 +94,7 @@ def test_a_hand_over_says_what_was_written(job: str, token: str, user: str, uid:
 
 
 @given(st.binary(max_size=300) | WORDS.map(str.encode))
+@example(b"env")
 def test_what_is_no_hand_over(data: bytes) -> None:
     for whole in (data, b"vmbatch hand-over 1\n" + data, b"vmbatch hand-over 1\njob 61\n" + data):
         with pytest.raises(ValueError):
