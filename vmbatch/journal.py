@@ -106,7 +106,7 @@ def ended_directory() -> str:
 
 
 def pool_id(number: int) -> str:
-    """The id of a start whose guest is to wait for jobs: no batch system has it."""
+    """The id of a start whose guest is to wait for jobs."""
     return f"{number}{_POOL}"
 
 

@@ -4,11 +4,9 @@ What is left is a guest that waits and that nobody has touched, or nothing that 
 """
 
 import os
-import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -40,7 +38,7 @@ from vmbatch.errors import BusyError, DeadlineError, EndedError, SiteError
 from vmbatch.grant import Grant
 from vmbatch.guest import Message, Way
 from vmbatch.handover import decode
-from vmbatch.host import clock, process, virt
+from vmbatch.host import clock, process
 from vmbatch.host.log import Log
 from vmbatch.job import Job
 from vmbatch.journal import Journal, Start
@@ -49,6 +47,8 @@ from vmbatch.pool import Taken
 from vmbatch.resource import Work
 from vmbatch.template import Template
 from vmbatch.units import Deadline
+
+from .killed import Killed, KilledError
 
 pytestmark = pytest.mark.usefixtures("places")
 
@@ -76,10 +76,6 @@ TEMPLATE = """<domain type='qemu'>
 ADDRESS = "10.77.0.42"
 
 
-class KilledError(BaseException):
-    """The end of the process, at a place where no `finally` helps."""
-
-
 class Channel:
     """The port of a guest that waits."""
 
@@ -97,16 +93,14 @@ class Channel:
             os.close(fd)
 
 
-class Node:
+class Node(Killed):
     """A node with a libvirt that is played, and a process that is killed before its call number `at`."""
 
     def __init__(self, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
         self.directory = place
-        self.running: dict[str, str] = {}
         self.answers: dict[str, str] = {}
-        self.at = 0
         self.shown = "ssh-ed25519 AAAA"
-        self.calls: list[str] = []
         self.image = place / "base.raw"
         self.image.write_bytes(bytes(1 << 20))
         self.image.chmod(0o644)
@@ -123,7 +117,7 @@ class Node:
         self.log = Log(self.config.log_directory, "42.vm", "prologue")
         self.log.line("begins")
         self._play(monkeypatch)
-        self._watch(monkeypatch)
+        self.watch(monkeypatch)
 
     def write(self, text: str) -> Template:
         self.template.write_text(text)
@@ -134,23 +128,11 @@ class Node:
     def form(self) -> Template:
         return template.parse(self.template.read_bytes(), str(self.template))
 
-    def destroy(self, uuid: str, _uri: str, _over: Deadline) -> bool:
-        self.running.pop(uuid, None)
-        return False
-
     def _play(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        played: dict[str, Callable[..., object]] = {
-            "create": self.create,
-            "find": lambda _uri, uuid, _over=None: uuid if uuid in self.running else None,
-            "owner": lambda uuid, _over=None: self.running.get(uuid), "destroy": self.destroy,
-            "trouble": lambda *_: "", "guest_group": lambda _uri: None,
-            "state": lambda _uri, uuid: "running" if uuid in self.running else "gone",
-            "ours": lambda _uri: [(f"vmbatch-1.pool-{token[:8]}", uuid, token) for uuid, token in self.running.items()]}
-        for name, act in played.items():
-            monkeypatch.setattr(virt, name, act)
+        self.play(monkeypatch, "pool", trouble=lambda *_: "",
+                  state=lambda _uri, uuid: "running" if uuid in self.running else "gone")
         monkeypatch.setattr(boot, "lay_by", lambda *_, **__: ADDRESS)
         monkeypatch.setattr(boot, "open_channel", lambda _domain, token: Channel(self.answers.get(token, ADDRESS)))
-        monkeypatch.setattr("vmbatch.hypervisor.domain._IN_FLIGHT_SECONDS", 0.0)
         monkeypatch.setattr(pool, "_GREETING_SECONDS", 0.1)
         monkeypatch.setattr(claim, "DIRECTORY", str(self.directory / "claims"))
         monkeypatch.setattr("vmbatch.context.keys.ssh.make_keys", self.make_keys)
@@ -161,30 +143,6 @@ class Node:
         for path in paths:
             Path(path).write_text("PRIVATE")
             Path(f"{path}.pub").write_text("ssh-ed25519 AAAA")
-
-    def _watch(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """What changes the world, whoever calls it."""
-        for name in ("mkdir", "rename", "link", "unlink", "rmdir", "symlink", "chmod"):
-            monkeypatch.setattr(os, name, self.counted(name, getattr(os, name)))
-        monkeypatch.setattr(journal, "_append", self.counted("journal", journal._append))
-        for name in ("create", "destroy"):
-            monkeypatch.setattr(virt, name, self.counted(name, getattr(virt, name)))
-
-    def counted(self, name: str, act: Callable[..., Any]) -> Callable[..., Any]:
-        def counting(*words: Any, **named: Any) -> Any:
-            self.calls.append(name)
-            if len(self.calls) == self.at:
-                raise KilledError
-            return act(*words, **named)
-
-        return counting
-
-    def create(self, _uri: str, xml: str, *, paused: bool = False) -> None:
-        uuid, token = re.search("<uuid>(.*)</uuid>", xml), re.search('token="([0-9a-f]{32})"', xml)
-        assert uuid is not None
-        assert token is not None
-        assert uuid[1] not in self.running
-        self.running[uuid[1]] = token[1]
 
     def run(self, what: Callable[[], object], at: int = 0) -> bool:
         """Whether it came to its end, and was not killed before its call `at`: a dead one releases and closes nothing."""

@@ -1,23 +1,22 @@
 """Whoever saves a guest is killed before each thing that it does: the sweep leaves nothing but a saved guest that is whole."""
 
 import os
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 
-from vmbatch import claim, journal, saver, sweep
+from vmbatch import claim, saver, sweep
 from vmbatch.config import Config, parse
 from vmbatch.format import savefile
-from vmbatch.host import process, virt
+from vmbatch.host import process
 from vmbatch.host.log import Log
 from vmbatch.image import saved
 from vmbatch.journal import Journal
 from vmbatch.spool import directory
-from vmbatch.units import Deadline
+
+from .killed import Killed, KilledError
 
 pytestmark = pytest.mark.usefixtures("places")
 
@@ -43,18 +42,12 @@ TEMPLATE = """<domain type='qemu'>
 """
 
 
-class KilledError(BaseException):
-    """The end of the process, at a place where no `finally` helps."""
-
-
-class Node:
+class Node(Killed):
     """A node with a libvirt that is played, and a process that is killed before its call number `at`."""
 
     def __init__(self, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
         self.directory = place
-        self.running: dict[str, str] = {}
-        self.at = 0
-        self.calls: list[str] = []
         image = place / "base.raw"
         image.write_bytes(bytes(1 << 20))
         image.chmod(0o644)
@@ -68,49 +61,13 @@ class Node:
             parse(b"", "x"), libvirt_uri="test:///default", log_directory=str(place / "log"), log_trace="", log_history="",
             admission_cores="none", admission_memory="none", images_keep_free=0, spool_keep_free=0, **places)
         self._play(monkeypatch)
-        self._watch(monkeypatch)
-
-    def destroy(self, uuid: str, _uri: str, _over: Deadline) -> bool:
-        self.running.pop(uuid, None)
-        return False
+        self.watch(monkeypatch, "save", "detach")
 
     def _play(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        played: dict[str, Callable[..., object]] = {
-            "create": self.create, "save": self.save,
-            "find": lambda _uri, uuid, _over=None: uuid if uuid in self.running else None,
-            "owner": lambda uuid, _over=None: self.running.get(uuid), "destroy": self.destroy,
-            "laid_out": lambda _uri, uuid: self.layout(uuid), "detach": lambda *_: None,
-            "ours": lambda _uri: [(f"vmbatch-1.save-{token[:8]}", uuid, token) for uuid, token in self.running.items()],
-            "versions": lambda _uri: ("9", "QEMU", "7"), "capabilities": lambda _uri: "", "guest_group": lambda _uri: None}
-        for name, act in played.items():
-            monkeypatch.setattr(virt, name, act)
+        self.play(monkeypatch, "save", save=self.save, laid_out=lambda _uri, uuid: self.layout(uuid), detach=lambda *_: None,
+                  versions=lambda _uri: ("9", "QEMU", "7"), capabilities=lambda _uri: "")
         monkeypatch.setattr(saver, "_wait", lambda *_: None)
-        monkeypatch.setattr("vmbatch.hypervisor.domain._IN_FLIGHT_SECONDS", 0.0)
         monkeypatch.setattr(claim, "DIRECTORY", str(self.directory / "claims"))
-
-    def _watch(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """What changes the world, whoever calls it."""
-        for name in ("mkdir", "rename", "link", "unlink", "rmdir", "symlink", "chmod"):
-            monkeypatch.setattr(os, name, self.counted(name, getattr(os, name)))
-        monkeypatch.setattr(journal, "_append", self.counted("journal", journal._append))
-        for name in ("create", "destroy", "save", "detach"):
-            monkeypatch.setattr(virt, name, self.counted(name, getattr(virt, name)))
-
-    def counted(self, name: str, act: Callable[..., Any]) -> Callable[..., Any]:
-        def counting(*words: Any, **named: Any) -> Any:
-            self.calls.append(name)
-            if len(self.calls) == self.at:
-                raise KilledError
-            return act(*words, **named)
-
-        return counting
-
-    def create(self, _uri: str, xml: str, *, paused: bool = False) -> None:
-        uuid, token = re.search("<uuid>(.*)</uuid>", xml), re.search('token="([0-9a-f]{32})"', xml)
-        assert uuid is not None
-        assert token is not None
-        assert uuid[1] not in self.running
-        self.running[uuid[1]] = token[1]
 
     def layout(self, uuid: str) -> str:
         made, = (self.directory / "images/saved").glob("*.making")
