@@ -95,8 +95,7 @@ def _why_useless(path: str, waits: Waits, wanted: dict[str, str]) -> str:
 
 def lacking(form: Template) -> int:
     """How many guests of a template should wait, and do not."""
-    there = sum(waits.template == form.path and not waits.is_over for _path, _start, waits in journal.waiting())
-    return 0 if form.pool is None or drain.look() is not None else max(0, form.pool.size - there)
+    return 0 if form.pool is None or drain.look() is not None else max(0, form.pool.size - pool.count(form))
 
 
 def fill(form: Template, config: Config) -> str:

@@ -49,6 +49,11 @@ def why_not(form: Template, config: Config) -> str:
     return pool_obstacle(form)
 
 
+def count(form: Template) -> int:
+    """How many guests of a template wait, and may go on waiting."""
+    return sum(waits.template == form.path and not waits.is_over for _path, _start, waits in journal.waiting())
+
+
 def key(known: Facts, form: Template, granted: Grant, config: Config) -> str:
     """Of all that shapes a guest until it is a job's. SiteError."""
     from . import resume

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from .. import journal, pool, resume
+from .. import pool, resume
 from ..errors import VmBatchError
 from ..facts import judged, look
 from ..grant import Grant
@@ -178,7 +178,7 @@ def waiting(site: Site) -> Iterator[Finding]:
     for form in site.templates:
         if form.pool is None:
             continue
-        there = sum(waits.template == form.path and not waits.is_over for _path, _start, waits in journal.waiting())
+        there = pool.count(form)
         why = pool.why_not(form, site.config)
         if why:
             yield warning(f"{form.path}: its guests cannot wait for jobs, and are booted: {why}",
