@@ -389,9 +389,10 @@ write_hosts() {
     file=$root/etc/hosts more=${medium-}/hosts
     begin='# VmBatch: hosts of the job' end='# VmBatch: end'
     [ -f "$more" ] || more=/dev/null
-    text= dropping=
+    text= before= dropping=
     if [ -f "$file" ]; then
         while IFS= read -r line || [ -n "$line" ]; do
+            before=$before$line$newline
             case $line in
                 "$begin") dropping=yes ;;
                 "$end") dropping= ;;
@@ -411,7 +412,7 @@ write_hosts() {
         esac
     done
     [ -z "$block" ] || text=$text$begin$newline$block$end$newline
-    [ -n "$block" ] || [ -f "$file" ] || return 0
+    [ "$text" != "$before" ] || return 0
     [ ! -f "$file" ] || cp -p "$file" "$file.vmbatch"
     printf '%s' "$text" >"$file.vmbatch"
     mv -f "$file.vmbatch" "$file"

@@ -34,7 +34,6 @@ install_kit() {
     doing='installing the kit'
     [ ! -d "$base/kit" ] || rm -rf "$base/kit"
     cp -R "$medium/kit" "$base/kit"
-    chmod -R u=rwX,go=rX "$base/kit"
 }
 
 start prolog

@@ -22,9 +22,9 @@ install_host_key() {
 write_openssh_key() {
     [ ! -e "$1" ] && [ ! -h "$1" ] || rm -f "$1"
     umask 077
-    cat "$medium/ssh/host_key" >"$1"
+    lines "$medium/ssh/host_key" >"$1"
     umask 022
-    cat "$medium/ssh/host_key.pub" >"$1.pub"
+    lines "$medium/ssh/host_key.pub" >"$1.pub"
 }
 
 # offer_key PATH: sshd offers its default keys unless its configuration names some: then ours must be among them
@@ -67,9 +67,7 @@ trust_job_key() {
 # trusted_keys: prints the job's key, and those of its other guests, a line each
 trusted_keys() {
     for list in authorized_key party_keys; do
-        [ ! -f "$medium/ssh/$list" ] || while IFS= read -r key || [ -n "$key" ]; do
-            printf '%s\n' "$key"
-        done <"$medium/ssh/$list"
+        [ ! -f "$medium/ssh/$list" ] || lines "$medium/ssh/$list"
     done
 }
 
@@ -102,7 +100,7 @@ EOF
 
 # The home directory may be the user's own already: nothing there is followed or written through.
 trust_key_at_home() {
-    directory=$root$VMBATCH_HOME/.ssh
+    directory=${new_home:-"$root$VMBATCH_HOME"}/.ssh
     keys=$directory/authorized_keys
     [ ! -h "$directory" ] && [ ! -h "$keys" ] || fail "symbolic link in $VMBATCH_HOME/.ssh"
     if [ -n "${new_home-}" ]; then
