@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -53,7 +54,7 @@ def _no_mark() -> None:
 
 
 def _no_wait() -> None:
-    _set(journal, "_lock", lambda fd: True)
+    _set(journal, "lock", SimpleNamespace(wait=lambda *_: True))
 
 
 def _no_check() -> None:
