@@ -11,7 +11,7 @@ import pytest
 from vmbatch import registry
 from vmbatch.errors import NodeError
 from vmbatch.guard import TABLE, rules
-from vmbatch.host import nft, virt
+from vmbatch.host import nft, virt, virtend
 from vmbatch.hypervisor import netfilter
 from vmbatch.hypervisor.lease import DhcpLease
 from vmbatch.units import Deadline
@@ -160,7 +160,7 @@ def test_a_domain_that_will_not_die(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     case.resource.acquire()
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(virt, "destroy", lambda _domain, _uri, _over: False)
+            patch.setattr(virtend, "destroy", lambda _domain, _uri, _over: False)
             begin = time.monotonic()
             with pytest.raises(NodeError, match="is still there after its end"):
                 case.resource.release(Deadline(0.3), last=True)
