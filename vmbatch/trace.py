@@ -29,8 +29,8 @@ class Image(msgspec.Struct, frozen=True):
     modified: float = 0.0
 
 
-class Begin(msgspec.Struct, frozen=True, kw_only=True, tag="begin", tag_field="event"):
-    """A guest that is about to be started; `started` is when its prologue was, `addresses` are those that it was given."""
+class _Owned(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose a guest is from `time` on."""
 
     time: float
     token: str
@@ -39,6 +39,11 @@ class Begin(msgspec.Struct, frozen=True, kw_only=True, tag="begin", tag_field="e
     uid: int
     queue: str
     batch: str
+
+
+class Begin(_Owned, frozen=True, kw_only=True, tag="begin", tag_field="event"):
+    """A guest that is about to be started; `started` is when its prologue was, `addresses` are those that it was given."""
+
     node: str
     started: float
     guest: str
@@ -49,16 +54,9 @@ class Begin(msgspec.Struct, frozen=True, kw_only=True, tag="begin", tag_field="e
     images: tuple[Image, ...]
 
 
-class Taken(msgspec.Struct, frozen=True, kw_only=True, tag="taken", tag_field="event"):
+class Taken(_Owned, frozen=True, kw_only=True, tag="taken", tag_field="event"):
     """A guest that waited, and is a job's from now on; `started` is when that one's prologue was."""
 
-    time: float
-    token: str
-    job: str
-    user: str
-    uid: int
-    queue: str
-    batch: str
     started: float
 
 
@@ -159,7 +157,8 @@ def guests(directory: str) -> Iterator[Guest]:
         elif event.token in known and isinstance(event, Taken):
             guest = known[event.token]
             yield msgspec.structs.replace(guest, ended=event.time, why=f"job {event.job} took it, for which it had waited")
-            known[event.token] = msgspec.structs.replace(guest, begin=_of_job(guest.begin, event))
+            known[event.token] = msgspec.structs.replace(guest, begin=msgspec.structs.replace(
+                guest.begin, **msgspec.structs.asdict(event)))
         elif event.token in known and isinstance(event, Lease):
             guest = known[event.token]
             known[event.token] = msgspec.structs.replace(guest, leases=(*guest.leases, event.address))
@@ -169,12 +168,6 @@ def guests(directory: str) -> Iterator[Guest]:
             over.add(event.token)
             yield msgspec.structs.replace(known.pop(event.token), ended=event.time, status=event.status, why=event.why)
     yield from known.values()
-
-
-def _of_job(begin: Begin, taken: Taken) -> Begin:
-    """The begin of the guest for the job that has taken it."""
-    return msgspec.structs.replace(begin, time=taken.time, job=taken.job, user=taken.user, uid=taken.uid, queue=taken.queue,
-                                   batch=taken.batch, started=taken.started)
 
 
 def _events(directory: str) -> Iterator[Event]:

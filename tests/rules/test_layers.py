@@ -87,7 +87,7 @@ LAYERS: dict[str, int] = {
 
 AT_HOME: dict[str, set[str]] = {
     "lxml": {"template"},
-    "libvirt": {"host.virt", "host.virtnet", "host.address"},
+    "libvirt": {"host.libvirtd", "host.virt", "host.virtend", "host.virtevent", "host.virtnet", "host.address"},
     "libvirt_qemu": {"host.virt"},
     "paramiko": {"host.rootssh"},
     "pycdlib": {"context"},
