@@ -92,6 +92,19 @@ def test_whatever_fails_in_its_context_is_told_as_of_any_guest(waiting: Guest) -
     assert "vmbatch: gave up: status 3 while running site/prolog.d/10: no licence\n" in waiting.read("dev/console")
 
 
+@pytest.mark.parametrize("started", [True, False])
+def test_an_interface_that_comes_behind_the_start_of_the_network(waiting: Guest, started: bool) -> None:
+    """Where ifup has been run before, as by SysV's rcS, it is run again; elsewhere the guest's own start is still to come."""
+    waiting.context |= {"VMBATCH_NETS": "1", "VMBATCH_NET0_METHOD": "dhcp", "VMBATCH_NET0_MAC": "52:54:00:00:00:01"}
+    waiting.write_medium()
+    if started:
+        waiting.write("run/network/ifstate", "lo=lo\n")
+    waiting.write("sys/class/net/eth0/address", "52:54:00:00:00:01\n")
+    waiting.functions["ifup"] = f'echo "ifup $*" >>"{waiting.root}/done"'
+    assert wait(waiting).returncode == 0
+    assert ("ifup eth0" in done(waiting)) == started
+
+
 def test_accounts_are_those_of_when_the_job_comes(waiting: Guest) -> None:
     """Not of when the guest was saved; after a time that any shell sees."""
     waiting.functions["mount"] += f'; command sleep 1.1; echo "late:x:77:77::/:/bin/sh" >>"{waiting.root}/etc/passwd"'

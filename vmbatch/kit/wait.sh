@@ -126,6 +126,6 @@ cat "$base/medium/seed" >"$root/dev/urandom"
 renew_random
 set_clock
 renew_machine_id
-medium=$base/medium
+medium=$base/medium resumed=yes
 start prolog
 take_context
