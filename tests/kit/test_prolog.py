@@ -85,6 +85,12 @@ def test_everything_in_place(ready: Guest) -> None:
         assert ready.read("dev/console") == ""
 
 
+def test_the_kit_is_the_users_to_read_though_its_medium_is_closed(ready: Guest) -> None:
+    (ready.medium / "kit").chmod(0o700)
+    assert start(ready) == ""
+    assert mode(ready, "var/lib/vmbatch/kit") == 0o755
+
+
 def test_called_from_anywhere(ready: Guest) -> None:
     for arguments in (["./prolog.sh", "start"], ["prolog.sh", "start"]):
         environment = ready.environment | {"PATH": f"{ready.medium}:{ready.path}"}

@@ -34,4 +34,5 @@ install_kit() {
     doing='installing the kit'
     [ ! -d "$base/kit" ] || rm -rf "$base/kit"
     cp -R "$kit" "$base/kit"
+    chmod -R u=rwX,go=rX "$base/kit" # a context that came by ssh is closed
 }

@@ -14,6 +14,7 @@ case $0 in
         rm -rf "$kit"
         mkdir -p "${kit%/*}"
         cp -R "${0%/*}/kit" "$kit"
+        chmod -R u=rwX,go=rX "$kit"
         cd /
         exec /bin/sh "$kit/wait.sh"
         ;;
