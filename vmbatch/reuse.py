@@ -73,6 +73,8 @@ def _clean(book: Journal, domain: Domain, address: str, over: Deadline, config: 
         book.release_own(config.timeouts_release * config.timeouts_scale)  # whoever watches the guest has its port
         with contextlib.closing(open_port(domain.uri, domain.uuid, book.start.token)) as channel:
             _await(channel, "busy", over.earlier(_HEARING_SECONDS * config.timeouts_scale), "it does not answer")
+            if channel.read("waiting") is not None:
+                raise NodeError("it says that it waits, and has not been told to", code="VB709")
             channel.send((JOB_OVER,), lambda: _check(over, "it does not listen"))
             said = _await(channel, "waiting", over, "it has not cleaned itself in time")
         if said != address:

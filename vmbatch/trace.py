@@ -1,9 +1,9 @@
 """Which guest was whose, when, and at which addresses: lines in a file that outlives guest, journal and log.
 
 A guest has a line `begin` before it is started, `lease` before it can use an address that DHCP has given it, `taken` when it has
-waited and becomes a job's, `ready` once its job may run, `given-back` when it then waits for another one of the same user, and `end`
-when it is gone and its journal still there. They are put together by the start's token. So a crash loses no guest: at worst an
-`end` stands twice.
+waited and becomes a job's, `ready` once its job may run, `given-back` when it then waits for another one of the same user, and
+`end` when it is gone and its journal still there. They are put together by the start's token. So a crash loses no guest: at worst
+an `end` stands twice.
 """
 
 from __future__ import annotations
