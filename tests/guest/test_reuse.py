@@ -47,7 +47,7 @@ echo 'export LEFT=yes' >>~/.profile; echo 'ssh-ed25519 AAAA mine' >>~/.ssh/autho
 ! command -v ipcmk || { ipcmk -M 1024; ipcmk -Q; ipcmk -S 1; } >/dev/null
 setsid sh -c 'trap "" HUP TERM INT; while :; do sleep 1; done' </dev/null >/dev/null 2>&1 &
 setsid sh -c 'kill -STOP $$; sleep 900' </dev/null >/dev/null 2>&1 &
-setsid sh -c 'cd /tmp/open && exec sleep 900 <>/tmp/fifo >file' </dev/null 2>&1 &
+setsid sh -c 'cd /tmp/open && exec sleep 900 <>/tmp/fifo >file' >/dev/null 2>&1 &
 sleep 0.3
 exit 0
 """

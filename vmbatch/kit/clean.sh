@@ -55,29 +55,23 @@ EOF
 # close_account: passwd, group, shadow and gshadow are again what they were before the job
 close_account() {
     doing='closing the account'
-    [ -d "$new" ] || mkdir -m 700 "$new"
-    put_back passwd "$passwd_text"
-    put_back group "$group_text"
-    put_back shadow "$shadow_text"
-    put_back gshadow "$gshadow_text"
+    mkdir -m 700 "$new"
+    copy_accounts
+    for file in passwd group shadow gshadow; do
+        eval "text=\$${file}_text"
+        [ ! -f "$new/$file" ] || printf '%s' "${text#"$newline"}" >"$new/$file"
+    done
     mv -f "$new"/* "$etc"
-    rm -rf "${base:?}/keys"
 }
 
-# put_back FILE TEXT: a version of the file with its mode and this text, which begins with a newline
-put_back() {
-    [ -f "$etc/$1" ] || return 0
-    cp -p "$etc/$1" "$new/$1"
-    printf '%s' "${2#"$newline"}" >"$new/$1"
-}
-
-# forget_timers: what would start something as the user, by name
+# forget_timers: what would start something as the user, and goes by name; and the key, where that is elsewhere
 forget_timers() {
     doing="removing the user's timers"
+    set -- "$root/var/lib/systemd/linger/$VMBATCH_USER" "$base/keys/$VMBATCH_USER"
     for place in cron cron/crontabs cron/tabs; do
-        rm -f "$root/var/spool/$place/$VMBATCH_USER"
+        set -- "$@" "$root/var/spool/$place/$VMBATCH_USER"
     done
-    rm -f "$root/var/lib/systemd/linger/$VMBATCH_USER"
+    rm -f "$@"
 }
 
 # scan SCRIPT FILES...: sets $found to what sed makes of them; false for nothing. GNU sed gives up, with status 4, at a process that

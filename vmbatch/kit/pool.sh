@@ -36,7 +36,7 @@ prepare() {
     prepared=yes
     for program in head tar mkdir mv chown; do
         command -v "$program" >/dev/null || fail "a guest that waits for a job needs the program $program"
-        "$program" --help </dev/null >/dev/null 2>&1 || :
+        [ -n "$again" ] || "$program" --help </dev/null >/dev/null 2>&1 || :
     done
     drains=yes
     case $(tar --version 2>/dev/null) in *'GNU tar'*) drains= ;; esac
