@@ -190,6 +190,7 @@ remove_ipc() {
         mount -t mqueue none "$queues"
         find "$queues" -xdev -user "$VMBATCH_UID" -exec rm -f {} +
         umount "$queues"
+        rmdir "$queues"
     fi
 }
 
