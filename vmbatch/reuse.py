@@ -10,7 +10,7 @@ import select
 from . import drain, status
 from .config import Config
 from .context.keys import renew
-from .errors import DeadlineError, NodeError, VmBatchError
+from .errors import DeadlineError, NodeError, SiteError, VmBatchError
 from .exchange.channel import Channel, open_port
 from .guest import JOB_OVER
 from .host import virt
@@ -83,11 +83,11 @@ def _clean(book: Journal, domain: Domain, address: str, over: Deadline, config: 
 
 
 def _await(channel: Channel, kind: str, over: Deadline, what: str) -> str:
-    """The address in the guest's message of this kind. NodeError for a guest that failed, and `what` for one that is late."""
+    """The address in the guest's message of this kind. SiteError for one that failed, DeadlineError for a late one."""
     while (said := channel.read(kind)) is None:
         failed = channel.read("failed")
         if failed is not None:
-            raise NodeError(f"it could not clean itself: {failed.text}", code="VB707")
+            raise SiteError(f"it could not clean itself: {failed.text}", code="VB707")
         _check(over, what)
         select.select([channel.descriptor], [], [], over.left())
     return said.address
