@@ -166,6 +166,19 @@ def test_one_that_waits_for_nobody_any_more(mom: Mom) -> None:
         assert waiting() == []
 
 
+def test_one_that_gives_signs_of_life_by_its_port(mom: Mom) -> None:
+    """Who listens for them has the port as long as the job runs, and the epilogue behind that."""
+    alive = "<vbheartbeat seconds='40'/><vbmessages>CHANNEL</vbmessages></vbconfig>"
+    with queue("pooled", "disk", change=(">POOL<", " jobs='3'>POOL<")) as template:
+        template.write_text(template.read_text().replace("</vbconfig>", alive))
+        refill()
+        first = run(mom, LOOK.replace(b"exec 3>", b"sleep 12; exec 3>"))
+        assert kept() == [("alice", 1)], log(first)
+        second = run(mom)
+        assert said(second)["boot"] == said(first)["boot"]
+        assert kept() == [("alice", 2)], log(second)
+
+
 def test_processes_that_multiply(mom: Mom) -> None:
     """They are gone, or their guest is; the next job does not hear of them."""
     bomb = b"#!/bin/bash\nulimit -u 150\nsetsid bash -c 'f() { f | f & }; f' </dev/null >/dev/null 2>&1 &\nsleep 0.5\nexit 0\n"

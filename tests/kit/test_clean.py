@@ -166,7 +166,8 @@ def test_a_session_of_systemd_s(waiting: Waiting) -> None:
     ("account", "the image has an account alice of its own"),
     ("number", f"the image has an account builder with the number {UID} of alice"),
     ("home", "the image has a directory /home/alice of its own"), ("site", "status 3 while running site/clean.d/1: no such luck"),
-    ("file", "while removing the files of alice"),
+    ("file", "while removing the files of alice"), ("stubborn", "it cannot remove "),
+    ("late", "processes of alice began again: 99"),
 ])
 def test_what_cannot_be_cleaned_is_told(guest: Guest, request: pytest.FixtureRequest, what: str, said: str) -> None:
     """The guest waits for no job any more."""
@@ -185,6 +186,12 @@ def test_what_cannot_be_cleaned_is_told(guest: Guest, request: pytest.FixtureReq
             os.chown(guest.root / "home/alice", UID, UID)
     elif what == "file":
         guest.functions["rm"] = 'case $* in *home/alice) return 1 ;; *) command rm "$@" ;; esac'
+    elif what == "stubborn":
+        guest.functions["find"] = 'case $* in *-exec*) ;; *) command find "$@" ;; esac'
+    elif what == "late":
+        status = f"State: S\\nPid: 99\\nUid: {UID} {UID} {UID} {UID}\\n"
+        script = f'mkdir -p "$VMBATCH_ROOT/proc/99" && printf "{status}" >"$VMBATCH_ROOT/proc/99/status"\n'
+        more = (Entry("site/clean.d/1", 0o755, f"#!/bin/sh\n{script}".encode()),)
     elif what == "site":
         more = (Entry("site/clean.d/1", 0o755, b"#!/bin/sh\necho no such luck >&2\nexit 3\n"),)
     found: Waiting = request.getfixturevalue("waiting")
@@ -195,6 +202,8 @@ def test_what_cannot_be_cleaned_is_told(guest: Guest, request: pytest.FixtureReq
         process(guest, 77, "sleep", UID)
     elif what == "connection":
         process(guest, 77, "sshd", 0)
+    elif what == "stubborn":
+        theirs(guest, "tmp/a")
     elif what == "ipc":
         guest.write("proc/sysvipc/shm", f"head\n0 5 600 1024 1 1 0 {UID} 7 {UID} 7 0 0 0\n")
     answer = over(port)
