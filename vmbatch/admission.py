@@ -15,7 +15,7 @@ from .claim import ASKING, HELD, STARTING, WAITING, Claim
 from .config import Config
 from .errors import BusyError, JobError, SiteError, VmBatchError
 from .grant import Grant
-from .host import clock, file, virt
+from .host import clock, file, libvirtd
 from .job import Job
 from .resource import Work
 from .template import Template, own_size
@@ -59,7 +59,7 @@ def room(config: Config) -> Room:
     """Of this node, by its configuration; what that leaves to the node itself is asked of libvirt. NodeError."""
     slots, cores, memory = config.admission_slots, config.admission_cores, config.admission_memory
     if "node" in (cores, memory):
-        processors, size = virt.node_size(config.libvirt_uri)
+        processors, size = libvirtd.node_size(config.libvirt_uri)
         cores = processors - config.admission_reserve_cores if cores == "node" else cores
         memory = size - config.admission_reserve_memory if memory == "node" else memory
     return Room(*(value if isinstance(value, int) else None for value in (slots, cores, memory)))

@@ -21,7 +21,7 @@ from .exchange.channel import Channel, open_port
 from .exchange.inbox import Inbox
 from .exchange.meeting import Meeting
 from .guest import JOB_COMES, Message, Way, parse_message, spans
-from .host import console, process, ssh, virt
+from .host import console, process, ssh, virt, virtevent
 from .host.log import Log
 from .host.watch import Watch
 from .journal import Start
@@ -80,7 +80,7 @@ class Wait:
             self.watch.descriptor(self.terminal.login.descriptor)
             self.interval = _POLL_SECONDS
         self.inbox = self._open_inbox(config, channel)
-        self._unheard = virt.on_event(chosen.domain.uri, self.watch.wake)
+        self._unheard = virtevent.on_event(chosen.domain.uri, self.watch.wake)
 
     def _open_inbox(self, config: Config, channel: Channel | None) -> Messages:
         """Where the guest's messages come from, and what to be woken by."""

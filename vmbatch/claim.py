@@ -5,15 +5,13 @@ name ends in its state, which rename(2) changes. All are on a file system that a
 """
 
 import contextlib
-import fcntl
 import os
-import time
 from collections.abc import Iterator
 
 import msgspec
 
 from .errors import DeadlineError, NodeError
-from .host import clock
+from .host import clock, lock
 from .resource import Resource
 from .units import Deadline
 
@@ -109,14 +107,8 @@ def locked(directory: str, deadline: Deadline) -> Iterator[None]:
     """While nobody else takes room or turn. DeadlineError."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if deadline.passed():
-                    raise DeadlineError(f"{directory} is in use", code="VB907") from None
-                time.sleep(_PAUSE_SECONDS)
+        if not lock.wait(fd, deadline, pause=_PAUSE_SECONDS):
+            raise DeadlineError(f"{directory} is in use", code="VB907")
         yield
     finally:
         os.close(fd)

@@ -8,7 +8,7 @@ from . import journal, sshargs, status, verdict
 from .config import Config
 from .errors import DeadlineError, NodeError, VmBatchError
 from .exchange.member import forget_note
-from .host import clock, console, process, virt
+from .host import clock, console, process, virtend
 from .host.log import Log, tell_user
 from .hypervisor.domain import Domain
 from .job import slug
@@ -108,7 +108,7 @@ def _look_at(book: Journal, log: Log) -> bool:
     for owned in book.resources:
         if isinstance(owned, Domain):
             why = (console.panic(os.path.join(os.path.dirname(owned.xml), "console.log"))
-                   or virt.trouble(owned.uri, owned.name, owned.uuid))
+                   or virtend.trouble(owned.uri, owned.name, owned.uuid))
             if why:
                 fine = False
                 log.line(f"when the job ended, its guest did not run any more: {why}")

@@ -21,7 +21,7 @@ from .exchange.address import taken
 from .format import FormatError
 from .format.name import TOOLS, parse_form
 from .grant import unknown
-from .host import distant, file, process, virt
+from .host import distant, file, libvirtd, process
 from .image.store import Held, Store, make_directories
 from .image.terms import Terms, terms
 from .job import Job, User
@@ -150,7 +150,7 @@ def addressed(known: Facts, form: Template, token: str, config: Config) -> Facts
 
 def readers(form: Template, config: Config) -> int | None:
     """The group of the guests' processes; None if the template gives them another account. NodeError."""
-    return None if form.root.find("seclabel[@model='dac']") is not None else virt.guest_group(config.libvirt_uri)
+    return None if form.root.find("seclabel[@model='dac']") is not None else libvirtd.guest_group(config.libvirt_uri)
 
 
 def look(form: Template, token: str, config: Config) -> Facts:

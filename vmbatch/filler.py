@@ -4,11 +4,11 @@ Each is a start like any other, with a journal, whose owner leaves it once its g
 """
 
 import contextlib
-import fcntl
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import msgspec
 
@@ -17,7 +17,7 @@ from .batch import local
 from .config import Config
 from .errors import DeadlineError, NodeError, SiteError, VmBatchError
 from .grant import Grant
-from .host import clock, file, process, ssh, virt
+from .host import clock, file, lock, process, ssh, virt
 from .host.log import Log
 from .job import Job
 from .journal import Journal, Start, Waits
@@ -48,18 +48,10 @@ def templates(config: Config, wrong: Callable[[VmBatchError], None]) -> list[Tem
     return found
 
 
-@contextlib.contextmanager
-def alone() -> Iterator[bool]:
+def alone() -> AbstractContextManager[bool]:
     """Whether no other process fills the pool just now; while the `with` lasts none begins to."""
     file.make_state_directory(pool.directory(), 0o700)
-    fd = os.open(os.path.join(pool.directory(), "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield True
-    except BlockingIOError:
-        yield False
-    finally:
-        os.close(fd)
+    return lock.alone(os.path.join(pool.directory(), "lock"))
 
 
 def prune(forms: list[Template], config: Config) -> list[str]:

@@ -8,7 +8,7 @@ from . import drain, journal
 from .batch import failures
 from .config import Config
 from .errors import Fault, VmBatchError
-from .host import file, virt
+from .host import file, libvirtd
 from .units import Deadline
 
 _SECONDS = 20.0
@@ -54,7 +54,7 @@ def _drained() -> str:
 
 
 def _libvirt(config: Config) -> str:
-    virt.node_size(config.libvirt_uri)
+    libvirtd.node_size(config.libvirt_uri)
     return ""
 
 

@@ -13,7 +13,7 @@ import msgspec
 
 from . import registry
 from .errors import DeadlineError, EndedError, NodeError, UnreachableError
-from .host import clock, file, process
+from .host import clock, file, lock, process
 from .hypervisor.domain import Domain
 from .job import Leader, Script, slug, unique
 from .resource import Resource
@@ -238,11 +238,8 @@ class Journal:
             except OSError as error:
                 raise NodeError(f"{path}: {error.strerror}", code="VB906") from None
             try:
-                while not _lock(fd):
-                    process.alive()
-                    if deadline.passed():
-                        raise DeadlineError(f"{path} is still in use", code="VB907")
-                    time.sleep(min(0.02, deadline.left()))
+                if not lock.wait(fd, deadline, process.alive):
+                    raise DeadlineError(f"{path} is still in use", code="VB907")
                 if _is_at(path, fd):
                     book = cls(path, fd, _parse(path, _read(fd)))
                     process.hold(fd)
@@ -388,14 +385,6 @@ def _is_at(path: str, fd: int) -> bool:
         return False
 
 
-def _lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def _append(fd: int, record: bytes) -> None:
     """Writes a line to the disk, or nothing: another may follow one that could not be written, or was torn. NodeError."""
     line = record + b"\n"
@@ -516,14 +505,14 @@ class EndMarker(msgspec.Struct, frozen=True):
 def mark_end(job_id: str, by: clock.ProcessIdentity) -> None:
     """Ends every start of the job that began before the process `by`."""
     path = os.path.join(ended_directory(), slug(job_id))
-    lock = os.open(ended_directory(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    parent = os.open(ended_directory(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(parent, fcntl.LOCK_EX)
         previous = _end_marker(path)
         if not (previous and previous.boot == by.boot and previous.started >= by.started):
             file.replace(path, msgspec.json.encode(EndMarker(by)), 0o600)
     finally:
-        os.close(lock)
+        os.close(parent)
 
 
 def check_not_ended(start: Start) -> None:

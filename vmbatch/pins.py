@@ -18,7 +18,7 @@ import msgspec
 
 from .errors import EndedError, NodeError, TakenError
 from .guard import Guard, rules
-from .host import arp, virt, virtnet
+from .host import arp, libvirtd, virtnet
 from .host.log import Log
 from .host.watch import Watch
 from .hypervisor.lease import Room
@@ -62,7 +62,7 @@ def _asking(uri: str) -> Iterator[None]:
     try:
         yield
     except NodeError as error:
-        if isinstance(error, EndedError) or virt.answers(uri):
+        if isinstance(error, EndedError) or libvirtd.answers(uri):
             raise
         raise _AwayError from error
 

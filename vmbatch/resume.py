@@ -13,7 +13,7 @@ from .context.waiting import same
 from .errors import SiteError
 from .facts import Facts
 from .grant import Grant
-from .host import virt
+from .host import libvirtd
 from .image import saved
 from .image.record import Stamp
 from .image.saved import Input, Shape
@@ -79,9 +79,9 @@ def _node(uri: str) -> str:
 
     The frequency of its clock is measured at each boot of the node, and never quite the same.
     """
-    text = virt.capabilities(uri)
+    text = libvirtd.capabilities(uri)
     processor = re.search(r"<cpu>.*?</cpu>", text, re.DOTALL)
     emulators = sorted(set(re.findall(r"<emulator>([^<]+)</emulator>", text)))
     return digest.of_text("\0".join((
-        *virt.versions(uri), re.sub(r"<counter [^>]*>", "", processor[0]) if processor else "",
+        *libvirtd.versions(uri), re.sub(r"<counter [^>]*>", "", processor[0]) if processor else "",
         *(f"{path} {_stamp(path)}" for path in emulators if os.path.exists(path)))))

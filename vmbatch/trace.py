@@ -30,8 +30,8 @@ class Image(msgspec.Struct, frozen=True):
     modified: float = 0.0
 
 
-class Begin(msgspec.Struct, frozen=True, kw_only=True, tag="begin", tag_field="event"):
-    """A guest that is about to be started; `started` is when its prologue was, `addresses` are those that it was given."""
+class _Owned(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose a guest is from `time` on."""
 
     time: float
     token: str
@@ -40,6 +40,11 @@ class Begin(msgspec.Struct, frozen=True, kw_only=True, tag="begin", tag_field="e
     uid: int
     queue: str
     batch: str
+
+
+class Begin(_Owned, frozen=True, kw_only=True, tag="begin", tag_field="event"):
+    """A guest that is about to be started; `started` is when its prologue was, `addresses` are those that it was given."""
+
     node: str
     started: float
     guest: str
@@ -50,16 +55,9 @@ class Begin(msgspec.Struct, frozen=True, kw_only=True, tag="begin", tag_field="e
     images: tuple[Image, ...]
 
 
-class Taken(msgspec.Struct, frozen=True, kw_only=True, tag="taken", tag_field="event"):
+class Taken(_Owned, frozen=True, kw_only=True, tag="taken", tag_field="event"):
     """A guest that waited, and is a job's from now on; `started` is when that one's prologue was."""
 
-    time: float
-    token: str
-    job: str
-    user: str
-    uid: int
-    queue: str
-    batch: str
     started: float
 
 
@@ -174,7 +172,8 @@ def guests(directory: str) -> Iterator[Guest]:
         elif event.token in known and isinstance(event, Taken):
             guest = known[event.token]
             yield msgspec.structs.replace(guest, ended=event.time, why=f"job {event.job} took it, for which it had waited")
-            known[event.token] = msgspec.structs.replace(guest, begin=_of_job(guest.begin, event))
+            known[event.token] = msgspec.structs.replace(guest, begin=msgspec.structs.replace(
+                guest.begin, **msgspec.structs.asdict(event)))
         elif event.token in known and isinstance(event, GivenBack):
             guest = known[event.token]
             yield msgspec.structs.replace(guest, ended=event.time, status=event.status,
@@ -190,12 +189,6 @@ def guests(directory: str) -> Iterator[Guest]:
             over.add(event.token)
             yield msgspec.structs.replace(known.pop(event.token), ended=event.time, status=event.status, why=event.why)
     yield from known.values()
-
-
-def _of_job(begin: Begin, taken: Taken) -> Begin:
-    """The begin of the guest for the job that has taken it."""
-    return msgspec.structs.replace(begin, time=taken.time, job=taken.job, user=taken.user, uid=taken.uid, queue=taken.queue,
-                                   batch=taken.batch, started=taken.started)
 
 
 def _events(directory: str) -> Iterator[Event]:

@@ -13,7 +13,7 @@ from typing import Protocol
 from . import verdict
 from .errors import NodeError, UnreachableError
 from .exchange.inbox import Inbox
-from .host import socket, virt
+from .host import socket, virt, virtend
 from .host.log import Log, tell_user
 from .hypervisor.watcher import Watcher, read
 from .template import channel_path
@@ -125,7 +125,7 @@ def watch(record: Watcher, log: Log) -> None:
 
 def end(record: Watcher, state: str, log: Log) -> None:
     """Ends the guest, and says why."""
-    how = virt.trouble(record.domain.uri, record.domain.name, record.domain.uuid) if state == "paused" else ""
+    how = virtend.trouble(record.domain.uri, record.domain.name, record.domain.uuid) if state == "paused" else ""
     text = (f"the node has ended the job's guest: nothing was heard from it for {record.seconds:.0f} s"
             + (f", and {how}" if how else ", so it had hung"))
     log.line(text)

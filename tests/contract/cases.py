@@ -19,7 +19,7 @@ from vmbatch.exchange.export import Export, exported
 from vmbatch.exchange.member import Member
 from vmbatch.exchange.volume import Volume
 from vmbatch.guard import Guard, Port, removal, rules
-from vmbatch.host import clock, nft, virt
+from vmbatch.host import clock, libvirtd, nft, virt
 from vmbatch.hypervisor import netfilter
 from vmbatch.hypervisor.domain import Domain
 from vmbatch.hypervisor.netfilter import NetworkFilter
@@ -153,7 +153,7 @@ class DomainCase(Case):
         return XML.format(name=self.name, uuid=identifier or self.uuid, metadata=metadata)
 
     def exists(self) -> bool:
-        return any(domain.name() == self.name for domain in virt.connect(URI).listAllDomains())
+        return any(domain.name() == self.name for domain in libvirtd.connect(URI).listAllDomains())
 
     def half_made(self) -> Iterator[tuple[str, Callable[[], None]]]:
         yield "file without domain", lambda: None
@@ -163,10 +163,10 @@ class DomainCase(Case):
         other = OWNER.format(token=new_token())
         yield "another start's", lambda: virt.create(URI, self.xml(other))
         yield "the name alone", lambda: virt.create(URI, self.xml(other, identifier=str(uuid.uuid4())))
-        yield "persistent and another's", lambda: virt.connect(URI).defineXML(self.xml(other)).create()
+        yield "persistent and another's", lambda: libvirtd.connect(URI).defineXML(self.xml(other)).create()
 
     def clear(self) -> None:
-        for domain in virt.connect(URI).listAllDomains():
+        for domain in libvirtd.connect(URI).listAllDomains():
             if domain.name() == self.name:
                 if domain.isActive():
                     domain.destroy()

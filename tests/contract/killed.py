@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from vmbatch import journal
-from vmbatch.host import virt
+from vmbatch.host import libvirtd, virt, virtend
 from vmbatch.units import Deadline
 
 
@@ -25,22 +25,26 @@ class Killed:
         self.calls: list[str] = []
 
     def play(self, monkeypatch: pytest.MonkeyPatch, kind: str, **more: Callable[..., object]) -> None:
-        """Puts itself in libvirt's place; guests are called after the `kind` of their starts, `more` is of that kind alone."""
+        """Puts itself in libvirt's place; guests are called after the `kind` of their starts, which alone has `more`."""
+        monkeypatch.setattr(libvirtd, "guest_group", lambda _uri: None)
+        monkeypatch.setattr(virtend, "destroy", self.destroy)
+        monkeypatch.setattr(virtend, "trouble", lambda *_: "")
         played: dict[str, Callable[..., object]] = {
-            "create": self.create, "destroy": self.destroy,
+            "create": self.create,
             "find": lambda _uri, uuid, _over=None: uuid if uuid in self.running else None,
-            "owner": lambda uuid, _over=None: self.running.get(uuid), "guest_group": lambda _uri: None,
+            "owner": lambda uuid, _over=None: self.running.get(uuid),
             "ours": lambda _uri: [(f"vmbatch-1.{kind}-{token[:8]}", uuid, token) for uuid, token in self.running.items()]}
         for name, act in (played | more).items():
             monkeypatch.setattr(virt, name, act)
         monkeypatch.setattr("vmbatch.hypervisor.domain._IN_FLIGHT_SECONDS", 0.0)
 
     def watch(self, monkeypatch: pytest.MonkeyPatch, *more: str) -> None:
-        """What changes the world, whoever calls it; `more` are of libvirt's."""
+        """What changes the world, whoever calls it; `more` are of `virt`."""
         for name in ("mkdir", "rename", "link", "unlink", "rmdir", "symlink", "chmod"):
             monkeypatch.setattr(os, name, self._counted(name, getattr(os, name)))
         monkeypatch.setattr(journal, "_append", self._counted("journal", journal._append))
-        for name in ("create", "destroy", *more):
+        monkeypatch.setattr(virtend, "destroy", self._counted("destroy", virtend.destroy))
+        for name in ("create", *more):
             monkeypatch.setattr(virt, name, self._counted(name, getattr(virt, name)))
 
     def _counted(self, name: str, act: Callable[..., Any]) -> Callable[..., Any]:

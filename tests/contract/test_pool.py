@@ -129,8 +129,7 @@ class Node(Killed):
         return template.parse(self.template.read_bytes(), str(self.template))
 
     def _play(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.play(monkeypatch, "pool", trouble=lambda *_: "",
-                  state=lambda _uri, uuid: "running" if uuid in self.running else "gone")
+        self.play(monkeypatch, "pool", state=lambda _uri, uuid: "running" if uuid in self.running else "gone")
         monkeypatch.setattr(boot, "lay_by", lambda *_, **__: ADDRESS)
         monkeypatch.setattr(pool, "open_port", lambda _uri, _uuid, token: Channel(self.answers.get(token, ADDRESS)))
         monkeypatch.setattr(pool, "_GREETING_SECONDS", 0.1)

@@ -10,8 +10,8 @@ import pytest
 
 from vmbatch import registry
 from vmbatch.errors import NodeError
-from vmbatch.guard import TABLE, rules
-from vmbatch.host import nft, virt
+from vmbatch.guard import BASE, TABLE, rules
+from vmbatch.host import nft, virt, virtend
 from vmbatch.hypervisor import netfilter
 from vmbatch.hypervisor.lease import DhcpLease
 from vmbatch.units import Deadline
@@ -160,7 +160,7 @@ def test_a_domain_that_will_not_die(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     case.resource.acquire()
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(virt, "destroy", lambda _domain, _uri, _over: False)
+            patch.setattr(virtend, "destroy", lambda _domain, _uri, _over: False)
             begin = time.monotonic()
             with pytest.raises(NodeError, match="is still there after its end"):
                 case.resource.release(Deadline(0.3), last=True)
@@ -249,6 +249,32 @@ def test_a_filter_is_mended(tmp_path: Path, what: str) -> None:
         for each in (other, case):
             release(each)
             assert not each.exists()
+
+
+@pytest.mark.parametrize("gone", ["delete table bridge vmbatch", "flush table bridge vmbatch; delete map bridge vmbatch to"])
+def test_a_filter_where_what_all_share_is_missing(tmp_path: Path, gone: str) -> None:
+    case = NetworkFilterCase(tmp_path)
+    case.prepare()
+    nft.apply(f"{BASE}{gone}\n")
+    case.resource.acquire()
+    try:
+        assert case.port in netfilter.standing()
+    finally:
+        release(case)
+
+
+def test_a_filter_that_cannot_be_made_is_not_tried_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What all interfaces share has no part in it."""
+    case = NetworkFilterCase(tmp_path)
+    case.prepare()
+    case.resource.acquire()
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(nft, "apply", lambda _text: pytest.fail("it is tried again"))
+            with pytest.raises(NodeError, match=r"Error: .*File exists: create element bridge vmbatch from"):
+                case.resource.acquire()
+    finally:
+        release(case)
 
 
 def test_what_was_learned_is_read(tmp_path: Path) -> None:

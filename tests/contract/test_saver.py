@@ -10,7 +10,7 @@ import pytest
 from vmbatch import claim, saver, sweep
 from vmbatch.config import Config, parse
 from vmbatch.format import savefile
-from vmbatch.host import process
+from vmbatch.host import libvirtd, process
 from vmbatch.host.log import Log
 from vmbatch.image import saved
 from vmbatch.journal import Journal
@@ -64,8 +64,9 @@ class Node(Killed):
         self.watch(monkeypatch, "save", "detach")
 
     def _play(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.play(monkeypatch, "save", save=self.save, laid_out=lambda _uri, uuid: self.layout(uuid), detach=lambda *_: None,
-                  versions=lambda _uri: ("9", "QEMU", "7"), capabilities=lambda _uri: "")
+        self.play(monkeypatch, "save", save=self.save, laid_out=lambda _uri, uuid: self.layout(uuid), detach=lambda *_: None)
+        monkeypatch.setattr(libvirtd, "versions", lambda _uri: ("9", "QEMU", "7"))
+        monkeypatch.setattr(libvirtd, "capabilities", lambda _uri: "")
         monkeypatch.setattr(saver, "_wait", lambda *_: None)
         monkeypatch.setattr(claim, "DIRECTORY", str(self.directory / "claims"))
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -10,7 +11,7 @@ import msgspec
 from vmbatch import hooked, journal, lifecycle
 from vmbatch.config import Config
 from vmbatch.errors import NodeError
-from vmbatch.host import distant, file, process, virt
+from vmbatch.host import distant, file, libvirtd, process, virt
 from vmbatch.journal import Journal
 from vmbatch.resource import Piece, Resource, Work
 from vmbatch.spool.directory import Directory
@@ -53,7 +54,7 @@ def _no_mark() -> None:
 
 
 def _no_wait() -> None:
-    _set(journal, "_lock", lambda fd: True)
+    _set(journal, "lock", SimpleNamespace(wait=lambda *_: True))
 
 
 def _no_check() -> None:
@@ -68,7 +69,7 @@ def _impatient() -> None:
         return msgspec.structs.replace(load(), share_local=False, timeouts_boot=2.0, timeouts_release=2.0)
 
     _set(hooked, "load_config", config)
-    _set(virt, "_ANSWER_SECONDS", 1.0)
+    _set(libvirtd, "ANSWER_SECONDS", 1.0)
     _set(virt, "_START_SECONDS", 1.0)
     _set(distant, "_ANSWER_SECONDS", 1.0)
     _set(distant, "_AGAIN_SECONDS", 0.2)
@@ -76,7 +77,7 @@ def _impatient() -> None:
 
 def _libvirt_unbounded() -> None:
     _impatient()
-    _set(virt, "within", lambda over, ask: ask())
+    _set(libvirtd, "within", lambda over, ask: ask())
 
 
 def _share_unbounded() -> None:

@@ -4,8 +4,7 @@ import json
 import random
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -13,12 +12,12 @@ import pytest
 from lab import leftover
 from lab.mom import Ended, Mom, kill_session
 
-from .conftest import CONFIG, Configure
-from .disks import DOMAINS
+from . import start
+from .conftest import Configure
+from .start import VMBATCH, log, said, vmbatch, waiting
 
 pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("nothing_left")]
 
-VMBATCH = "/srv/vmbatch/venv/bin/vmbatch"
 WHO = rb"""#!/bin/sh
 exec 2>&1
 echo "name $(hostname)"
@@ -33,50 +32,19 @@ exit 7
 """
 
 
-def vmbatch(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([VMBATCH, *arguments], capture_output=True, text=True, check=False)
-
-
-def waiting() -> list[dict[str, str]]:
-    done = vmbatch("pool", "list", "--json")
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
 def refill() -> str:
     done = vmbatch("pool", "refill")
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-@contextmanager
-def queue(name: str, like: str, size: int = 1, change: tuple[str, str] = ("", "")) -> Iterator[Path]:
+def queue(name: str, like: str, size: int = 1, change: tuple[str, str] = ("", "")) -> AbstractContextManager[Path]:
     """A queue whose guests are those of another one, but of which some wait."""
-    template = DOMAINS / f"{name}.xml"
-    text = (DOMAINS / f"{like}.xml").read_text().replace(
-        "<vbhypervisor>", f"<vbstart size='{size}' lifetime='1h'>POOL</vbstart><vbhypervisor>", 1)
-    template.write_text(text.replace(*change) if change[0] else text)
-    before = CONFIG.read_text()
-    CONFIG.write_text(before.replace("[queues]\n", f'[queues]\n{name} = "{name}.xml"\n'))
-    try:
-        yield template
-    finally:
-        CONFIG.write_text(before)
-        template.unlink()
-        assert vmbatch("pool", "drain").returncode == 0
-        assert waiting() == []
+    return start.queue(name, like, f"<vbstart size='{size}' lifetime='1h'>POOL</vbstart>", change)
 
 
 def filters() -> str:
     return subprocess.run(["nft", "list", "ruleset", "bridge"], check=True, capture_output=True, text=True).stdout
-
-
-def log(ended: Ended) -> str:
-    return Path(f"/var/log/vmbatch/{ended.job.file_id}.log").read_text()
-
-
-def said(output: bytes) -> dict[str, str]:
-    return dict(line.partition(" ")[::2] for line in output.decode().splitlines())
 
 
 def check_taken(ended: Ended) -> dict[str, str]:

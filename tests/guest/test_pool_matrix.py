@@ -12,8 +12,9 @@ from lab.mom import Ended, Mom
 
 from . import matrix
 from .conftest import CONFIG, site_scripts
+from .start import log, vmbatch, waiting
 from .test_context_matrix import JOB, archive, check, configured
-from .test_pool import log, refill, vmbatch, waiting
+from .test_pool import refill
 from .test_shares import shares, software
 
 __all__ = ["archive", "software"]

@@ -8,20 +8,20 @@ import struct
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from lab import leftover
-from lab.mom import Ended, Mom, kill_session
+from lab.mom import Mom, kill_session
 
-from .conftest import CONFIG, Configure
-from .disks import DOMAINS
+from . import start
+from .conftest import Configure
+from .start import VMBATCH, log, said, vmbatch
 
 pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("nothing_left")]
 
-VMBATCH = "/srv/vmbatch/venv/bin/vmbatch"
 STORE = Path("/var/lib/vmbatch/store/saved")
 FIRST = b"""#!/bin/sh
 dd if=/dev/urandom of=/run/first bs=16 count=1 2>/dev/null
@@ -42,30 +42,15 @@ exit 7
 """
 
 
-def vmbatch(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([VMBATCH, *arguments], capture_output=True, text=True, check=False)
-
-
 def of(template: Path) -> list[Path]:
     """The saved guests of a template."""
     return [record.parent for record in STORE.glob("*/record")
             if json.loads(record.read_bytes())["shape"]["template"] == str(template)]
 
 
-@contextmanager
-def queue(name: str, like: str, change: tuple[str, str] = ("", "")) -> Iterator[Path]:
+def queue(name: str, like: str, change: tuple[str, str] = ("", "")) -> AbstractContextManager[Path]:
     """A queue whose guests are those of another one, but resumed."""
-    template = DOMAINS / f"{name}.xml"
-    text = (DOMAINS / f"{like}.xml").read_text().replace("<vbhypervisor>", "<vbstart>RESUME</vbstart><vbhypervisor>", 1)
-    template.write_text(text.replace(*change) if change[0] else text)
-    before = CONFIG.read_text()
-    CONFIG.write_text(before.replace("[queues]\n", f'[queues]\n{name} = "{name}.xml"\n'))
-    try:
-        yield template
-    finally:
-        CONFIG.write_text(before)
-        template.unlink()
-        vmbatch("image", "prune")  # what has no template any more
+    return start.queue(name, like, "<vbstart>RESUME</vbstart>", change)
 
 
 @pytest.fixture(scope="module")
@@ -83,14 +68,6 @@ def first_bytes(scripts: Path) -> None:
     script = scripts / "prolog.d/10-first"
     script.write_bytes(FIRST)
     script.chmod(0o755)
-
-
-def log(ended: Ended) -> str:
-    return Path(f"/var/log/vmbatch/{ended.job.file_id}.log").read_text()
-
-
-def said(output: bytes) -> dict[str, str]:
-    return dict(line.partition(" ")[::2] for line in output.decode().splitlines())
 
 
 def together(mom: Mom, count: int, name: str, seconds: int = 0) -> list[dict[str, str]]:

@@ -15,8 +15,9 @@ from lab.mom import Ended, Mom, kill_session
 from vmbatch.handover import decode
 
 from . import matrix
+from .start import log, vmbatch, waiting
 from .test_context_matrix import archive, configured
-from .test_pool import log, queue, refill, vmbatch, waiting
+from .test_pool import queue, refill
 from .test_shares import shares
 
 __all__ = ["archive"]

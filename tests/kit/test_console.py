@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from vmbatch import consoleshell
+from vmbatch import consolelink, consoleshell
 from vmbatch.errors import DeadlineError, NodeError
 from vmbatch.units import Deadline
 
@@ -207,7 +207,7 @@ def serve(tmp_path: Path, shell: str) -> Iterator[Serve]:
 
 
 def line(text: str) -> bytes:
-    return consoleshell.line(text)
+    return consolelink.line(text)
 
 
 def test_every_byte_both_ways_and_the_streams_apart(serve: Serve) -> None:

@@ -10,7 +10,9 @@ from vmbatch.guest import parse_message, spans
 
 from .guest import NONCE, Guest
 
-QUICK = "command sleep 0.01"
+QUICK = 'case $1 in 0.05 | 1) command sleep 0.01 ;; *) exec sleep "$1" ;; esac'
+IMPATIENT = 'case $1 in 0.05 | 1) command sleep 0.01 ;; *) exec sleep 0.3 ;; esac'
+"""What is waited for is cut short; in the second, also the time that a command is given."""
 ROUTE = "10.77.0.1 dev eth0 src 10.77.0.42 uid 0 \\    cache"
 
 
@@ -126,7 +128,7 @@ def test_kernel_without_the_file_system(ready: Guest) -> None:
 
 
 def test_mount_that_hangs(ready: Guest) -> None:
-    ready.functions |= {"mount": f"echo $$ >>'{ready.root}/begun'; exec sleep 20", "sleep": "command sleep 0.01; return 1"}
+    ready.functions |= {"mount": f"echo $$ >>'{ready.root}/begun'; exec sleep 20", "sleep": IMPATIENT}
     done = ready.run(ready.medium / "epilog.sh", "start")
     assert done.stdout == b"vmbatch: gave up: failed while mounting 10.77.0.1:/share/x at /mnt/vmbatch: it did not end\n"
     assert ready.read("begun").count("\n") == 1
@@ -184,7 +186,7 @@ def test_ready_is_what_the_site_says(ready: Guest) -> None:
     ready.add_to_medium("site/ready",
                         "#!/bin/sh\necho ready >>$VMBATCH_ROOT/order; echo no cvmfs; [ -f $VMBATCH_ROOT/up ]\n", 0o755)
     ready.functions["sleep"] = f'[ "$1" != 1 ] || [ ! -f "{ready.root}/again" ] || touch "{ready.root}/up"; ' \
-                               f'[ "$1" != 1 ] || touch "{ready.root}/again"; command sleep 0.01'
+                               f'[ "$1" != 1 ] || touch "{ready.root}/again"; {QUICK}'
     done = ready.run(ready.medium / "epilog.sh", "start")
     assert (done.returncode, done.stdout) == (0, b"vmbatch: not ready yet: no cvmfs\n")
     assert ready.read("order") == "epilog.d\nready\nready\nready\n"
@@ -198,7 +200,7 @@ def test_never_ready(ready: Guest, script: str, said: str) -> None:
     ready.context |= {"VMBATCH_PATIENCE": "5"}
     ready.write_medium()
     ready.add_to_medium("site/ready", script + "\n")
-    ready.functions["sleep"] = QUICK
+    ready.functions["sleep"] = IMPATIENT if "sleep" in script else QUICK
     assert ready.run(ready.medium / "epilog.sh", "start").returncode == 1
     assert share(ready)["failed"] == f"vmbatch 1 failed {NONCE} site/ready did not succeed within 5 seconds{said}\n"
     assert "ready" not in share(ready)

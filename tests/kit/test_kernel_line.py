@@ -166,7 +166,8 @@ def test_mistakes_are_named(guest: Guest, line: str, said: str) -> None:
 def test_the_user_can_be_made_of_it(guest: Guest) -> None:
     """What user.sh needs is there."""
     guest.write("proc/cmdline", f"{FOUR}\n")
-    said = guest.evaluate(f'. "{KIT}/kernel-line.sh"; set -e; kernel_line; create_user')
+    guest.base.mkdir()
+    said = guest.evaluate(f'. "{KIT}/kernel-line.sh"; set -e; kernel_line; create_user; hand_over')
     assert said == ""
     assert guest.read("etc/passwd").splitlines()[0] == "alice:x:1500:1501::/home/alice:/bin/bash"
     assert guest.read("etc/group").splitlines()[0] == "staff:x:1501:"

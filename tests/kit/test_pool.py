@@ -96,7 +96,7 @@ def context(guest: Guest, *more: Entry) -> bytes:
     """As the node sends it."""
     entries = tuple(placed((
         Entry("parameters.sh", 0o600, assignments(guest.context)), Entry("ssh/authorized_key", 0o600, f"{KEY}\n".encode()),
-        Entry("job/script", 0o600, b"#!/bin/sh\n" + b"# job\n" * 4000), *more)))
+        Entry("job/script", 0o700, b"#!/bin/sh\n" + b"# job\n" * 4000), *more)))
     return JOB_COMES % size(entries) + b"".join(tar(entries))
 
 
@@ -144,7 +144,7 @@ def test_it_becomes_a_job_s(waiting: tuple[Guest, Port, "subprocess.Popen[bytes]
     assert "alice:x:1500:" in guest.read("etc/passwd") or os.geteuid() != 0
     assert guest.read("home/alice/.ssh/authorized_keys") == f"{KEY}\n"
     assert guest.read("home/alice/.profile") == "welcome\n"
-    assert f"-R 1500:1501 {guest.base}/job {guest.root}/home/alice" in guest.read("chown.log") or os.geteuid() != 0
+    assert f"-R 1500:1501 {guest.base}/job {guest.base}/home" in guest.read("chown.log") or os.geteuid() != 0
     assert [stat.S_IMODE((guest.base / name).stat().st_mode) for name in ("job", "job/script", "taken")] == [0o700] * 3
     assert guest.read("var/lib/vmbatch/job/script").count("# job\n") == 4000
     assert [stat.S_IMODE((guest.base / name).stat().st_mode) for name in ("before.d", "before.d/1")] == [0o755] * 2

@@ -21,7 +21,7 @@ def ready(guest: Guest) -> Guest:
     guest.add_to_medium("ssh/authorized_key", KEY + "\n", 0o400)
     guest.add_to_medium("ssh/host_key", "PRIVATE\n", 0o400)
     guest.add_to_medium("ssh/host_key.pub", "ssh-ed25519 AAAAHOST\n", 0o400)
-    guest.add_to_medium("job/script", "#!/bin/sh\necho job\n", 0o400)
+    guest.add_to_medium("job/script", "#!/bin/sh\necho job\n", 0o700)
     guest.add_to_medium("job/nodefile", "node\n", 0o444)
     guest.functions["restorecon"] = ":"
     del guest.functions["chown"]

@@ -6,7 +6,8 @@ OURS = "alice:x:1500:1501::/home/alice:/bin/bash\n"
 
 
 def create(guest: Guest, **context: str) -> str:
-    output = guest.evaluate("create_user", guest.context | context)
+    guest.base.mkdir(exist_ok=True)
+    output = guest.evaluate("create_user; hand_over", guest.context | context)
     assert output == ""
     return guest.read("etc/passwd")
 
@@ -111,7 +112,8 @@ def test_new_home(guest: Guest) -> None:
     home = guest.root / "home/deep/down/alice"
     assert home.stat().st_mode & 0o777 == 0o700
     assert (home / ".profile").read_text() == "hello\n"
-    assert guest.read("chown.log") == f"-R 1500:1501 {home}\n"
+    assert guest.read("chown.log") == f"-R 1500:1501 {guest.base}/home\n"
+    assert not (guest.base / "home").exists()
 
 
 def test_home_with_a_slash(guest: Guest) -> None:

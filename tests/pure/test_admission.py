@@ -14,7 +14,7 @@ from vmbatch.batch.system import Call
 from vmbatch.claim import Claim
 from vmbatch.errors import BusyError, Fault, JobError, NodeError, SiteError
 from vmbatch.grant import Grant, grant
-from vmbatch.host import clock, virt
+from vmbatch.host import clock, libvirtd
 from vmbatch.template import own_size
 from vmbatch.units import Deadline
 
@@ -111,7 +111,7 @@ def test_never_by_what_the_template_has_beside_the_jobs_wish() -> None:
     ({"admission_cores": "none", "admission_memory": 5 * GIB, "admission_reserve_memory": GIB}, Room(None, None, 5 * GIB)),
 ])
 def test_what_a_node_has(monkeypatch: pytest.MonkeyPatch, changed: dict[str, object], room: Room) -> None:
-    monkeypatch.setattr(virt, "node_size", lambda uri: (16, 64 * GIB))
+    monkeypatch.setattr(libvirtd, "node_size", lambda uri: (16, 64 * GIB))
     assert admission.room(settings(**changed)) == room
 
 
@@ -119,7 +119,7 @@ def test_limits_of_the_sites_own_need_no_hypervisor(monkeypatch: pytest.MonkeyPa
     def fail(_uri: str) -> tuple[int, int]:
         raise NodeError("libvirt was asked")
 
-    monkeypatch.setattr(virt, "node_size", fail)
+    monkeypatch.setattr(libvirtd, "node_size", fail)
     assert admission.room(settings(admission_cores="none", admission_memory="none")) == Room(None, None, None)
     with pytest.raises(NodeError, match="libvirt was asked"):
         admission.room(settings())

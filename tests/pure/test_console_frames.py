@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from vmbatch import consoleshell
-from vmbatch.consoleshell import PIECE_BYTES, WINDOW, Link, Receiver, checksum, cksum, frame, line
+from vmbatch import consolelink
+from vmbatch.consolelink import PIECE_BYTES, WINDOW, Link, Receiver, checksum, cksum, frame, line
 
 SESSION = "00c0ffee00c0ffee"
 RUN = "0123456789abcdef"
@@ -400,6 +400,6 @@ def test_everything_arrives_over_a_bad_line(seed: int) -> None:
 
 
 def test_the_documented_window_is_the_guests() -> None:
-    text = (consoleshell.__file__.rpartition("/")[0] + "/kit/console-serve.sh")
+    text = (consolelink.__file__.rpartition("/")[0] + "/kit/console-serve.sh")
     with open(text, encoding="ascii") as file:
         assert f"window={WINDOW} " in file.read()

@@ -7,7 +7,7 @@ from lxml import etree
 
 from vmbatch import facts
 from vmbatch.config import parse
-from vmbatch.host import virt
+from vmbatch.host import libvirtd
 
 QEMU = """<capabilities><host>
     <secmodel><model>apparmor</model><doi>0</doi></secmodel>
@@ -24,7 +24,7 @@ QEMU = """<capabilities><host>
 def said(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """What libvirt's capabilities are."""
     answer = SimpleNamespace(text=QEMU)
-    monkeypatch.setattr(virt, "connect", lambda uri: SimpleNamespace(getCapabilities=lambda: answer.text))
+    monkeypatch.setattr(libvirtd, "connect", lambda uri: SimpleNamespace(getCapabilities=lambda: answer.text))
     return answer
 
 
@@ -35,7 +35,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 ])
 def test_the_group_that_libvirt_says(said: SimpleNamespace, text: str, group: int | None) -> None:
     said.text = text
-    assert virt.guest_group("qemu:///system") == group
+    assert libvirtd.guest_group("qemu:///system") == group
 
 
 @pytest.mark.parametrize(("label", "group"), [

@@ -13,7 +13,7 @@ from vmbatch import health, hooked, journal
 from vmbatch.batch import failures
 from vmbatch.config import Config
 from vmbatch.errors import InputError, NodeError, SiteError, VmBatchError
-from vmbatch.host import virt
+from vmbatch.host import libvirtd
 
 from .sample import settings
 
@@ -23,7 +23,7 @@ def sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     """The settings of a node on which all is well."""
     (tmp_path / "share").mkdir()
     monkeypatch.setattr(journal, "STATE", str(tmp_path))
-    monkeypatch.setattr(virt, "node_size", lambda uri: (4, 1 << 33))
+    monkeypatch.setattr(libvirtd, "node_size", lambda uri: (4, 1 << 33))
     return settings(share_directory=str(tmp_path / "share"), spool_directory=str(tmp_path / "spool"), spool_keep_free=0,
                     images_directory=str(tmp_path / "store"))
 
@@ -43,7 +43,7 @@ def test_everything_at_once(sound: Config, monkeypatch: pytest.MonkeyPatch, tmp_
     def fail(uri: str) -> tuple[int, int]:
         raise NodeError(f"libvirt at {uri} does not answer: no socket", "is libvirtd running on this node?")
 
-    monkeypatch.setattr(virt, "node_size", fail)
+    monkeypatch.setattr(libvirtd, "node_size", fail)
     (tmp_path / "share").rmdir()
     found = health.problems(msgspec.structs.replace(sound, spool_keep_free=1 << 60))
     assert found[0] == "libvirt at qemu:///system does not answer: no socket"
@@ -77,7 +77,7 @@ def test_file_systems(monkeypatch: pytest.MonkeyPatch, state: State, said: str) 
 
 def test_what_hangs(sound: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     over = threading.Event()
-    monkeypatch.setattr(virt, "node_size", lambda uri: over.wait() and (1, 1))
+    monkeypatch.setattr(libvirtd, "node_size", lambda uri: over.wait() and (1, 1))
     begin = time.monotonic()
     assert health.problems(sound, 0.2) == ["libvirt has not answered for 0 s"]
     assert time.monotonic() - begin < 10

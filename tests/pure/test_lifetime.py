@@ -14,7 +14,7 @@ from vmbatch.context.parameters import parameters
 from vmbatch.errors import InputError, NodeError, UnreachableError
 from vmbatch.guest import Message, parse_message
 from vmbatch.handover import Handover, Mark, decode
-from vmbatch.host import clock, virt
+from vmbatch.host import clock, virt, virtend
 from vmbatch.hypervisor.domain import Domain
 from vmbatch.hypervisor.watcher import Watcher
 from vmbatch.plan import plan
@@ -177,10 +177,10 @@ def test_how_qemu_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log
     """As libvirtd's log of a guest says it; what we do ourselves is no news."""
     if log is not None:
         (tmp_path / "guest.log").write_bytes(b"x" * 5000 + b"\n" + log)
-    monkeypatch.setitem(virt._STATES, "qemu:///system", ("/nowhere", str(tmp_path)))
+    monkeypatch.setitem(virtend._LOGS, "qemu:///system", str(tmp_path))
     monkeypatch.setattr(virt, "find", lambda uri, uuid: None)
-    assert virt.trouble("qemu:///system", "guest", "uuid") == said
-    assert virt.trouble("xen:///system", "guest", "uuid") == ""
+    assert virtend.trouble("qemu:///system", "guest", "uuid") == said
+    assert virtend.trouble("xen:///system", "guest", "uuid") == ""
 
 
 class Paused:
@@ -210,7 +210,7 @@ def test_a_guest_paused_by_a_full_disk(
 ) -> None:
     """And for other reasons."""
     monkeypatch.setattr(virt, "find", lambda uri, uuid: Paused(reason, errors))
-    assert virt.trouble("qemu:///system", "guest", "uuid") == said
+    assert virtend.trouble("qemu:///system", "guest", "uuid") == said
 
 
 def test_trouble_that_cannot_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,4 +218,4 @@ def test_trouble_that_cannot_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
         raise NodeError("libvirt does not answer")
 
     monkeypatch.setattr(virt, "find", silent)
-    assert virt.trouble("qemu:///system", "guest", "uuid") == ""
+    assert virtend.trouble("qemu:///system", "guest", "uuid") == ""

@@ -108,6 +108,7 @@ def test_modes(medium: Medium) -> None:
     found = make(medium)
     assert {name for name, (mode, _) in found.items() if not mode & 0o004} == {
         "parameters.sh",
+        "job/nodefile",
         "job/script",
         "ssh/authorized_key",
         "ssh/host_key",
@@ -181,7 +182,7 @@ def test_a_replaced_script(medium: Medium, tmp_path: Path, change: Callable[[Pat
 @pytest.mark.parametrize("content", [b"", b"x", b"x" * 2047, b"x" * 2048, b"x" * 2049, bytes(range(256)) * 5000], ids=len)
 def test_scripts_of_every_size(medium: Medium, tmp_path: Path, content: bytes) -> None:
     mark(tmp_path / "script", content)
-    assert make(medium, script=identity(tmp_path / "script"))["job/script"] == (0o600, content)
+    assert make(medium, script=identity(tmp_path / "script"))["job/script"] == (0o700, content)
 
 
 AWKWARD = [

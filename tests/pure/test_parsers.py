@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from vmbatch import consoleshell, journal, registry, slurmtask
+from vmbatch import consolelink, journal, registry, slurmtask
 from vmbatch.batch import pbsfacts, remedy, slurm, torque
 from vmbatch.batch.system import Call
 from vmbatch.errors import VmBatchError
@@ -189,7 +189,7 @@ def test_host_keys(line: str) -> None:
 
 
 FRAMES = st.lists(st.binary(max_size=200) | st.builds(
-    lambda session, number, data: b"\nvb> " + (text := f"{session} out {number} {len(data)} {consoleshell.cksum(data)}").encode()
+    lambda session, number, data: b"\nvb> " + (text := f"{session} out {number} {len(data)} {consolelink.cksum(data)}").encode()
     + b"|" + text.encode() + b".\n" + base64.encodebytes(data), TOKENS, st.integers(0, 99), st.binary(max_size=300)),
     max_size=6).map(b"".join)
 
@@ -197,15 +197,15 @@ FRAMES = st.lists(st.binary(max_size=200) | st.builds(
 @given(FRAMES, st.lists(st.integers(1, 50), max_size=20))
 def test_what_a_guest_writes_to_its_console(data: bytes, cuts: list[int]) -> None:
     """However it is cut, the same is found, and no more is kept than a line and a frame."""
-    whole = consoleshell.Receiver().feed(data + b"\n")
-    receiver = consoleshell.Receiver()
+    whole = consolelink.Receiver().feed(data + b"\n")
+    receiver = consolelink.Receiver()
     found, rest = [], data + b"\n"
     for cut in (*cuts, len(rest)):
         found += receiver.feed(rest[:cut])
         rest = rest[cut:]
-        assert len(receiver._rest) <= 2048 and sum(map(len, receiver._text)) <= 2 * consoleshell.PIECE_BYTES
+        assert len(receiver._rest) <= 2048 and sum(map(len, receiver._text)) <= 2 * consolelink.PIECE_BYTES
     assert found == whole
-    assert all(len(piece) <= consoleshell.PIECE_BYTES for _, piece in found)
+    assert all(len(piece) <= consolelink.PIECE_BYTES for _, piece in found)
 
 
 @given(st.binary(max_size=400), st.sampled_from(["gz", "bz2", "xz", "zst"]), st.integers(1, 50))

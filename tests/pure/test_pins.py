@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from vmbatch import boot, pins
 from vmbatch.errors import DeadlineError, EndedError, NodeError, TakenError
 from vmbatch.facts import Around
-from vmbatch.host import arp, dhcp, nft, virt, virtnet
+from vmbatch.host import arp, dhcp, libvirtd, nft, virtnet
 from vmbatch.host.log import Log
 from vmbatch.host.virtnet import Lease
 from vmbatch.hypervisor.lease import DhcpLease, Room
@@ -271,7 +271,7 @@ class Scene:
         self.refused: NodeError | None = None
         self.answers = True
         monkeypatch.setattr(pins, "LEASES", str(place / "dnsmasq"))
-        monkeypatch.setattr(virt, "answers", lambda uri: self.answers)
+        monkeypatch.setattr(libvirtd, "answers", lambda uri: self.answers)
         monkeypatch.setattr(nft, "apply", self._apply)
         self.told: list[tuple[str, ...]] = []
         monkeypatch.setattr(arp, "tell", lambda *words: self.told.append(words))

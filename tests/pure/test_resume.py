@@ -19,7 +19,7 @@ from vmbatch.disk.overlay import Overlay
 from vmbatch.disk.rebase import Rebase
 from vmbatch.facts import Facts, Image
 from vmbatch.grant import Grant
-from vmbatch.host import virt
+from vmbatch.host import libvirtd
 from vmbatch.hypervisor.domain import Domain
 from vmbatch.image import saved
 from vmbatch.image.record import Stamp
@@ -178,8 +178,8 @@ class Node:
 @pytest.fixture
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
     made = Node(tmp_path)
-    monkeypatch.setattr(virt, "versions", lambda _uri: made.versions)
-    monkeypatch.setattr(virt, "capabilities", lambda _uri: (
+    monkeypatch.setattr(libvirtd, "versions", lambda _uri: made.versions)
+    monkeypatch.setattr(libvirtd, "capabilities", lambda _uri: (
         f"<capabilities><host>{made.processor}</host><guest><emulator>{tmp_path}/qemu</emulator></guest></capabilities>"))
     return made
 
@@ -247,7 +247,7 @@ def test_why_a_guest_is_booted(node: Node, tmp_path: Path) -> None:
 
 
 def test_a_template_that_boots_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(virt, "versions", None)
+    monkeypatch.setattr(libvirtd, "versions", None)
     known = facts()
     held: list[saved.Held] = []
     assert resume.seek(known, form(), Grant(), settings(), held.append) is known

@@ -13,7 +13,7 @@ import pytest
 from vmbatch.errors import DeadlineError, EndedError, NodeError
 from vmbatch.exchange.volume import Volume
 from vmbatch.format import savefile
-from vmbatch.host import process, virt
+from vmbatch.host import libvirtd, process, virt, virtend, virtevent
 from vmbatch.hypervisor.domain import Domain, Restore
 from vmbatch.hypervisor.netfilter import NetworkFilter
 from vmbatch.resource import Resource
@@ -119,9 +119,9 @@ class Guest:
 @pytest.fixture
 def daemon(monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
     made = Daemon()
-    monkeypatch.setattr(virt, "_connections", {})
-    monkeypatch.setattr(virt, "_events", lambda: None)
-    monkeypatch.setattr(virt, "_ALIVE_SECONDS", 0.001)
+    monkeypatch.setattr(libvirtd, "_connections", {})
+    monkeypatch.setattr(libvirtd, "_events", lambda: None)
+    monkeypatch.setattr(libvirtd, "_ALIVE_SECONDS", 0.001)
     monkeypatch.setattr("vmbatch.hypervisor.domain._IN_FLIGHT_SECONDS", 0.05)
     monkeypatch.setattr(libvirt, "open", made.open)
     yield made
@@ -130,7 +130,7 @@ def daemon(monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
 
 
 ASKED: dict[str, Callable[[], object]] = {
-    "connect": lambda: virt.connect(URI),
+    "connect": lambda: libvirtd.connect(URI),
     "create": lambda: virt.create(URI, "<domain/>"),
     "find": lambda: virt.find(URI, DOMAIN.uuid),
     "ours": lambda: virt.ours(URI),
@@ -139,7 +139,7 @@ ASKED: dict[str, Callable[[], object]] = {
 
 @pytest.mark.parametrize("name", ASKED)
 def test_who_does_not_even_accept_is_not_waited_for(daemon: Daemon, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(virt, "_ANSWER_SECONDS", 0.01)
+    monkeypatch.setattr(libvirtd, "ANSWER_SECONDS", 0.01)
     daemon.answers.clear()
     with pytest.raises(DeadlineError) as caught:
         ASKED[name]()
@@ -147,7 +147,7 @@ def test_who_does_not_even_accept_is_not_waited_for(daemon: Daemon, monkeypatch:
 
 
 def test_a_start_is_not_waited_for_longer_than_the_job_has(daemon: Daemon) -> None:
-    virt.connect(URI)
+    libvirtd.connect(URI)
     daemon.answers.clear()
     process.watch(lambda: None, Deadline(0.01))
     with pytest.raises(DeadlineError, match=r"^libvirtd did not answer in time$"):
@@ -158,7 +158,7 @@ def test_a_job_that_is_over_does_not_wait_for_libvirtd(daemon: Daemon) -> None:
     def over() -> None:
         raise EndedError("the job has ended")
 
-    virt.connect(URI)
+    libvirtd.connect(URI)
     daemon.answers.clear()
     process.watch(over)
     with pytest.raises(EndedError):
@@ -166,18 +166,18 @@ def test_a_job_that_is_over_does_not_wait_for_libvirtd(daemon: Daemon) -> None:
 
 
 def test_who_was_hung_is_asked_by_a_new_connection(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
-    virt.connect(URI)
-    monkeypatch.setattr(virt, "_ANSWER_SECONDS", 0.01)
+    libvirtd.connect(URI)
+    monkeypatch.setattr(libvirtd, "ANSWER_SECONDS", 0.01)
     daemon.answers.clear()
     assert virt.state(URI, DOMAIN.uuid) is None
     daemon.answers.set()
-    monkeypatch.setattr(virt, "_ANSWER_SECONDS", 30.0)
+    monkeypatch.setattr(libvirtd, "ANSWER_SECONDS", 30.0)
     assert virt.state(URI, DOMAIN.uuid) == "gone"
     assert len(daemon.opened) == 2
 
 
 def test_who_was_restarted_is_asked_by_a_new_connection(daemon: Daemon) -> None:
-    virt.connect(URI)
+    libvirtd.connect(URI)
     assert virt.find(URI, DOMAIN.uuid) is None
     daemon.opened[0].alive = 0
     assert virt.find(URI, DOMAIN.uuid) is None
@@ -236,7 +236,7 @@ def ended(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]
 
     daemon.domains.add(DOMAIN.uuid)
     daemon.destroyed = end
-    monkeypatch.setattr(virt, "_qemu", lambda _uri, _name, _uuid: read)
+    monkeypatch.setattr(virtend, "_qemu", lambda _uri, _name, _uuid: read)
     return daemon.answers.set
 
 
@@ -320,7 +320,7 @@ def test_a_start_that_is_over_does_not_hang_with_libvirtd(daemon: Daemon, restor
     def over() -> None:
         raise EndedError("the job has ended")
 
-    virt.connect(URI)
+    libvirtd.connect(URI)
     daemon.answers.clear()
     process.watch(over)
     with pytest.raises(EndedError):
@@ -351,11 +351,11 @@ def test_a_file_that_is_no_saved_guest(daemon: Daemon, restored: Domain, tmp_pat
 def test_events_are_heard_by_several_until_they_leave() -> None:
     """Also one after the other: libvirt takes no second callback of a connection."""
     uri, first, second = "test:///default", threading.Event(), threading.Event()
-    leave = virt.on_event(uri, lambda: pytest.fail("it has left"))
+    leave = virtevent.on_event(uri, lambda: pytest.fail("it has left"))
     leave()
-    leave_first, leave_second = virt.on_event(uri, first.set), virt.on_event(uri, second.set)
+    leave_first, leave_second = virtevent.on_event(uri, first.set), virtevent.on_event(uri, second.set)
     try:
-        domain = virt.connect(uri).createXML(
+        domain = libvirtd.connect(uri).createXML(
             "<domain type='test'><name>heard</name><memory>8192</memory><os><type>hvm</type></os></domain>", 0)
         assert first.wait(5)
         assert second.wait(5)

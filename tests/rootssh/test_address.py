@@ -11,7 +11,7 @@ from lab import guest as guests
 from lab import place as places
 from lab.domain import Parts, domain
 from vmbatch.errors import DeadlineError, EndedError, NodeError
-from vmbatch.host import address, virt
+from vmbatch.host import address, libvirtd, virt
 
 from .conftest import work
 
@@ -29,7 +29,7 @@ def booting() -> Iterator[tuple[str, str]]:
     """(uuid, MAC) of the small guest, just started."""
     images = places.IMAGES / guests.directory("busybox").name
     xml = domain("rootssh-address", 192, Parts(images, None, None, Path("/var/log/libvirt/rootssh-address.console"), ""))
-    made = virt.connect(URI).createXML(xml, libvirt.VIR_DOMAIN_START_AUTODESTROY)
+    made = libvirtd.connect(URI).createXML(xml, libvirt.VIR_DOMAIN_START_AUTODESTROY)
     try:
         yield made.UUIDString(), made.XMLDesc().split("<mac address='")[1].split("'")[0]
     finally:

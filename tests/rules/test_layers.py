@@ -19,6 +19,7 @@ LAYERS: dict[str, int] = {
     "sshargs": 0,
     "handover": 0,
     "request": 0,
+    "consolelink": 0,
     "catalogue": 1,
     "shell": 1,
     "job": 1,
@@ -88,7 +89,7 @@ LAYERS: dict[str, int] = {
 
 AT_HOME: dict[str, set[str]] = {
     "lxml": {"template"},
-    "libvirt": {"host.virt", "host.virtnet", "host.address"},
+    "libvirt": {"host.libvirtd", "host.virt", "host.virtend", "host.virtevent", "host.virtnet", "host.address"},
     "libvirt_qemu": {"host.virt"},
     "paramiko": {"host.rootssh"},
     "pycdlib": {"context"},
@@ -97,7 +98,7 @@ AT_HOME: dict[str, set[str]] = {
     "socket": {"host"},
     "requests": {"host.http"},
     "zstandard": {"image.unpack"},
-    "hashlib": {"consoleshell", "digest", "format.qcow", "image", "plan"},
+    "hashlib": {"consolelink", "digest", "format.qcow", "image", "plan"},
     "tarfile": {"context", "guestdisk", "staging"},
     "yaml": {"context"},
     "syslog": {"host.log", "hooked"},

@@ -1,6 +1,5 @@
 """How often jobs could not start on this node: what tells a mishap from a node that fails every job."""
 
-import fcntl
 import os
 import time
 
@@ -8,7 +7,7 @@ import msgspec
 
 from ..config import Config
 from ..errors import DeadlineError, Fault, SisterError, VmBatchError
-from ..host import file
+from ..host import file, lock
 from ..units import Deadline
 
 PATH = "/var/lib/vmbatch/failures"
@@ -61,28 +60,17 @@ def recent(seconds: float) -> list[Failure]:
 def note(job_id: str, error: VmBatchError, seconds: float, user: str = "") -> list[Failure]:
     """Writes a failed start down; all of the last `seconds`, this one included. OSError, VmBatchError."""
     file.make_state_directory(os.path.dirname(PATH), 0o711)
-    lock = os.open(PATH + ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    fd = lock.create(PATH + ".lock")
     try:
-        _lock(lock)
+        if not lock.wait(fd, Deadline(_LOCK_SECONDS)):
+            raise DeadlineError(f"{PATH} is in use", code="VB907")
         known = recent(seconds)[1 - _MOST:]
         known.append(Failure(time.time(), job_id, error.fault, isinstance(error, SisterError), user, error.suspect[:_TEXT],
                              error.what[:_TEXT]))
         file.replace(PATH, b"".join(msgspec.json.encode(failure) + b"\n" for failure in known), 0o600)
     finally:
-        os.close(lock)
+        os.close(fd)
     return known
-
-
-def _lock(fd: int) -> None:
-    over = Deadline(_LOCK_SECONDS)
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if over.passed():
-                raise DeadlineError(f"{PATH} is in use", code="VB907") from None
-            time.sleep(0.01)
 
 
 def _read() -> list[Failure]:

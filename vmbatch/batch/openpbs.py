@@ -11,18 +11,20 @@ import stat
 import msgspec
 
 from ..config import Config
-from ..errors import BusyError, EndedError, Fault, JobError, NodeError, SiteError, VmBatchError
+from ..errors import BusyError, EndedError, Fault, JobError, NodeError, VmBatchError
 from ..host import file
 from ..host.log import Log
 from ..job import Job, Leader, Script, check_job_id, check_name, slug
 from . import failures, pbsfacts
 from .account import parse_user
+from .momconfig import prologalarm
 from .pbsfacts import Facts
 from .script import identify, is_gone
 from .system import Call, Outcome
 
 START, ABORT, REQUEUE = 0, 1, 2
 _DEFAULT_ALARM = 30
+"""prolog.c, PBS_PROLOG_TIME."""
 _HOOK_SECONDS = 2.0
 """Kept of the hook's alarm for pbs_python itself."""
 _EPILOGUE_QUEUE = 8
@@ -71,7 +73,7 @@ class OpenPBS:
     def alarm(self, call: Call, config: Config) -> float:
         """The hook's own alarm, or `$prologalarm` of mom's configuration for a prologue that mom runs itself."""
         known = pbsfacts.of(self.job_id(call))
-        return _prologue_alarm(call.directory) if known.alarm is None else known.alarm - _HOOK_SECONDS
+        return prologalarm(call.directory, _DEFAULT_ALARM) if known.alarm is None else known.alarm - _HOOK_SECONDS
 
     def failed(self, error: VmBatchError, call: Call, config: Config, log: Log | None) -> Outcome:
         """A job's own fault deletes it. For others the hook, if one runs us, is told what the site wants done."""
@@ -190,18 +192,3 @@ def _node_file(path: str) -> str | None:
     except OSError:
         return None
     return path if stat.S_ISREG(status.st_mode) and status.st_uid == 0 else None
-
-
-def _prologue_alarm(mom_directory: str) -> float:
-    """`$prologalarm`, 30 s if it is not set (prolog.c, PBS_PROLOG_TIME). SiteError."""
-    seconds = _DEFAULT_ALARM
-    try:
-        with open(os.path.join(mom_directory, "config"), encoding="utf-8", errors="replace") as config:
-            for line in config:
-                if match := re.match(r"\s*\$prologalarm\s+(\d{1,6})\s*(#.*)?$", line):
-                    seconds = int(match[1])
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise SiteError(f"{mom_directory}/config: {error.strerror}", code="VB107") from None
-    return seconds

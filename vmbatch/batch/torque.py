@@ -6,7 +6,7 @@ import stat
 from collections.abc import Mapping
 
 from ..config import Config
-from ..errors import EndedError, NodeError, SiteError, VmBatchError
+from ..errors import EndedError, NodeError, VmBatchError
 from ..host import clock
 from ..host.log import Log
 from ..job import Job, Leader, Script, check_job_id, check_name
@@ -14,6 +14,7 @@ from ..units import Deadline
 from .account import parse_user
 from .amount import memory, slots, unambiguous
 from .leader import parent
+from .momconfig import prologalarm
 from .script import identify, is_gone
 from .system import Call, Outcome
 from .torquefault import BACK, REQUEUE, failed
@@ -140,14 +141,5 @@ def _place(environ: Mapping[str, str], node_file: str | None) -> tuple[int, tupl
 
 def alarm(mom_directory: str) -> float:
     """Seconds until mom kills a hook: `$prologalarm` of its configuration, less the 10 s that 6.1.3 takes off."""
-    seconds = _DEFAULT_ALARM
-    try:
-        with open(os.path.join(mom_directory, "config"), encoding="utf-8", errors="replace") as config:
-            for line in config:
-                if match := re.match(r"\s*\$prologalarm\s+(\d{1,6})\s*(#.*)?$", line):
-                    seconds = int(match[1])
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise SiteError(f"{mom_directory}/config: {error.strerror}", code="VB107") from None
+    seconds = prologalarm(mom_directory, _DEFAULT_ALARM)
     return seconds - 10 if seconds > 10 else seconds

@@ -5,7 +5,6 @@ A few failures may be a mishap; in a row of them a remedy is due, and a job that
 """
 
 import os
-import re
 
 from ..config import Config
 from ..errors import BusyError, Fault, SisterError, VmBatchError
@@ -15,6 +14,7 @@ from ..units import Deadline
 from . import failures, remedy
 from .account import parse_user
 from .leader import parent
+from .momconfig import job_starter
 from .script import identify
 from .system import Call, Outcome, Refusal
 
@@ -86,15 +86,7 @@ def _own_name(call: Call) -> str:
 
 def has_job_starter(mom_directory: str) -> bool:
     """Whether every job's shell is ours for sure: `$job_starter` of mom's configuration; a user can choose any other shell."""
-    found = ""
-    try:
-        with open(os.path.join(mom_directory, "config"), encoding="utf-8", errors="replace") as config:
-            for line in config:
-                if match := re.match(r"\s*\$job_starter\s+(\S+)", line):
-                    found = match[1]
-    except OSError:
-        return False
-    return os.path.basename(os.path.realpath(found)) == "remoteshell"
+    return os.path.basename(os.path.realpath(job_starter(mom_directory))) == "remoteshell"
 
 
 def _say(log: Log, text: str) -> None:

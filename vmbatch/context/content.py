@@ -77,10 +77,10 @@ class Content(msgspec.Struct, frozen=True):
             yield Entry("seed", 0o600, os.urandom(_SEED_BYTES))
         if self.script is not None:
             identity = (self.script.device, self.script.inode, self.script.mtime_ns)
-            yield Entry("job/script", 0o600, file.read_same(self.script.path, identity, _SCRIPT_LIMIT))
+            yield Entry("job/script", 0o700, file.read_same(self.script.path, identity, _SCRIPT_LIMIT))
         if self.node_file is not None:
             source = os.path.join(self.keys, "nodefile") if self.party else self.node_file
-            yield Entry("job/nodefile", 0o644, source=source)
+            yield Entry("job/nodefile", 0o700, source=source)
         for name, path in self.scripts:
             yield Entry(name, 0o755, source=path)
 

@@ -30,10 +30,7 @@ def tar(members: Iterable[Entry]) -> Iterator[bytes]:
 def placed(entries: Iterable[Entry]) -> Iterator[Entry]:
     """The context as it lies in a guest that waited: the job's files where the user will have them, all else beside them."""
     for entry in entries:
-        if entry.name.startswith("job/"):
-            yield msgspec.structs.replace(entry, mode=0o700)
-        else:
-            yield msgspec.structs.replace(entry, name=f"taken/{entry.name}")
+        yield entry if entry.name.startswith("job/") else msgspec.structs.replace(entry, name=f"taken/{entry.name}")
 
 
 def size(members: Iterable[Entry]) -> int:

@@ -9,7 +9,7 @@ from .content import kit
 from .parameters import assignments
 from .tree import Entry
 
-_WAIT, _LIB = "kit/wait.sh", "kit/lib.sh"
+_WAIT = "kit/wait.sh"
 
 
 class WaitingMedium(Piece, frozen=True, tag="waiting-medium"):
@@ -29,10 +29,10 @@ class WaitingMedium(Piece, frozen=True, tag="waiting-medium"):
 
 
 def same() -> Iterator[Entry]:
-    """What is the same for all guests that wait."""
+    """What is the same for all guests that wait: the kit, which the job's guest has then, too."""
     for entry in kit():
         if entry.name == _WAIT:
             yield Entry("prolog.sh", entry.mode, entry.data)
-        if entry.name in (_WAIT, _LIB):
+        if entry.name.startswith("kit/"):
             yield entry
     yield Entry("kit/reseed", 0o755, program())

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import msgspec
 
 from ..errors import NodeError
-from ..host import virt, xen
+from ..host import libvirtd, xen
 from ..units import Deadline
 from .finding import Check, Finding, Site, error, ok, warning
 
@@ -20,7 +20,7 @@ _NO_DOM0 = "boot the node with Xen, and see that its services run (xenstored, xe
 
 def libvirt(site: Site) -> Iterator[Finding]:
     """Whether libvirtd answers."""
-    library, kind, version = virt.versions(site.config.libvirt_uri)
+    library, kind, version = libvirtd.versions(site.config.libvirt_uri)
     said = f"{site.config.libvirt_uri} answers: libvirt {library}, {kind} {version}"
     if int(library.partition(".")[0]) < _OLDEST:
         yield warning(said, f"VmBatch is tested with libvirt {_OLDEST} and later")
@@ -58,7 +58,7 @@ def _look_at_kvm(uri: str, *, ask: bool) -> Kvm:
     refused = ""
     if ask:
         try:
-            virt.domain_capabilities(uri, None, None, None, "kvm")
+            libvirtd.domain_capabilities(uri, None, None, None, "kvm")
         except NodeError as wrong:
             refused = wrong.what
     return Kvm(trouble, processor, refused)
@@ -96,7 +96,7 @@ def emulators(site: Site) -> Iterator[Finding]:
     seen: set[str] = set()
     for (kind_of, emulator, arch, machine), users in named.items():
         try:
-            text = virt.domain_capabilities(site.config.libvirt_uri, emulator, arch, machine, kind_of)
+            text = libvirtd.domain_capabilities(site.config.libvirt_uri, emulator, arch, machine, kind_of)
             seen.update(re.findall(r"<path>([^<]+)</path>", text))
         except NodeError as refused:
             if kind_of != "kvm" or emulator or machine:  # else it is the check of KVM that says it
@@ -136,7 +136,7 @@ def accounts(site: Site) -> Iterator[Finding]:
             settings = text.read()
     except FileNotFoundError:
         settings = ""
-    yield from judge_accounts(settings, virt.capabilities(site.config.libvirt_uri))
+    yield from judge_accounts(settings, libvirtd.capabilities(site.config.libvirt_uri))
 
 
 def judge_accounts(settings: str, capabilities: str) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ import libvirt
 from ..errors import DeadlineError, NodeError
 from ..guest import printable
 from ..resource import Work
-from . import virt
+from . import libvirtd, virt
 
 SOURCES = ("lease", "arp", "agent")
 """Of libvirt's own DHCP server, the node's ARP table, QEMU's agent in the guest (virDomainInterfaceAddressesSource)."""
@@ -70,8 +70,8 @@ def _ask(domain: "libvirt.virDomain", source: str) -> dict[str, object]:
     """What a source says: {interface: {hwaddr, addrs}}; a guest's agent that does not answer is not waited for."""
     if source == "agent":
         with contextlib.suppress(libvirt.libvirtError, AttributeError):
-            virt.ask(lambda: domain.agentSetResponseTimeout(_AGENT_SECONDS, 0))
-    known: dict[str, object] = virt.ask(lambda: domain.interfaceAddresses(_NUMBERS[source], 0))
+            libvirtd.ask(lambda: domain.agentSetResponseTimeout(_AGENT_SECONDS, 0))
+    known: dict[str, object] = libvirtd.ask(lambda: domain.interfaceAddresses(_NUMBERS[source], 0))
     return known
 
 

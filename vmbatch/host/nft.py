@@ -16,12 +16,18 @@ from . import process
 _SECONDS = 20.0
 _MOST = 64 << 20
 """Of a list; a guest's interface has some 20 KB in it."""
+_ABSENT = "No such file or directory"
+"""ENOENT in the words of programs' environment."""
 HINT = ("install nftables; its bridge family must be in this node's kernel; without filters: [network] filter = false, or "
         "<vbnetwork filter='no'> in the template")
 
 
+class AbsentError(NodeError):
+    """Something that the text is about is not there."""
+
+
 def apply(text: str) -> None:
-    """Does what the text says, if all of it can be done. NodeError with nft's reason."""
+    """Does what the text says, if all of it can be done. NodeError with nft's reason; AbsentError."""
     with applying(text) as finish:
         finish()
 
@@ -78,7 +84,10 @@ def _finish(finish: Callable[[Deadline], str], deadline: Deadline) -> None:
     try:
         finish(deadline)
     except CommandError as error:
-        raise NodeError(f"nft did not change the guest's network filter: {_reason(error.output)}", HINT, code="VB603") from None
+        why = _reason(error.output)
+        if _ABSENT in why:
+            raise AbsentError(f"nft did not change the guest's network filter: {why}", HINT, code="VB603") from None
+        raise NodeError(f"nft did not change the guest's network filter: {why}", HINT, code="VB603") from None
 
 
 def _program() -> str:

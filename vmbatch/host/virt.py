@@ -1,207 +1,38 @@
-"""libvirt: connections, transient domains, their events. Nothing here waits longer for libvirtd than it may."""
+"""libvirt: transient domains, made, found and looked at."""
 
 import contextlib
 import functools
 import os
 import re
-import select
 import threading
-from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Sequence
 
 import libvirt
 
-from ..errors import DeadlineError, NodeError, VmBatchError
+from ..errors import DeadlineError, NodeError
 from ..units import Deadline
-from . import process
+from . import libvirtd, process
 
-T = TypeVar("T")
 _OWNER = "urn:vmbatch:job:1"
 _MISSING = (libvirt.VIR_ERR_NO_DOMAIN,)
-_RUNNING = (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED, libvirt.VIR_DOMAIN_NOSTATE)
-_PAUSES = {
-    libvirt.VIR_DOMAIN_PAUSED_USER: " by somebody on the node",
-    libvirt.VIR_DOMAIN_PAUSED_IOERROR: " by an I/O error of the node",
-    libvirt.VIR_DOMAIN_PAUSED_WATCHDOG: " by its watchdog, as it had hung",
-    libvirt.VIR_DOMAIN_PAUSED_CRASHED: ", as its kernel has died",
+RUNNING = (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED, libvirt.VIR_DOMAIN_NOSTATE)
+_PIDS = {
+    "qemu:///system": "/run/libvirt/qemu",
+    "qemu:///session": "$XDG_RUNTIME_DIR/libvirt/qemu/run",
 }
-_ENDS = {
-    "shutdown": "it was shut down from inside",
-    "crashed": "it or its QEMU has crashed, or its watchdog has fired",
-}
-_STATES = {
-    "qemu:///system": ("/run/libvirt/qemu", "/var/log/libvirt/qemu"),
-    "qemu:///session": ("$XDG_RUNTIME_DIR/libvirt/qemu/run", "~/.cache/libvirt/qemu/log"),
-}
-"""Where libvirtd has the guests' pid files and logs (src/qemu/qemu_conf.c, virQEMUDriverConfigNew)."""
-_TAIL_BYTES = 4096
-_LOOK_SECONDS = 1.0
-_ANSWER_SECONDS = 30.0
-"""As long libvirt itself waits for a guest that another request holds (qemu_domainjob.c, QEMU_JOB_WAIT_TIME)."""
-_LOOK_AT_QEMU_SECONDS = 0.004
+"""Where libvirtd has the guests' pid files (src/qemu/qemu_conf.c, virQEMUDriverConfigNew)."""
 _START_SECONDS = 600.0
 """A guest's memory may be taken before it starts."""
-_ALIVE_SECONDS = 0.2
 _PAUSE_SECONDS = 0.02
-_HINT = "is libvirtd running on this node?"
-_connections: dict[str, "libvirt.virConnect"] = {}
-_heard: dict[str, "libvirt.virConnect"] = {}
-"""Those whose events are listened to."""
-_listeners: list[Callable[[], None]] = []
-
-
-class _Request(Generic[T]):
-    """A question to libvirtd, asked in a thread of its own.
-
-    libvirt's keep-alive bounds neither the opening of a connection nor a request that goes on. Who gives up leaves the thread,
-    and the connection, to the end of the process.
-    """
-
-    def __init__(self, ask: Callable[[], T]) -> None:
-        self._ask = ask
-        self._said: list[T] = []
-        self._wrong: list[BaseException] = []
-        self.done = threading.Event()
-        threading.Thread(target=self._work, name="libvirt request", daemon=True).start()
-
-    def _work(self) -> None:
-        try:
-            self._said.append(self._ask())
-        except BaseException as error:
-            self._wrong.append(error)
-        self.done.set()
-
-    def check(self, over: Deadline) -> None:
-        """DeadlineError if libvirtd does not answer in time; asks `process.alive`."""
-        try:
-            process.alive()
-            if over.passed():
-                raise DeadlineError("libvirtd did not answer in time", "does virsh list answer on this node?", code="VB701")
-        except VmBatchError:
-            _connections.clear()
-            raise
-
-    def answer(self, over: Deadline) -> T:
-        """What `ask` returns or raises. As `check`."""
-        while not self.done.wait(min(_ALIVE_SECONDS, over.left())):
-            self.check(over)
-        if self._wrong:
-            raise self._wrong[0]
-        return self._said[0]
-
-
-def within(over: Deadline, ask: Callable[[], T]) -> T:
-    """What `ask` returns or raises; DeadlineError if libvirtd does not answer in time; meanwhile asks `process.alive`."""
-    return _Request(ask).answer(over)
-
-
-_ending: dict[str, _Request[object]] = {}
-"""By the domain's uuid."""
-
-
-@functools.cache
-def _events() -> None:
-    """Starts the thread that delivers events; before the first connection, as libvirt asks."""
-    libvirt.registerErrorHandler(lambda _context, _error: None, None)
-    libvirt.virEventRegisterDefaultImpl()
-
-    def deliver() -> None:
-        while True:
-            libvirt.virEventRunDefaultImpl()
-
-    threading.Thread(target=deliver, name="libvirt events", daemon=True).start()
-
-
-def ask(question: Callable[[], T]) -> T:
-    """What libvirtd answers. DeadlineError, and what libvirt raises."""
-    return within(process.patience(_ANSWER_SECONDS), question)
-
-
-def connect(uri: str, over: Deadline | None = None) -> "libvirt.virConnect":
-    """The connection of this process to a hypervisor, a new one if libvirtd has gone since. NodeError, DeadlineError."""
-    known = _connections.get(uri)
-    if known is None or not _is_alive(known):
-        try:
-            known = within(over or process.patience(_ANSWER_SECONDS), lambda: _open(uri))
-        except libvirt.libvirtError as error:
-            raise NodeError(f"libvirt at {uri} does not answer: {error}", _HINT, code="VB701") from None
-        _connections[uri] = known
-    return known
-
-
-def _open(uri: str) -> "libvirt.virConnect":
-    _events()
-    connection = libvirt.open(uri)
-    try:
-        connection.setKeepAlive(5, 6)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
-            raise
-    return connection
-
-
-def node_size(uri: str) -> tuple[int, int]:
-    """(processors, bytes of memory) of the node; for Xen of the machine, not of its first domain. NodeError."""
-    connection = connect(uri)
-    try:
-        _model, mebibytes, processors, *_ = ask(connection.getInfo)
-    except libvirt.libvirtError as error:
-        raise NodeError(f"libvirt at {uri} does not answer: {error}", code="VB701") from None
-    return int(processors), int(mebibytes) << 20
-
-
-def versions(uri: str) -> tuple[str, str, str]:
-    """(libvirt's version, the hypervisor's name, its version). NodeError."""
-    connection = connect(uri)
-    try:
-        library, kind, hypervisor = ask(lambda: (connection.getLibVersion(), connection.getType(), connection.getVersion()))
-    except libvirt.libvirtError as error:
-        raise NodeError(f"libvirt at {uri} does not answer: {error}", code="VB701") from None
-    return _dotted(library), str(kind), _dotted(hypervisor)
-
-
-def _dotted(number: int) -> str:
-    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
-
-
-def capabilities(uri: str) -> str:
-    """The XML of what the node and its hypervisor are. NodeError."""
-    try:
-        connection = connect(uri)
-        return str(ask(connection.getCapabilities))
-    except libvirt.libvirtError as error:
-        raise NodeError(f"libvirt at {uri} does not answer: {error}", code="VB701") from None
-
-
-def domain_capabilities(uri: str, emulator: str | None, arch: str | None, machine: str | None, kind: str) -> str:
-    """The XML of what domains of a type can have here. NodeError with libvirt's reason where there can be none."""
-    connection = connect(uri)
-    try:
-        return str(ask(lambda: connection.getDomainCapabilities(emulator, arch, machine, kind, 0)))
-    except libvirt.libvirtError as error:
-        raise NodeError(f"libvirt has no domains of type {kind}: {error}", code="VB702") from None
-
-
-def answers(uri: str) -> bool:
-    """Whether there is a connection of this process that works, as far as it has seen; asks nobody."""
-    known = _connections.get(uri)
-    return known is not None and _is_alive(known)
-
-
-def _is_alive(connection: "libvirt.virConnect") -> bool:
-    """As far as this process has seen; asks nobody."""
-    try:
-        return bool(connection.isAlive())
-    except libvirt.libvirtError:
-        return False
+_PIECE_BYTES = 4096
 
 
 def create(uri: str, xml: str, *, paused: bool = False) -> None:
     """Starts a transient domain, or only lays it out. NodeError with libvirt's reason; DeadlineError, and it may still come."""
     over = process.patience(_START_SECONDS)
-    connection = connect(uri, over.earlier(_ANSWER_SECONDS))
+    connection = libvirtd.connect(uri, over.earlier(libvirtd.ANSWER_SECONDS))
     try:
-        within(over, lambda: connection.createXML(xml, libvirt.VIR_DOMAIN_START_PAUSED if paused else 0))
+        libvirtd.within(over, lambda: connection.createXML(xml, libvirt.VIR_DOMAIN_START_PAUSED if paused else 0))
     except libvirt.libvirtError as error:
         raise NodeError(f"libvirt did not start the guest: {error}", code="VB702") from None
 
@@ -215,11 +46,11 @@ def restore(uri: str, pipe: str, head: bytes, memory: int, offset: int) -> None:
     from . import feed
 
     over = process.patience(_START_SECONDS)
-    connection = connect(uri, over.earlier(_ANSWER_SECONDS))
+    connection = libvirtd.connect(uri, over.earlier(libvirtd.ANSWER_SECONDS))
     os.mkfifo(pipe, 0o600)
     feeding = feed.Feed(pipe, head, memory, offset)
     try:
-        within(over, lambda: connection.restoreFlags(pipe, None, libvirt.VIR_DOMAIN_SAVE_PAUSED))
+        libvirtd.within(over, lambda: connection.restoreFlags(pipe, None, libvirt.VIR_DOMAIN_SAVE_PAUSED))
     except libvirt.libvirtError as error:
         raise NodeError(f"libvirt did not restore the guest: {error}", code="VB714") from None
     finally:
@@ -234,8 +65,8 @@ def complete(uri: str, uuid: str, devices: Sequence[str]) -> None:
         raise NodeError("the guest has ended", code="VB714")
     try:
         for xml in devices:
-            ask(functools.partial(domain.attachDeviceFlags, xml, libvirt.VIR_DOMAIN_AFFECT_LIVE))
-        ask(domain.resume)
+            libvirtd.ask(functools.partial(domain.attachDeviceFlags, xml, libvirt.VIR_DOMAIN_AFFECT_LIVE))
+        libvirtd.ask(domain.resume)
     except libvirt.libvirtError as error:
         raise NodeError(f"libvirt did not let the restored guest go on: {error}", code="VB714") from None
 
@@ -246,7 +77,7 @@ def laid_out(uri: str, uuid: str) -> str:
     if domain is None:
         raise NodeError("the guest has ended", code="VB714")
     try:
-        return str(ask(lambda: domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_SECURE)))
+        return str(libvirtd.ask(lambda: domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_SECURE)))
     except libvirt.libvirtError as error:
         raise NodeError(f"libvirt does not describe the guest: {error}", code="VB703") from None
 
@@ -257,7 +88,7 @@ def detach(uri: str, uuid: str, device: str, target: str, over: Deadline) -> Non
     try:
         if domain is None:
             raise NodeError("the guest has ended", code="VB714")
-        ask(lambda: domain.detachDeviceFlags(device, libvirt.VIR_DOMAIN_AFFECT_LIVE))
+        libvirtd.ask(lambda: domain.detachDeviceFlags(device, libvirt.VIR_DOMAIN_AFFECT_LIVE))
         while f"dev='{target}'" in running_xml(uri, uuid):
             if over.passed():
                 raise DeadlineError(f"the guest does not let its disk {target} go",
@@ -275,17 +106,17 @@ def save(uri: str, uuid: str, path: str) -> None:
     try:
         if domain is None:
             raise NodeError("the guest has ended", code="VB714")
-        within(process.patience(_START_SECONDS), lambda: domain.saveFlags(path, None, 0))
+        libvirtd.within(process.patience(_START_SECONDS), lambda: domain.saveFlags(path, None, 0))
     except libvirt.libvirtError as error:
         raise NodeError(f"libvirt did not save the guest: {error}", code="VB714") from None
 
 
 def find(uri: str, uuid: str, over: Deadline | None = None) -> "libvirt.virDomain | None":
     """The domain with this uuid, or None. NodeError if libvirt cannot say, DeadlineError if it does not."""
-    over = over or process.patience(_ANSWER_SECONDS)
-    connection = connect(uri, over)
+    over = over or process.patience(libvirtd.ANSWER_SECONDS)
+    connection = libvirtd.connect(uri, over)
     try:
-        return within(over, lambda: connection.lookupByUUIDString(uuid))
+        return libvirtd.within(over, lambda: connection.lookupByUUIDString(uuid))
     except libvirt.libvirtError as error:
         if error.get_error_code() in _MISSING:
             return None
@@ -298,8 +129,8 @@ def owner(domain: "libvirt.virDomain", over: Deadline | None = None) -> str | No
     '' for a transient domain that is just being started: libvirt's driver for Xen shows it, but not yet what it is.
     """
     try:
-        text = within(over or process.patience(_ANSWER_SECONDS),
-                      lambda: domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, _OWNER, 0))
+        text = libvirtd.within(over or process.patience(libvirtd.ANSWER_SECONDS),
+                               lambda: domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, _OWNER, 0))
     except libvirt.libvirtError as error:
         if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN_METADATA, *_MISSING):
             return None
@@ -315,7 +146,7 @@ def running_xml(uri: str, uuid: str) -> str:
     domain = find(uri, uuid)
     try:
         if domain is not None:
-            return str(ask(domain.XMLDesc))
+            return str(libvirtd.ask(domain.XMLDesc))
     except libvirt.libvirtError as error:
         raise NodeError(f"libvirt does not describe the guest: {error}", code="VB703") from None
     raise NodeError("the guest has ended", code="VB706")
@@ -329,81 +160,12 @@ def number(domain: "libvirt.virDomain") -> int:
         return -1
 
 
-def destroy(domain: "libvirt.virDomain", uri: str, over: Deadline) -> bool:
-    """Ends a domain at once; gone is success. NodeError if it will not die, DeadlineError if it does not in time.
-
-    True if its QEMU has ended and libvirt has still to notice: it looks each 0.2 s only (src/util/virprocess.c,
-    virProcessKillPainfullyDelay). `settle` waits for that.
-    """
-    uuid = domain.UUIDString()
-    handle = _qemu(uri, domain.name(), uuid)
-    try:
-        request = _Request(domain.destroy)
-        while handle != -1 and not request.done.wait(_LOOK_AT_QEMU_SECONDS):
-            if select.select([handle], [], [], 0)[0]:
-                _ending[uuid] = request
-                return True
-            request.check(over)
-    finally:
-        if handle != -1:
-            os.close(handle)
-    _ended(request, over)
-    return False
-
-
-def settle(uuid: str, over: Deadline) -> None:
-    """Waits until libvirt has let go of a domain that this process has ended. As `destroy`."""
-    request = _ending.pop(uuid, None)
-    if request is not None:
-        _ended(request, over)
-
-
-def _ended(request: _Request[object], over: Deadline) -> None:
-    try:
-        request.answer(over)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() not in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID):
-            raise NodeError(f"libvirt did not end the guest: {error}", code="VB713") from None
-
-
-def _qemu(uri: str, name: str, uuid: str) -> int:
-    """A descriptor of a guest's process, -1 where it is not known."""
-    pid = pid_of(uri, name, uuid)
-    if pid is None:
-        return -1
-    try:
-        handle = os.pidfd_open(pid)
-    except OSError:
-        return -1
-    if pid_of(uri, name, uuid) == pid:  # it was not another's by the time it was opened
-        return handle
-    os.close(handle)
-    return -1
-
-
 def suspend(domain: "libvirt.virDomain") -> None:
     """Pauses a running domain; QEMU flushes its disks then (softmmu/cpus.c, do_vm_stop). NodeError."""
     try:
-        ask(domain.suspend)
+        libvirtd.ask(domain.suspend)
     except libvirt.libvirtError as error:
         raise NodeError(f"libvirt did not pause the guest: {error}", code="VB703") from None
-
-
-def shut_down(uri: str, uuid: str, deadline: Deadline) -> None:
-    """Has a running guest's power button pressed, and waits until the guest is gone; asks once. NodeError."""
-    changed = threading.Event()
-    with contextlib.ExitStack() as at_end:
-        at_end.callback(on_event(uri, changed.set))
-        domain = find(uri, uuid, deadline)
-        try:
-            if domain is None or within(deadline, domain.state)[0] not in _RUNNING:
-                return
-            within(deadline, lambda: domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN))
-        except libvirt.libvirtError as error:
-            raise NodeError(f"libvirt did not ask the guest to shut down: {error}", code="VB703") from None
-        while not deadline.passed() and state(uri, uuid) != "gone":
-            changed.wait(min(_LOOK_SECONDS, deadline.left()))
-            changed.clear()
 
 
 def state(uri: str, uuid: str) -> str | None:
@@ -412,23 +174,12 @@ def state(uri: str, uuid: str) -> str | None:
         domain = find(uri, uuid)
         if domain is None:
             return "gone"
-        number, _reason = ask(domain.state)
+        number, _reason = libvirtd.ask(domain.state)
     except (NodeError, libvirt.libvirtError):
         return None
-    if number in _RUNNING:
+    if number in RUNNING:
         return "running"
     return {libvirt.VIR_DOMAIN_CRASHED: "crashed", libvirt.VIR_DOMAIN_PAUSED: "paused"}.get(number, "shut off")
-
-
-def guest_group(uri: str) -> int | None:
-    """The group of the hypervisor's processes, which can so read what is not for everybody; None where libvirt does not say.
-
-    Of QEMU: what virQEMUDriverCreateCapabilities (src/qemu/qemu_conf.c) has of the model `dac`, `+UID:+GID`. NodeError.
-    """
-    text = capabilities(uri)
-    model = re.search(r"<secmodel>\s*<model>dac</model>.*?</secmodel>", text, re.DOTALL)
-    label = re.search(r"<baselabel type='qemu'>\+[0-9]+:\+([0-9]+)</baselabel>", model[0]) if model else None
-    return int(label[1]) if label else None
 
 
 def pid_of(uri: str, name: str, uuid: str) -> int | None:
@@ -436,10 +187,10 @@ def pid_of(uri: str, name: str, uuid: str) -> int | None:
 
     libvirt does not say it otherwise (src/qemu/qemu_process.c, qemuProcessPrepareHost; the file's name is NAME.pid).
     """
-    if uri not in _STATES:
+    if uri not in _PIDS:
         return None
     try:
-        with open(os.path.expandvars(f"{_STATES[uri][0]}/{name}.pid"), "rb") as file:
+        with open(os.path.expandvars(f"{_PIDS[uri]}/{name}.pid"), "rb") as file:
             pid = int(file.read(20))
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             return pid if uuid.encode() in file.read() else None
@@ -460,8 +211,8 @@ def forward(uri: str, uuid: str, interface: int) -> int:
         raise NodeError("the guest has ended", code="VB706")
 
     def say(command: str) -> str:
-        return str(ask(lambda: libvirt_qemu.qemuMonitorCommand(domain, command,
-                                                               libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP)))
+        return str(libvirtd.ask(lambda: libvirt_qemu.qemuMonitorCommand(domain, command,
+                                                                        libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP)))
 
     try:
         refused = say(f"hostfwd_add hostnet{interface} tcp:127.0.0.1:0-:22").strip()
@@ -475,62 +226,11 @@ def forward(uri: str, uuid: str, interface: int) -> int:
     return int(found[1])
 
 
-def trouble(uri: str, name: str, uuid: str) -> str:
-    """Why a guest that is wanted does not run, in words; '' if it runs, if it was destroyed, as we do it, or if nobody knows."""
-    try:
-        domain = find(uri, uuid)
-        if domain is None:
-            return _end(uri, name)
-        number, reason = ask(domain.state)
-        if number != libvirt.VIR_DOMAIN_PAUSED:
-            return "" if number in _RUNNING else _end(uri, name)
-        disks = ask(lambda: domain.diskErrors(0)) if reason == libvirt.VIR_DOMAIN_PAUSED_IOERROR else {}
-    except (NodeError, libvirt.libvirtError):
-        return ""
-    full = [disk for disk, error in disks.items() if error == libvirt.VIR_DOMAIN_DISK_ERROR_NO_SPACE]
-    space = f": the node has no space left for its disk {' '.join(full)}" if full else ""
-    return f"it is paused{_PAUSES.get(reason, '')}{space}"
-
-
-def _end(uri: str, name: str) -> str:
-    """How a guest of QEMU's has ended, from the last line that libvirtd has written of it (src/qemu/qemu_process.c)."""
-    if uri not in _STATES:
-        return ""
-    try:
-        with open(os.path.expanduser(f"{_STATES[uri][1]}/{name}.log"), "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
-            found = re.findall(rb"shutting down, reason=([a-z]+)", file.read(_TAIL_BYTES))
-    except OSError:
-        return ""
-    return _ENDS.get(found[-1].decode(), "") if found else ""
-
-
-def on_event(uri: str, call: Callable[[], None]) -> Callable[[], None]:
-    """Calls `call`, in another thread, whenever a domain changes its state; what it returns ends that. NodeError.
-
-    A connection takes one such callback, and no second one.
-    """
-    connection = connect(uri)
-    if _heard.get(uri) is not connection:
-        try:
-            ask(lambda: connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, _tell, None))
-        except libvirt.libvirtError as error:
-            raise NodeError(f"libvirt at {uri} gives no events: {error}", code="VB701") from None
-        _heard[uri] = connection
-    _listeners.append(call)
-    return functools.partial(_listeners.remove, call)
-
-
-def _tell(*_event: object) -> None:
-    for call in tuple(_listeners):
-        call()
-
-
 def ours(uri: str) -> list[tuple[str, str, str]]:
     """(name, uuid, token) of every domain that carries our mark. NodeError."""
-    connection = connect(uri)
+    connection = libvirtd.connect(uri)
     try:
-        domains = ask(connection.listAllDomains)
+        domains = libvirtd.ask(connection.listAllDomains)
     except libvirt.libvirtError as error:
         raise NodeError(f"libvirt at {uri} does not answer: {error}", code="VB701") from None
     found = []
@@ -554,9 +254,9 @@ class Console:
             raise NodeError("the guest has ended", code="VB703")
         self.over = False
         self.descriptor, self._sink = os.pipe2(os.O_CLOEXEC)
-        self._stream = connect(uri).newStream(0)
+        self._stream = libvirtd.connect(uri).newStream(0)
         try:
-            ask(lambda: domain.openConsole(None, self._stream, libvirt.VIR_DOMAIN_CONSOLE_SAFE))
+            libvirtd.ask(lambda: domain.openConsole(None, self._stream, libvirt.VIR_DOMAIN_CONSOLE_SAFE))
         except libvirt.libvirtError as error:
             os.close(self.descriptor)
             os.close(self._sink)
@@ -569,7 +269,7 @@ class Console:
 
     def _copy(self) -> None:
         with contextlib.suppress(libvirt.libvirtError, OSError):
-            while data := self._stream.recv(_TAIL_BYTES):
+            while data := self._stream.recv(_PIECE_BYTES):
                 os.write(self._sink, data)
         self.over = True
         with contextlib.suppress(OSError):
@@ -577,7 +277,7 @@ class Console:
 
     def read(self) -> bytes:
         """What there is; waits if there is nothing."""
-        return os.read(self.descriptor, _TAIL_BYTES)
+        return os.read(self.descriptor, _PIECE_BYTES)
 
     def write(self, data: bytes) -> None:
         """Types into it. NodeError."""

@@ -6,7 +6,7 @@ import libvirt
 import msgspec
 
 from ..errors import NodeError
-from .virt import ask, connect
+from .libvirtd import ask, connect
 
 
 class Network(msgspec.Struct, frozen=True):

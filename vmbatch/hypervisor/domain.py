@@ -9,7 +9,7 @@ import msgspec
 
 from ..errors import DeadlineError, EndedError, NodeError
 from ..guard import interfaces
-from ..host import virt
+from ..host import virt, virtend
 from ..resource import Resource
 from ..units import Deadline
 
@@ -85,7 +85,7 @@ class Domain(Resource, frozen=True, tag="domain"):
         """Asks a running guest to shut down, and waits until it has or its grace is over. NodeError; `release` is next anyway."""
         domain = virt.find(self.uri, self.uuid)
         if domain is not None and virt.owner(domain) == self.token:
-            virt.shut_down(self.uri, self.uuid, deadline.earlier(self.grace))
+            virtend.shut_down(self.uri, self.uuid, deadline.earlier(self.grace))
 
     @property
     def xen(self) -> bool:
@@ -142,7 +142,7 @@ class Domain(Resource, frozen=True, tag="domain"):
                 if owner and self.xen:
                     numbers.add(virt.number(domain))
                 if owner == self.token:
-                    if virt.destroy(domain, self.uri, over):
+                    if virtend.destroy(domain, self.uri, over):
                         return True
                 elif owner != "":
                     return False
@@ -155,7 +155,7 @@ class Domain(Resource, frozen=True, tag="domain"):
     def settle(self, deadline: Deadline, before: Resource | None) -> None:
         """Of a guest whose QEMU has ended libvirt has the disks in its hands a little longer: it restores their owners."""
         if before is None or not before.apart or getattr(before, "path", "") == os.path.dirname(self.xml):
-            virt.settle(self.uuid, deadline)
+            virtend.settle(self.uuid, deadline)
 
 
 def _text(path: str) -> str:

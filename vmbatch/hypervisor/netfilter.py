@@ -33,16 +33,16 @@ class NetworkFilter(SlowResource, frozen=True, tag="network-filter"):
     def begin(self) -> Iterator[Callable[[], None]]:
         """Begins to make the filter. NodeError, also if the interface has one.
 
-        What all interfaces share is there but for a node's first guest. To make it again, or anything else that there is, takes
-        something away, for whose last readers nft waits when it closes its socket (nft_rcv_nl_event of nf_tables_api.c): twice as
-        long as for all else.
+        What all interfaces share is there but for a node's first guest, and is made where it is missing. To make it again, or
+        anything else that there is, takes something away, for whose last readers nft waits when it closes its socket
+        (nft_rcv_nl_event of nf_tables_api.c): twice as long as for all else.
         """
         new = self._text().removeprefix(bare(self.port)) + claim(self.port)
         with nft.applying(new) as finish:
             def stand() -> None:
                 try:
                     finish()
-                except NodeError:
+                except nft.AbsentError:
                     nft.apply(BASE + new)
 
             yield stand

@@ -9,6 +9,7 @@ import time
 import msgspec
 
 from ..errors import DeadlineError
+from ..host import lock
 from ..resource import Work
 from ..template import BlankSource
 from ..units import Deadline
@@ -45,10 +46,10 @@ def take(ready: str, making: str, deadline: Deadline, work: Work) -> Turn:
         held = _hold(ready)
         if held is not None:
             return Turn(ready, making, False, held)
-        lock = os.open(f"{ready}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        if _lock(lock) and not os.path.lexists(making) and not os.path.lexists(ready):
-            return Turn(ready, making, True, lock)
-        os.close(lock)
+        fd = lock.create(f"{ready}.lock")
+        if lock.take(fd) and not os.path.lexists(making) and not os.path.lexists(ready):
+            return Turn(ready, making, True, fd)
+        os.close(fd)
         work.alive()
         if deadline.passed():
             raise DeadlineError(f"another job still makes and fills the disk {ready}", "this job will find it there later",
@@ -65,11 +66,3 @@ def _hold(path: str) -> int | None:
             return fd
         os.close(fd)
     return None
-
-
-def _lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

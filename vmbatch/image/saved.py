@@ -8,14 +8,13 @@ whose lock is held, is in use.
 """
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 
 import msgspec
 
 from .. import digest
-from ..host import file
+from ..host import file, lock
 from ..template import Places
 from .record import Stamp
 from .store import stamp
@@ -121,12 +120,12 @@ def find(directory: str, shape: Shape) -> Held | None:
     except FileNotFoundError:
         return None
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        found = Saved(path, msgspec.json.decode(os.pread(fd, 1 << 20, 0), type=Record))
-        if os.fstat(fd).st_nlink and stamp(os.stat(found.memory)) == found.record.state:
-            os.utime(fd)
-            return Held(found, fd)
-    except (BlockingIOError, FileNotFoundError, msgspec.DecodeError):
+        if lock.take(fd, shared=True):
+            found = Saved(path, msgspec.json.decode(os.pread(fd, 1 << 20, 0), type=Record))
+            if os.fstat(fd).st_nlink and stamp(os.stat(found.memory)) == found.record.state:
+                os.utime(fd)
+                return Held(found, fd)
+    except (FileNotFoundError, msgspec.DecodeError):
         pass
     os.close(fd)
     return None
@@ -246,10 +245,7 @@ def _alone(record: str) -> Iterator[bool]:
         yield True
         return
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield True
-    except BlockingIOError:
-        yield False
+        yield lock.take(fd)
     finally:
         os.close(fd)
 

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 import msgspec
 
 from ..errors import DeadlineError, NodeError
-from ..host import file
+from ..host import file, lock
 from ..units import Deadline, format_size
 from .record import Record, Stamp
 
@@ -96,14 +96,11 @@ class Store:
         """The right to make the image of this key; waits for another holder. DeadlineError, and whatever `alive` raises."""
         path = self.incoming(key, "lock")
         while True:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            fd = lock.create(path)
             try:
-                while not _flock(fd, fcntl.LOCK_EX):
-                    alive()
-                    if deadline.passed():
-                        raise DeadlineError("another job is still downloading the same image", "the job will find it there later",
-                                            code="VB311")
-                    time.sleep(_POLL_SECONDS)
+                if not lock.wait(fd, deadline, alive, pause=_POLL_SECONDS):
+                    raise DeadlineError("another job is still downloading the same image", "the job will find it there later",
+                                        code="VB311")
                 if not os.fstat(fd).st_nlink:
                     continue
                 try:
@@ -314,8 +311,8 @@ def _alone(path: str) -> Iterator[int | None]:
         return
     try:
         beside = 0
-        while not _flock(fd, fcntl.LOCK_EX):
-            beside += _flock(fd, fcntl.LOCK_SH)  # beside one who uses it, or one who only began to look meanwhile
+        while not lock.take(fd):
+            beside += lock.take(fd, shared=True)  # beside one who uses it, or one who only began to look meanwhile
             if beside > _LOOKS:
                 yield None
                 return
@@ -324,14 +321,6 @@ def _alone(path: str) -> Iterator[int | None]:
         yield fd if os.fstat(fd).st_nlink == 1 else None
     finally:
         os.close(fd)
-
-
-def _flock(fd: int, how: int) -> bool:
-    try:
-        fcntl.flock(fd, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _names(path: str) -> list[str]:

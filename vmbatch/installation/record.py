@@ -3,7 +3,6 @@
 One file, root's alone, whole and synced before each act: what is made is in it, whatever comes in between.
 """
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 import msgspec
 
 from ..errors import NodeError, SiteError
-from ..host import file
+from ..host import file, lock
 from .made import Entry, Made
 
 STATE = "/var/lib/vmbatch"
@@ -96,11 +95,7 @@ def forget() -> None:
 @contextmanager
 def alone() -> Iterator[None]:
     """No two installations at the same time on a node. NodeError."""
-    fd = os.open("/run/vmbatch-install.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with lock.alone("/run/vmbatch-install.lock") as mine:
+        if not mine:
+            raise NodeError("another vmbatch install or uninstall is at work", "wait for its end", code="VB918")
         yield
-    except BlockingIOError:
-        raise NodeError("another vmbatch install or uninstall is at work", "wait for its end", code="VB918") from None
-    finally:
-        os.close(fd)

@@ -1,5 +1,5 @@
 # shellcheck shell=sh disable=SC2154
-# The host's side of the console's protocol (vmbatch/consoleshell.py), as console.sh and console-serve.sh read it; sourced by both.
+# The host's side of the console's protocol (vmbatch/consolelink.py), as console.sh and console-serve.sh read it; sourced by both.
 # The caller has send, which is given the text of a line to the host.
 
 # is_number TEXT: whether it is one that the shell can count with

@@ -1,5 +1,5 @@
 #!/bin/sh
-# console-serve.sh PLACE: the user's side of the console's protocol (vmbatch/consoleshell.py): jobs and commands for the host.
+# console-serve.sh PLACE: the user's side of the console's protocol (vmbatch/consolelink.py): jobs and commands for the host.
 # Input is the device, set raw by console.sh; PLACE is a directory of the user's own for nothing but this.
 #
 # The main loop does what the host says; other processes read the host's lines, cut the job's output into frames, feed the job, and

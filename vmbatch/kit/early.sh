@@ -16,4 +16,7 @@ begin early
 kernel_line || exit 0
 set_hostname
 set_network
-[ -z "${VMBATCH_USER-}" ] || create_user
+if [ -n "${VMBATCH_USER-}" ]; then
+    create_user
+    hand_over
+fi

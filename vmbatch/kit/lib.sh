@@ -129,6 +129,13 @@ pause() {
     fi
 }
 
+# lines FILE: prints it, each line complete, without a program
+lines() {
+    while IFS= read -r line || [ -n "$line" ]; do
+        printf '%s\n' "$line"
+    done <"$1"
+}
+
 # has_line FILE LINE: whether the file has exactly this line
 has_line() {
     [ -f "$1" ] || return 1

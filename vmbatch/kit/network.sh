@@ -13,7 +13,10 @@ set_network() {
     number=0
     while [ "$number" -lt "${VMBATCH_NETS:-0}" ]; do
         read_net
-        [ "$method" != static ] || set_interface
+        case $method in
+            static) set_interface ;;
+            *) [ -z "${resumed-}" ] || start_interface ;;
+        esac
         number=$((number + 1))
     done
     write_resolver
@@ -59,6 +62,18 @@ set_interface() {
     own4=${own4:-$host4} own6=${own6:-$host6}
     add_words servers "$dns"
     add_words domains "$search"
+}
+
+# start_interface: one that asks DHCP and has come behind the guest's own start of its network, if that was by ifup: once it has been
+# run for all interfaces, nobody does it for another one
+start_interface() {
+    for state in run/network/ifstate var/run/network/ifstate var/run/ifstate; do
+        [ -s "$root/$state" ] || continue
+        wait_for_interface
+        doing="bringing up $device"
+        ifup "$device" >&2 || :
+        return
+    done
 }
 
 # add_words NAME WORDS: adds those that the list in that variable does not have
@@ -389,9 +404,10 @@ write_hosts() {
     file=$root/etc/hosts more=${medium-}/hosts
     begin='# VmBatch: hosts of the job' end='# VmBatch: end'
     [ -f "$more" ] || more=/dev/null
-    text= dropping=
+    text= before= dropping=
     if [ -f "$file" ]; then
         while IFS= read -r line || [ -n "$line" ]; do
+            before=$before$line$newline
             case $line in
                 "$begin") dropping=yes ;;
                 "$end") dropping= ;;
@@ -411,7 +427,7 @@ write_hosts() {
         esac
     done
     [ -z "$block" ] || text=$text$begin$newline$block$end$newline
-    [ -n "$block" ] || [ -f "$file" ] || return 0
+    [ "$text" != "$before" ] || return 0
     [ ! -f "$file" ] || cp -p "$file" "$file.vmbatch"
     printf '%s' "$text" >"$file.vmbatch"
     mv -f "$file.vmbatch" "$file"

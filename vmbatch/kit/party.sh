@@ -10,7 +10,7 @@ install_party_key() {
     doing='installing the key for the other guests'
     mkdir -m 755 "$party"
     umask 077
-    cat "$medium/ssh/party_key" >"$party/id_ed25519"
+    lines "$medium/ssh/party_key" >"$party/id_ed25519"
     umask 022
     chown "$VMBATCH_UID:$VMBATCH_GID" "$party/id_ed25519"
     [ -h "$root/usr/local/bin/pbsdsh" ] || command -v pbsdsh >/dev/null || offer_pbsdsh

@@ -42,10 +42,8 @@ prepare() {
     case $(tar --version 2>/dev/null) in *'GNU tar'*) drains= ;; esac
     [ -z "${VMBATCH_REUSE-}" ] || survey
     read_accounts
-    rm -rf "${base:?}/home" "$base/entered"
-    mkdir -m 700 "$base/home"
-    [ ! -d "$root/etc/skel" ] || cp -R "$root/etc/skel/." "$base/home"
-    [ -d "$base/home/.ssh" ] || mkdir -m 700 "$base/home/.ssh"
+    prepare_home
+    rm -f "$base/entered"
     mkfifo -m 666 "$base/entered"
     exec 4<>"$base/entered"
 }

@@ -29,12 +29,13 @@ place_job() {
     if [ -z "${prepared-}" ]; then
         [ ! -d "$base/job" ] || rm -rf "$base/job"
         mkdir -m 700 "$base/job"
+        umask 077
         [ ! -d "$medium/job" ] || cp "$medium/job"/* "$base/job"
-        chmod -R 700 "$base/job"
+        umask 022
     elif [ ! -d "$base/job" ]; then
         mkdir -m 700 "$base/job"
     fi
-    chown -R "$VMBATCH_UID:$VMBATCH_GID" "$base/job" ${new_home:+"$new_home"}
+    hand_over "$base/job"
 }
 
 unpack_archives() {

@@ -86,8 +86,8 @@ mount_at() {
     ! mounted "$place" || return 0
     case $type in
         nfs | nfs4)
-            ! command -v modprobe >/dev/null || modprobe "nfsv${type#nfs}" 2>/dev/null || modprobe nfsv3 2>/dev/null ||
-                modprobe nfs 2>/dev/null || :
+            ! command -v modprobe >/dev/null || { [ "$type" = nfs4 ] && knows nfs4; } || modprobe "nfsv${type#nfs}" 2>/dev/null ||
+                modprobe nfsv3 2>/dev/null || modprobe nfs 2>/dev/null || :
             choose_version
             find_server "$source"
             [ -x "$root/sbin/mount.$type" ] || without_helper
@@ -109,30 +109,43 @@ mount_at() {
 }
 
 # try LIMIT FILE COMMAND...: runs it, with what it says in FILE.log, until $waited is LIMIT, or for five seconds: a server that is
-# silent may hold a mount far longer. What has ended shows in FILE.status, as not every shell reaps a child that nobody waits for.
+# silent may hold a mount far longer, and does not let it be killed. So it is a sleep that is waited for, which the command's end ends.
 try() {
     limit=$1 record=$2
     shift 2
     [ "$limit" -ge $((waited + 5000)) ] || limit=$((waited + 5000))
-    rm -f "$record.status"
+    [ ! -f "$record.status" ] || rm -f "$record.status"
+    uptime
+    began=$uptime
+    sleep $(((limit - waited + 999) / 1000)) >/dev/null 2>&1 &
+    alarm=$!
     {
         trap - EXIT
         set +e
         ("$@")
-        echo "$?" >"$record.new"
-        mv -f "$record.new" "$record.status"
+        echo "$?" >"$record.status"
+        kill -9 "$alarm"
     } </dev/null >"$record.log" 2>&1 &
     process=$!
-    until [ -f "$record.status" ]; do
-        [ "$waited" -lt "$limit" ] || {
-            kill -9 "$process" 2>/dev/null
-            echo 'it did not end' >>"$record.log"
-            return 1
-        }
-        pause
-    done
-    read -r status <"$record.status"
+    { wait "$alarm" || :; } 2>/dev/null # some shells say how it has ended
+    status=
+    { read -r status <"$record.status" || :; } 2>/dev/null
+    [ -n "$status" ] || {
+        kill -9 "$process" 2>/dev/null
+        echo 'it did not end' >>"$record.log"
+        waited=$limit
+        return 1
+    }
+    uptime
+    waited=$((waited + (uptime - began) * 10))
     return "$status"
+}
+
+# uptime: sets $uptime to the hundredths of a second since the kernel began
+uptime() {
+    read -r uptime _ </proc/uptime
+    hundredths "$uptime"
+    uptime=$hundredths
 }
 
 # last_line FILE: sets $last to its last line that has something; mount(8) ends with where there may be more

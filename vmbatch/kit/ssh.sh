@@ -1,6 +1,8 @@
 # shellcheck shell=sh disable=SC2034,SC2154
 # The guest's host key, so that the host knows whom it talks to, and the job's key for the user. Sourced by prolog.sh.
 
+host_key=/etc/ssh/ssh_host_ed25519_key
+
 install_host_key() {
     doing='installing the host key'
     [ -f "$medium/ssh/host_key" ] || return 0 # by ROOTSSH, which has seen the guest's own
@@ -8,8 +10,8 @@ install_host_key() {
     [ -d "$dropbear" ] && command -v dropbearconvert >/dev/null || dropbear=
     [ -n "$dropbear" ] || [ -d "$root/etc/ssh" ] || fail 'no place for the host key: no /etc/ssh, no /etc/dropbear with dropbearconvert'
     if [ -d "$root/etc/ssh" ]; then
-        write_openssh_key "$root/etc/ssh/ssh_host_ed25519_key"
-        offer_key /etc/ssh/ssh_host_ed25519_key
+        write_openssh_key "$root$host_key"
+        offer_key "$host_key"
         restart_sshd
     fi
     if [ -n "$dropbear" ]; then
@@ -22,13 +24,15 @@ install_host_key() {
 write_openssh_key() {
     [ ! -e "$1" ] && [ ! -h "$1" ] || rm -f "$1"
     umask 077
-    cat "$medium/ssh/host_key" >"$1"
+    lines "$medium/ssh/host_key" >"$1"
     umask 022
-    cat "$medium/ssh/host_key.pub" >"$1.pub"
+    lines "$medium/ssh/host_key.pub" >"$1.pub"
 }
 
 # offer_key PATH: sshd offers its default keys unless its configuration names some: then ours must be among them
 offer_key() {
+    [ "${offered-}" != "$1" ] || return 0
+    offered=$1
     config=$root/etc/ssh/sshd_config
     [ -f "$config" ] || return 0
     named=$(grep -hi '^[[:space:]]*HostKey[[:space:]]' "$config" "$config.d"/*.conf 2>/dev/null || :)
@@ -67,9 +71,7 @@ trust_job_key() {
 # trusted_keys: prints the job's key, and those of its other guests, a line each
 trusted_keys() {
     for list in authorized_key party_keys; do
-        [ ! -f "$medium/ssh/$list" ] || while IFS= read -r key || [ -n "$key" ]; do
-            printf '%s\n' "$key"
-        done <"$medium/ssh/$list"
+        [ ! -f "$medium/ssh/$list" ] || lines "$medium/ssh/$list"
     done
 }
 
@@ -102,7 +104,7 @@ EOF
 
 # The home directory may be the user's own already: nothing there is followed or written through.
 trust_key_at_home() {
-    directory=$root$VMBATCH_HOME/.ssh
+    directory=${new_home:-"$root$VMBATCH_HOME"}/.ssh
     keys=$directory/authorized_keys
     [ ! -h "$directory" ] && [ ! -h "$keys" ] || fail "symbolic link in $VMBATCH_HOME/.ssh"
     if [ -n "${new_home-}" ]; then

@@ -110,21 +110,21 @@ choose_shell() {
     done
 }
 
-# make_home: a new one gets the skeleton; one that was the replaced account's changes hands; any other stays as it is. One that was
-# prepared becomes the user's with the job's files: $new_home is its place.
+# prepare_home: as anybody's first one is
+prepare_home() {
+    prepared_home=$base/home
+    [ ! -d "$prepared_home" ] || rm -rf "$prepared_home"
+    mkdir -m 700 "$prepared_home"
+    [ ! -d "$root/etc/skel" ] || cp -R "$root/etc/skel/." "$prepared_home"
+    [ -d "$prepared_home/.ssh" ] || mkdir -m 700 "$prepared_home/.ssh"
+}
+
+# make_home: a new one is $new_home until all is in it; one that was the replaced account's changes hands; any other stays as it is
 make_home() {
-    home=$root$VMBATCH_HOME new_home=
-    if [ ! -d "$home" ] && [ -n "${prepared-}" ]; then
-        [ -d "${home%/*}" ] || mkdir -p "${home%/*}"
-        mv "$base/home" "$home"
-        new_home=$home
-        return
-    fi
+    home=$root${VMBATCH_HOME%/} new_home=
     if [ ! -d "$home" ]; then
-        # shellcheck disable=SC2174 # as wanted: the parents are nobody's secret
-        mkdir -p -m 700 "$home"
-        [ ! -d "$etc/skel" ] || cp -R "$etc/skel/." "$home"
-        chown -R "$VMBATCH_UID:$VMBATCH_GID" "$home"
+        [ -n "${prepared_home-}" ] || prepare_home
+        new_home=$prepared_home
         return
     fi
     owner "$home"
@@ -133,6 +133,16 @@ make_home() {
         "$former") take_over "$home" "$home/.ssh" ;;
         *) fail "$VMBATCH_HOME belongs to uid $owner, not to $VMBATCH_USER" ;; # and sshd would refuse the login
     esac
+}
+
+# hand_over DIRECTORIES: to the user, with a home that is new, which gets into its place with that
+hand_over() {
+    set -- "$@" ${new_home:+"$new_home"}
+    [ $# -eq 0 ] || chown -R "$VMBATCH_UID:$VMBATCH_GID" "$@"
+    [ -n "${new_home-}" ] || return 0
+    [ -d "${home%/*}" ] || mkdir -p "${home%/*}"
+    mv "$new_home" "$home"
+    new_home=$home
 }
 
 # take_over DIRECTORIES: gives those that were the replaced account's to the user, but not what is in them

@@ -1,24 +1,28 @@
 #!/bin/sh
 # wait.sh: the prolog.sh of a guest that is to be saved. The guest waits here, before it has a name, keys, a network or a user. It
-# is saved without its medium. Each guest that is made of it gets the medium of a job, becomes one of its own, and goes on with
-# that medium's prolog.sh as if it had just booted.
-# shellcheck disable=SC2154 # base, waited and root are lib.sh's
+# is saved without its medium. Each guest that is made of it gets the medium of a job, becomes one of its own, and takes its
+# context as if it had just booted.
+# shellcheck disable=SC2034,SC2154 # base, waited and root are lib.sh's
 
-place=${VMBATCH_ROOT-}/var/lib/vmbatch/wait
+kit=${VMBATCH_ROOT-}/var/lib/vmbatch/kit
 case $0 in
-    "$place"/*) ;;
+    "$kit"/*) ;;
     *) # the medium will go away: nothing of it may be in use
-        set -e
-        rm -rf "$place"
-        mkdir -p "$place"
-        cp "${0%/*}"/kit/* "${0%/*}/parameters.sh" "$place"
+        set -ea
+        # shellcheck source=/dev/null
+        . "${0%/*}/parameters.sh"
+        rm -rf "$kit"
+        mkdir -p "${kit%/*}"
+        cp -R "${0%/*}/kit" "$kit"
         cd /
-        exec /bin/sh "$place/wait.sh"
+        exec /bin/sh "$kit/wait.sh"
         ;;
 esac
 
 # shellcheck source=lib.sh
-. "$place/lib.sh"
+. "$kit/lib.sh"
+# shellcheck source=context.sh
+. "$kit/context.sh"
 
 # report WORDS: a message, on whatever console the node may be reading
 report() {
@@ -53,14 +57,14 @@ set_clock() {
 # renew_random: the kernel's random numbers are no other guest's from now on
 renew_random() {
     doing='renewing the random numbers'
-    "$place/reseed" || fail "the kernel does not renew its random numbers (RNDRESEEDCRNG, Linux 4.14), or /var is mounted noexec"
+    "$kit/reseed" || fail "the kernel does not renew its random numbers (RNDRESEEDCRNG, Linux 4.14), or /var is mounted noexec"
 }
 
 # renew_machine_id: for whoever asks from now on; where /etc was read-only at the boot it is a mount of the file in /run
 renew_machine_id() {
     doing='renewing the machine id'
-    read -r id <"$root/proc/sys/kernel/random/uuid"
-    id=$(printf '%s' "$id" | tr -d -)
+    IFS=- read -r one two three four five <"$root/proc/sys/kernel/random/uuid"
+    id=$one$two$three$four$five
     for file in run/machine-id etc/machine-id var/lib/dbus/machine-id; do
         [ ! -f "$root/$file" ] || [ -h "$root/$file" ] || { printf '%s\n' "$id" >"$root/$file"; } 2>/dev/null || :
     done
@@ -83,12 +87,18 @@ find_new() {
     return 1
 }
 
+# prepare: what can be done of a job's context before there is one
+prepare() {
+    doing='preparing for a user'
+    read_accounts
+    prepare_home
+    [ ! -d "$root/etc/ssh" ] || offer_key "$host_key"
+}
+
 begin wait
 trap 'give_up "$?"' EXIT
-doing='reading parameters.sh'
-# shellcheck source=/dev/null
-. "$place/parameters.sh"
 load_modules
+prepare
 set_clock
 renew_random
 doing='unmounting the medium'
@@ -116,6 +126,6 @@ cat "$base/medium/seed" >"$root/dev/urandom"
 renew_random
 set_clock
 renew_machine_id
-cd /
-rm -rf "$place"
-exec /bin/sh "$base/medium/prolog.sh" start
+medium=$base/medium resumed=yes
+start prolog
+take_context

@@ -1,0 +1,78 @@
+"""Guests that go on from a saved one, of every kind, and with what a template can have beside."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from lab.mom import Ended, Mom
+
+from . import matrix
+from .conftest import site_scripts
+from .disks import DOMAINS
+from .start import log, vmbatch
+from .test_context_matrix import JOB, archive, check, configured
+from .test_shares import shares
+
+__all__ = ["archive"]
+pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("nothing_left", "archive")]
+
+
+@contextmanager
+def saved(text: str) -> Iterator[None]:
+    """A guest of the queue `matrix` is saved."""
+    with configured(text.replace("<vbhypervisor>", "<vbstart>RESUME</vbstart><vbhypervisor>", 1)):
+        done = vmbatch("save", str(DOMAINS / "matrix.xml"))
+        assert done.returncode == 0, done.stderr
+        yield
+    assert vmbatch("image", "prune").returncode == 0
+
+
+def run(mom: Mom, script: bytes) -> Ended:
+    """The job in a guest that was not booted for it."""
+    ended = mom.run(script, queue="matrix")
+    assert ended.verdict == "run", ended.errors.decode()
+    assert "the guest is booted" not in log(ended)
+    return ended
+
+
+@pytest.mark.parametrize(("guest", "network"), [
+    ("busybox", "static"), ("sysv", "dhcp"), ("sysv", "static"), ("systemd", "static")])
+def test_cell(mom: Mom, guest: str, network: str) -> None:
+    """A job cannot tell it from one that was booted for it."""
+    with saved(matrix.template(guest, "CDROM", network)):
+        check(run(mom, JOB), network)
+
+
+def test_homes_on_nfs(mom: Mom) -> None:
+    mine = Path(f"/home/alice/{os.urandom(4).hex()}")
+    mine.write_text("at home\n")
+    os.chown(mine, 1500, 1500)
+    text = matrix.template("systemd", "CDROM", "dhcp")
+    with saved(shares(text, "<vbshare type='nfs4' source='10.77.0.1:/home' target='/home'/>")):
+        ended = run(mom, f"#!/bin/sh\ncat ~/{mine.name}; grep -c ' /home nfs4 ' /proc/mounts\n".encode())
+    mine.unlink()
+    assert (ended.status, ended.output) == (0, b"at home\n1\n")
+    assert not Path("/home/alice/.ssh").exists(), "the job's key was elsewhere"
+
+
+def test_messages_by_a_port_and_life_signs(mom: Mom) -> None:
+    """The port's other end is another one for each guest."""
+    text = matrix.template("busybox", "CDROM", "dhcp", config="<vbmessages>CHANNEL</vbmessages><vbheartbeat seconds='12'/>")
+    with saved(text):
+        for status, seconds in ((7, 16), (8, 0)):
+            ended = run(mom, b"#!/bin/sh\ngrep -c vmbatch /proc/mounts\nsleep %d\nexit %d\n" % (seconds, status))
+            assert (ended.status, ended.output) == (status, b"1\n"), "the medium, and no share"
+
+
+def test_the_site_s_programs(mom: Mom) -> None:
+    """Those of today, though the guest was saved before them."""
+    with saved(matrix.template("busybox", "CDROM", "dhcp")), site_scripts() as site:
+        for stage, text in (("prolog.d", 'echo "prolog $VMBATCH_USER" >/site'), ("before.d", "echo before $(id -un)"),
+                            ("epilog.d", 'echo "epilog $VMBATCH_JOB" >>/site')):
+            (site / stage).mkdir(exist_ok=True)
+            (site / stage / "1").write_text(f"#!/bin/sh\n{text}\n")
+        ended = run(mom, b"#!/bin/sh\ncat /site\n")
+    assert ended.output.decode() == f"before alice\nprolog alice\nepilog {ended.job.id}\n"
