@@ -169,11 +169,11 @@ def test_one_that_waits_for_nobody_any_more(mom: Mom) -> None:
 
 def test_one_that_gives_signs_of_life_by_its_port(mom: Mom) -> None:
     """Who listens for them has the port as long as the job runs, and the epilogue behind that."""
-    alive = "<vbheartbeat seconds='40'/><vbmessages>CHANNEL</vbmessages></vbconfig>"
+    alive = "<vbheartbeat seconds='20'/><vbmessages>CHANNEL</vbmessages></vbconfig>"
     with queue("pooled", "disk", change=(">POOL<", " jobs='3'>POOL<")) as template:
         template.write_text(template.read_text().replace("</vbconfig>", alive))
         refill()
-        first = run(mom, LOOK.replace(b"exec 3>", b"sleep 12; exec 3>"))
+        first = run(mom, LOOK.replace(b"exec 3>", b"sleep 6; exec 3>"))
         assert kept() == [("alice", 1)], log(first)
         second = run(mom)
         assert said(second)["boot"] == said(first)["boot"]
