@@ -104,7 +104,7 @@ def _names(directory: str) -> list[str]:
 
 @contextlib.contextmanager
 def locked(directory: str, deadline: Deadline) -> Iterator[None]:
-    """While nobody else takes room or turn. DeadlineError."""
+    """While nobody else takes room or turn, or whatever else such a directory is for. DeadlineError."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if not lock.wait(fd, deadline, pause=_PAUSE_SECONDS):

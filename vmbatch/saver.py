@@ -92,11 +92,12 @@ def _save(job: Job, form: template.Template, book: Journal, config: Config, work
             admission.begin(claimed, config, work)
         make_room(config.images_directory, config.images_limit, config.images_keep_free, shape.memory)
         saved.remove(chosen.ready, in_use=True)
-        if os.path.lexists(chosen.directory.path):
-            raise NodeError(f"{form.path}: another vmbatch save has a guest of it saved just now", "wait for its end",
-                            code="VB716")
         with log.phase("disks"):
-            act(chosen.directory, book, work)
+            with claim.locked(os.path.dirname(chosen.ready), work.deadline):
+                if os.path.lexists(chosen.directory.path):
+                    raise NodeError(f"{form.path}: another vmbatch save has a guest of it saved just now", "wait for its end",
+                                    code="VB716")
+                act(chosen.directory, book, work)
             os.mkdir(chosen.made, 0o711)
             for step in chosen.steps:
                 act(step, book, work)
