@@ -168,7 +168,7 @@ def test_a_session_of_systemd_s(waiting: Waiting) -> None:
     ("number", f"the image has an account builder with the number {UID} of alice"),
     ("home", "the image has a directory /home/alice of its own"), ("site", "status 3 while running site/clean.d/1: no such luck"),
     ("file", "while removing the files of alice"), ("stubborn", "it cannot remove "),
-    ("late", "processes of alice began again: 99"),
+    ("late", "processes of alice began again: 99"), ("subuid", "the image gives alice further numbers in /etc/subuid"),
 ])
 def test_what_cannot_be_cleaned_is_told(guest: Guest, request: pytest.FixtureRequest, what: str, said: str) -> None:
     """The guest waits for no job any more."""
@@ -187,6 +187,8 @@ def test_what_cannot_be_cleaned_is_told(guest: Guest, request: pytest.FixtureReq
             os.chown(guest.root / "home/alice", UID, UID)
     elif what == "file":
         guest.functions["rm"] = 'case $* in *home/alice) return 1 ;; *) command rm "$@" ;; esac'
+    elif what == "subuid":
+        guest.write("etc/subuid", "bob:1:1\nalice:100000:65536\n")
     elif what == "stubborn":
         guest.functions["find"] = 'case $* in *-exec*) ;; *) command find "$@" ;; esac'
     elif what == "late":

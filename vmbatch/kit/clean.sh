@@ -39,7 +39,8 @@ clean() {
     ! find_processes || fail "processes of $VMBATCH_USER began again:$processes"
 }
 
-# check_whose: in an image that has the user's name, number or home of its own nobody can tell its files from the job's
+# check_whose: in an image that has the user's name, number or home of its own nobody can tell its files from the job's; where a user
+# may have other numbers, too, nobody can find all processes (subuid(5))
 check_whose() {
     doing='looking whose the home directory is'
     text=$passwd_text
@@ -49,6 +50,8 @@ check_whose() {
     done <<EOF
 $passwd_text
 EOF
+    load "$etc/subuid"
+    ! entry "$VMBATCH_USER" && ! entry "$VMBATCH_UID" || fail "the image gives $VMBATCH_USER further numbers in /etc/subuid"
     [ -n "${VMBATCH_HOME_SHARED-}" ] || [ -n "$new_home" ] || fail "the image has a directory $VMBATCH_HOME of its own"
 }
 
