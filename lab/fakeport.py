@@ -19,24 +19,29 @@ def begun(path: str) -> Path:
 
 
 def taken(path: str) -> Path:
-    """What is there when that guest has heard of its job."""
+    """What is there while that guest has a job."""
     return Path(f"{path}.taken")
 
 
 class Line:
-    """One guest's end: says that it waits to whoever opens the port, until a job comes; then it is for messages."""
+    """One guest's end: says to whoever opens the port that it waits, until a job comes; then that it is busy."""
 
     def __init__(self, path: str, token: str, address: str, of_job: Callable[[str], None]) -> None:
         """`of_job` is called with the name of the job's user."""
         self._path = path
-        self._greeting = f"vmbatch 1 waiting {token} {address}\n".encode()
+        self._words = f"{token} {address}"
         self._of_job = of_job
         self._client: socket.socket | None = None
 
     def hear(self, client: socket.socket, source: BinaryIO) -> None:
         """Of one that has opened the port."""
-        client.sendall(self._greeting)
-        said = re.fullmatch(rb"vmbatch 1 job ([0-9]+)\n", source.readline())
+        self._greet(client)
+        line = source.readline()
+        if taken(self._path).exists() and line == b"vmbatch 1 over\n":
+            taken(self._path).unlink()
+            self._greet(client)
+            line = source.readline()
+        said = re.fullmatch(rb"vmbatch 1 job ([0-9]+)\n", line)
         if said is None:
             client.close()
             return
@@ -48,6 +53,10 @@ class Line:
             user = re.search(rb"^VMBATCH_USER='(.*)'$", member.read() if member else b"", re.MULTILINE)
             if user is not None:
                 self._of_job(user[1].decode())
+
+    def _greet(self, client: socket.socket) -> None:
+        kind = "busy" if taken(self._path).exists() else "waiting"
+        client.sendall(f"vmbatch 1 {kind} {self._words}\n".encode())
 
     def say(self, text: str) -> None:
         """To the node, as long as it listens."""

@@ -108,7 +108,7 @@ _LEASED = """<interface type='network'>
 """The addresses of played guests are not DHCP's, so a filter would stay closed."""
 EXPORT_TEMPLATE = (TEMPLATE.replace("<vbconfig>", "<vbconfig>\n    <vbheartbeat seconds='60'/>")
                    .replace("</devices>", f"{_LEASED}\n  </devices>"))
-POOL_TEMPLATE = (TEMPLATE.replace(ONCE, "").replace("<vbconfig>", "<vbconfig>\n    <vbstart>POOL</vbstart>")
+POOL_TEMPLATE = (TEMPLATE.replace(ONCE, "").replace("<vbconfig>", "<vbconfig>\n    <vbstart jobs='3'>POOL</vbstart>")
                  .replace("</devices>", f"""  <channel type='unix'>
       <source mode='bind' path='{PORT}'/><target type='virtio' name='org.vmbatch.0'/>
     </channel>

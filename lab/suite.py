@@ -17,8 +17,8 @@ from .xen import parts as outer
 
 LONG = (
     "xen", "guest/test_context_matrix.py", "guest/test_examples.py", "guest/test_disks.py", "guest/test_run.py", "guestdisk",
-    "guest/test_resume.py", "guest/test_hostile_guest.py", "guest/test_pool.py", "guest/test_start_and_end.py",
-    "guest/test_pool_matrix.py", "guest/test_disk_context.py",
+    "guest/test_resume.py", "guest/test_hostile_guest.py", "guest/test_pool.py", "guest/test_reuse.py",
+    "guest/test_start_and_end.py", "guest/test_pool_matrix.py", "guest/test_disk_context.py",
     "nodes", "load", "image", "install", "guest/test_console_shell.py", "pure", "hostile_user", "rootssh",
 )
 """Parts that take long are begun first, so that no node has one left when the others are done."""

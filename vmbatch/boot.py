@@ -17,19 +17,18 @@ from .contextplan import Delivery
 from .errors import DeadlineError, NodeError, SiteError
 from .exchange import address as reservation
 from .exchange.address import Address
-from .exchange.channel import Channel
+from .exchange.channel import Channel, open_port
 from .exchange.inbox import Inbox
 from .exchange.meeting import Meeting
 from .guest import JOB_COMES, Message, Way, parse_message, spans
 from .host import console, process, ssh, virt, virtevent
 from .host.log import Log
 from .host.watch import Watch
-from .hypervisor.domain import Domain
 from .journal import Start
 from .pins import Pins
 from .plan import Plan
 from .resource import Resource, Work
-from .template import channel_path, console_path
+from .template import console_path
 from .units import Deadline
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ class Wait:
         """Where the guest's messages come from, and what to be woken by."""
         chosen = self.chosen
         if chosen.messages == "CHANNEL":
-            channel = channel or open_channel(chosen.domain, chosen.job.token)
+            channel = channel or open_port(chosen.domain.uri, chosen.domain.uuid, chosen.job.token)
             self.watch.descriptor(channel.descriptor)
             return channel
         if self.terminal is not None and chosen.messages == "CONSOLE":
@@ -215,14 +214,6 @@ def _follow(chosen: Plan, recorder: console.Recorder) -> console.Follower | None
         return console.Follower(_pty(chosen, "hvc0"), recorder)
     except (OSError, NodeError):
         return None
-
-
-def open_channel(domain: Domain, token: str) -> Channel:
-    """The port of a running guest. NodeError."""
-    path = channel_path(virt.running_xml(domain.uri, domain.uuid))
-    if path is None:
-        raise NodeError("libvirt has given the guest no socket for its messages", code="VB703")
-    return Channel(path, token)
 
 
 def lay_by(chosen: Plan, start: Start, config: Config, log: Log, deadline: Deadline, *, act: Callable[[Resource], None]) -> str:

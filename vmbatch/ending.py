@@ -62,7 +62,9 @@ def epilogue(job_id: str, config: Config, log: Log, exit_status: int | None = No
             board.step(EPILOGUE)
             log.tell(board.step)
         if book.handed_over and not begun:  # else the guest has been ended by us
-            _look_at(book, log)
+            fine = _look_at(book, log)
+            if alarm is not None and unmarked is None and fine and _is_given_back(book, exit_status, alarm, config, log):
+                return
             if alarm is not None:
                 _shut_down(book, alarm, config, log)
         failed = bool(exit_status) and book.handed_over
@@ -87,15 +89,31 @@ def _mark_end(job_id: str, me: clock.ProcessIdentity) -> NodeError | None:
     return None
 
 
-def _look_at(book: Journal, log: Log) -> None:
-    """Says of a guest that was lost under its job what the job's shell, which is the user's, could not see."""
+def _is_given_back(book: Journal, exit_status: int | None, alarm: Callable[[], float], config: Config, log: Log) -> bool:
+    """Whether the guest is left to another job of the same user: of a template that wants that."""
+    if book.waited is None or book.waited.jobs < 2:
+        return False
+    from .reuse import give_back
+
+    try:
+        left = alarm() - config.timeouts_margin - clock.age(os.getpid())
+    except VmBatchError:
+        left = 0.0
+    return give_back(book, exit_status, left, config, log)
+
+
+def _look_at(book: Journal, log: Log) -> bool:
+    """Says of a guest that was lost under its job what the job's shell, which is the user's, could not see; whether none was."""
+    fine = True
     for owned in book.resources:
         if isinstance(owned, Domain):
             why = (console.panic(os.path.join(os.path.dirname(owned.xml), "console.log"))
                    or virtend.trouble(owned.uri, owned.name, owned.uuid))
             if why:
+                fine = False
                 log.line(f"when the job ended, its guest did not run any more: {why}")
                 tell_user([f"when the job ended, its guest did not run any more: {why}"])
+    return fine
 
 
 def _shut_down(book: Journal, alarm: Callable[[], float], config: Config, log: Log) -> None:

@@ -360,7 +360,7 @@ def _site_scripts(parent: str) -> Iterator[tuple[str, str]]:
     if os.path.exists(ready):
         file.check_trusted(ready)
         yield "site/ready", ready
-    for stage in ("prolog.d", "epilog.d", "before.d", "after.d"):
+    for stage in ("prolog.d", "epilog.d", "before.d", "after.d", "clean.d"):
         place = os.path.join(parent, stage)
         for name in sorted(os.listdir(place)) if os.path.isdir(place) else ():
             if name.startswith(".") or name.endswith("~"):

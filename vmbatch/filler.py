@@ -80,7 +80,7 @@ def _why_useless(path: str, waits: Waits, wanted: dict[str, str]) -> str:
     if waits.key != (wanted[waits.template] or waits.key):
         return f"{waits.template}, its images, vmbatch.conf or VmBatch have changed since"
     known = journal.peek(path)
-    domain = None if known is None else pool.domain_of(known[1])
+    domain = None if known is None else journal.domain_of(known[1])
     state = None if domain is None else virt.state(domain.uri, domain.uuid)
     return "" if state in (None, "running") else f"its domain is {state}"
 
@@ -156,9 +156,10 @@ def _bring_up(job: Job, form: Template, book: Journal, config: Config, work: Wor
                 _see_sshd(chosen, address, config, work)
     for each in book.resources:
         each.hand_over()
-    lifetime = 0.0 if form.pool is None else form.pool.lifetime
-    book.wait(Waits(template=form.path, key=key, address=address, addresses=known.addresses, boot=clock.boot_id(),
-                    until=clock.uptime() + lifetime))
+    wanted = form.pool or template.Pool()
+    until = clock.uptime() + wanted.lifetime
+    book.wait(Waits(template=form.path, key=key, address=address, addresses=known.addresses, boot=clock.boot_id(), until=until,
+                    jobs=wanted.jobs, idle=wanted.idle, lifetime=until))
     trace.write(config.log_trace, trace.Ready(time.time(), job.token, job.id, address))
     return chosen
 

@@ -10,10 +10,12 @@ from .errors import NodeError
 MESSAGE_BYTES = 4096
 JOB_COMES = b"vmbatch 1 job %d\n"
 """Precedes the context of a guest that waits, with its bytes."""
+JOB_OVER = b"vmbatch 1 over\n"
+"""To a guest that has had a job, and is to clean itself for another one."""
 
 
 class Message(msgspec.Struct, frozen=True):
-    """A message from a guest; `address` for announce, waiting, ready, '' without a network; `text` else, printable, bounded."""
+    """A message from a guest; `text` for failed, times, heartbeat, printable and bounded; else `address`, '' without one."""
 
     kind: str
     address: str = ""
@@ -33,7 +35,7 @@ class Way(msgspec.Struct, frozen=True):
 
 def parse_message(data: bytes, token: str) -> Message:
     """A guest's message, as hostile input. NodeError says what is wrong with it."""
-    match = re.fullmatch(rb"vmbatch 1 (announce|waiting|ready|failed|times|heartbeat) ([0-9a-f]{32}) ([^\n]{1,600})\n",
+    match = re.fullmatch(rb"vmbatch 1 (announce|waiting|ready|busy|failed|times|heartbeat) ([0-9a-f]{32}) ([^\n]{1,600})\n",
                          data[:MESSAGE_BYTES + 1])
     if not match:
         raise NodeError("the guest wrote a message that is not one of the kit's", code="VB709")

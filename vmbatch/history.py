@@ -1,6 +1,7 @@
 """One line for each start of a job that is over: how long each phase took, how it ended, and why. It outlives the job.
 
-The file is `jobs.jsonl`. A crash may leave a line twice: starts are told apart by their tokens, and the first line counts.
+The file is `jobs.jsonl`. A crash may leave a line twice: starts are told apart by what `Record.identity` says, and the first line
+counts.
 """
 
 from __future__ import annotations
@@ -59,6 +60,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     failure: Failure | None = None
     pooled: bool = False
 
+    @property
+    def identity(self) -> str:
+        """What no other start has: jobs that had the same guest, one after the other, have its token."""
+        return f"{self.token} {self.started}"
+
 
 _decoder = msgspec.json.Decoder(Record)
 
@@ -108,8 +114,8 @@ def records(places: Iterable[str]) -> Iterator[Record]:
     for place in filter(os.path.exists, places):
         for line in jsonlines.all_lines(place, NAME) if os.path.isdir(place) else jsonlines.lines(place):
             record = parse(line)
-            if record is not None and record.token not in seen:
-                seen.add(record.token)
+            if record is not None and record.identity not in seen:
+                seen.add(record.identity)
                 yield record
 
 

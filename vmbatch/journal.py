@@ -7,13 +7,14 @@ import errno
 import fcntl
 import os
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
 
 import msgspec
 
 from . import registry
 from .errors import DeadlineError, EndedError, NodeError, UnreachableError
 from .host import clock, file, lock, process
+from .hypervisor.domain import Domain
 from .job import Leader, Script, slug, unique
 from .resource import Resource
 from .units import Deadline
@@ -31,7 +32,8 @@ _START_LINE = b'{"kind":"start"'
 class Start(msgspec.Struct, frozen=True, tag="start", tag_field="kind"):
     """The first line: which start of which job this is, and who made it; seconds to keep what is left of it if it fails.
 
-    Where a job takes a guest that waited, such a line is added: from then on all is that job's. `pooled`: see `Job`.
+    Where a job takes a guest that waited, such a line is added: from then on all is that job's. `pooled`: see `Job`. `uid`: the
+    user's.
     """
 
     job: str
@@ -45,6 +47,7 @@ class Start(msgspec.Struct, frozen=True, tag="start", tag_field="kind"):
     keep: float = 0.0
     leader: Leader | None = None
     pooled: str = ""
+    uid: int = -1
 
     @property
     def unique(self) -> str:
@@ -57,6 +60,9 @@ class Waits(msgspec.Struct, frozen=True, tag="waits", tag_field="kind"):
 
     It is for jobs whose guests would be shaped by the same `template` and `key`. It has `addresses` by interface that were
     reserved for it, and is reached at `address`. It waits until `until` seconds since the boot `boot` of the node.
+
+    It may have up to `jobs` jobs, one after the other, until its `lifetime` ends, in seconds since the same boot. One that `had`
+    some waits for another one of the user `user` and `uid` alone, each time for `idle` seconds.
     """
 
     template: str
@@ -65,11 +71,33 @@ class Waits(msgspec.Struct, frozen=True, tag="waits", tag_field="kind"):
     addresses: tuple[tuple[str, ...], ...]
     boot: str
     until: float
+    jobs: int = 1
+    idle: float = 0.0
+    lifetime: float = 0.0
+    had: int = 0
+    user: str = ""
+    uid: int = -1
 
     @property
     def is_over(self) -> bool:
         """Whether it has waited too long, or has gone with its boot."""
         return self.boot != clock.boot_id() or clock.uptime() >= self.until
+
+    @property
+    def is_spent(self) -> str:
+        """Why the guest, which has a job, gets no further one, in words; '' if it may."""
+        if self.had + 1 >= self.jobs:
+            return f"it has had {self.had + 1} of {self.jobs} jobs"
+        return "its lifetime is over" if self.boot != clock.boot_id() or clock.uptime() >= self.lifetime else ""
+
+    def is_for(self, name: str, uid: int) -> bool:
+        """Whether a job of this user may take it."""
+        return not self.had or (self.user, self.uid) == (name, uid)
+
+    def again(self, user: str, uid: int) -> Waits:
+        """The line of the same guest when it has had a job of this user."""
+        return msgspec.structs.replace(self, had=self.had + 1, user=user, uid=uid,
+                                       until=min(self.lifetime, clock.uptime() + self.idle))
 
 
 class HandedOver(msgspec.Struct, frozen=True, tag="handed-over", tag_field="kind"):
@@ -129,18 +157,45 @@ def paths(*, kept: bool = True) -> list[str]:
         return []
 
 
-class Journal:
-    """An open and locked journal. `start` is its first line, `resources` are the promises in their order."""
+class Content(msgspec.Struct):
+    """What a journal says: whose it is now, who made it, and the promises in their order, from `own` on the job's alone.
 
-    def __init__(self, path: str, fd: int, start: Start, resources: list[Resource], handed_over: bool) -> None:
+    `waited` is the last line of a guest that waits or has waited, and `waits` says which of both.
+    """
+
+    start: Start
+    maker: Start
+    resources: list[Resource] = []
+    handed_over: bool = False
+    own: int = 0
+    waited: Waits | None = None
+    waits: bool = False
+    kept: Kept | None = None
+
+
+class Journal:
+    """An open and locked journal. `start` is that of its job, `resources` are the promises in their order.
+
+    `waits`: its guest waits for a job; `waited`: it does, or did before a job took it.
+    """
+
+    def __init__(self, path: str, fd: int, content: Content) -> None:
         self.path = path
-        self.start = start
-        self.resources = resources
-        self.handed_over = handed_over
-        self.kept: Kept | None = None
-        self.waits: Waits | None = None
+        self.start = content.start
+        self._maker = content.maker
+        self.resources = content.resources
+        self.handed_over = content.handed_over
+        self.kept = content.kept
+        self.waited = content.waited
+        self._waits = content.waits
+        self._own = content.own
         self._acting = False
         self._fd = fd
+
+    @property
+    def waits(self) -> Waits | None:
+        """What its guest waits for, if it does."""
+        return self.waited if self._waits else None
 
     @classmethod
     def create(cls, start: Start) -> Journal | None:
@@ -170,7 +225,7 @@ class Journal:
         finally:
             os.close(parent)
         process.hold(fd)
-        return cls(path, fd, start, [], False)
+        return cls(path, fd, Content(start, start))
 
     @classmethod
     def open(cls, path: str, deadline: Deadline) -> Journal | None:
@@ -186,10 +241,7 @@ class Journal:
                 if not lock.wait(fd, deadline, process.alive):
                     raise DeadlineError(f"{path} is still in use", code="VB907")
                 if _is_at(path, fd):
-                    data = _read(fd)
-                    book = cls(path, fd, *_parse(path, data))
-                    book.kept = _kept(data)
-                    book.waits = _waits(data)
+                    book = cls(path, fd, _parse(path, _read(fd)))
                     process.hold(fd)
                     return book
             except BaseException:
@@ -215,7 +267,30 @@ class Journal:
     def wait(self, waits: Waits) -> None:
         """Writes down that the guest is there for any job: it needs what is listed even without who made it."""
         _append(self._fd, msgspec.json.encode(waits))
-        self.waits = waits
+        self.waited, self._waits, self.handed_over = waits, True, False
+
+    def wait_again(self, waits: Waits) -> None:
+        """As `wait`, of a guest that has had a job, of which nothing is left: the journal has the name again that it had before.
+
+        Until it has, nobody takes the guest: who dies before leaves a dead start. NodeError, OSError.
+        """
+        self.wait(waits)
+        self.start = self._maker
+        path = path_of(self.start.job)
+        os.rename(self.path, path)
+        self.path = path
+        file.sync_directory(directory())
+
+    @property
+    def waits_elsewhere(self) -> bool:
+        """Whether it says that its guest waits, but nobody can find it: who was about to see to that has died."""
+        return self._waits and not self.path.endswith(_WAITING)
+
+    def release_own(self, seconds: float) -> None:
+        """Releases what is of the job alone that took the guest, each within `seconds`; all else stays. VmBatchError, OSError."""
+        while len(self.resources) > self._own:
+            self.resources[-1].release(Deadline(seconds), last=False)
+            self.resources.pop()
 
     def become(self, start: Start) -> Journal | None:
         """Makes this guest that waits a job's, for good, and this the job's journal; None if the job has one already.
@@ -226,9 +301,9 @@ class Journal:
         path = path_of(start.job)
         if os.path.lexists(path):
             return None
-        if self.waits is not None:
+        if self._waits:
             _append(self._fd, msgspec.json.encode(start))
-            self.start, self.waits = start, None
+            self.start, self._waits, self._own = start, False, len(self.resources)
         try:
             os.link(self.path, path, follow_symlinks=False)
         except FileExistsError:
@@ -343,52 +418,55 @@ def peek(path: str) -> tuple[Start, list[Resource], bool] | None:
     """What a journal says now, without its lock; None if there is none. NodeError."""
     try:
         with open(path, "rb") as opened:
-            return _parse(path, opened.read())
+            found = _parse(path, opened.read())
+        return found.start, found.resources, found.handed_over
     except FileNotFoundError:
         return None
     except OSError as error:
         raise NodeError(f"{path}: {error.strerror}", code="VB906") from None
 
 
-def _parse(path: str, data: bytes) -> tuple[Start, list[Resource], bool]:
-    """The lines of a journal; a torn last line is a promise on which nobody acted. A second start is of who took what waited."""
+def _parse(path: str, data: bytes) -> Content:
+    """The lines of a journal; a torn last line is a promise on which nobody acted. A further start is of who took what waited.
+
+    Of such a start nothing is left where the guest waits again.
+    """
     lines = data.split(b"\n")[:-1]
-    handed_over = waits = False
-    resources: list[Resource] = []
     try:
         start = msgspec.json.decode(lines[0] if lines else b"", type=Start)
+        found = Content(start, start)
         for line in lines[1:]:
             if line.startswith(b'{"kind":"handed-over"'):
-                handed_over = True
-            elif waits and line.startswith(_START_LINE):
-                start, waits = msgspec.json.decode(line, type=Start), False
+                found.handed_over = True
+            elif found.waits and line.startswith(_START_LINE):
+                found.start, found.waits = msgspec.json.decode(line, type=Start), False
+                found.own = len(found.resources)
             elif line.startswith(_WAITS_LINE):
-                msgspec.json.decode(line, type=Waits)
-                waits = True
-            elif not line.startswith(_KEPT_LINE):
-                resources.append(registry.resource(line))
+                found.waited, found.waits, found.handed_over = msgspec.json.decode(line, type=Waits), True, False
+                if found.start is not start:
+                    found.start = start
+                    del found.resources[found.own:]
+            elif line.startswith(_KEPT_LINE):
+                found.kept = _kept(line) or found.kept
+            else:
+                found.resources.append(registry.resource(line))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise NodeError(f"{path} cannot be understood: {error}",
                         "see what it lists, remove that by hand, then remove the file", code="VB907") from None
-    return start, resources, handed_over
+    return found
 
 
-def _kept(data: bytes) -> Kept | None:
-    """Whether the journal is of a job that has ended, of which something is kept."""
-    lines = [line for line in data.split(b"\n")[:-1] if line.startswith(_KEPT_LINE)]
+def _kept(line: bytes) -> Kept | None:
+    """Of a job that has ended, of which something is kept."""
     try:
-        return msgspec.json.decode(lines[-1], type=Kept) if lines else None
+        return msgspec.json.decode(line, type=Kept)
     except msgspec.DecodeError:
         return None
 
 
-def _waits(data: bytes) -> Waits | None:
-    """Whether the journal is of a guest that waits for a job."""
-    last = next((line for line in reversed(data.split(b"\n")[1:-1]) if line.startswith((_WAITS_LINE, _START_LINE))), b"")
-    try:
-        return msgspec.json.decode(last, type=Waits) if last.startswith(_WAITS_LINE) else None
-    except msgspec.DecodeError:
-        return None
+def domain_of(resources: Iterable[Resource]) -> Domain | None:
+    """The guest among what a start owns."""
+    return next((owned for owned in resources if isinstance(owned, Domain)), None)
 
 
 def waiting() -> list[tuple[str, Start, Waits]]:
@@ -401,10 +479,9 @@ def waiting() -> list[tuple[str, Start, Waits]]:
         if not path.endswith(_WAITING):
             continue
         with contextlib.suppress(NodeError, OSError), open(path, "rb") as opened:
-            data = opened.read()
-            waits = _waits(data)
-            if waits is not None:
-                found.append((path, _parse(path, data)[0], waits))
+            known = _parse(path, opened.read())
+            if known.waits and known.waited is not None:
+                found.append((path, known.start, known.waited))
     return sorted(found, key=lambda each: each[2].until)
 
 
@@ -414,7 +491,8 @@ def kept() -> list[tuple[str, Start, list[Resource], Kept]]:
     for path in paths():
         if path.endswith(_KEPT) and (known := peek(path)) is not None:
             with open(path, "rb") as opened:
-                found.append((path, known[0], known[1], _kept(opened.read()) or Kept(0.0, "not known")))
+                kept_until = _parse(path, opened.read()).kept
+            found.append((path, known[0], known[1], kept_until or Kept(0.0, "not known")))
     return found
 
 

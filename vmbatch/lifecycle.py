@@ -80,7 +80,7 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
             if job.rank:  # nobody kills it, and the first node, which gives up in time, begins later
                 deadline = Deadline(2 * alarm)
         start = Start(job.id, job.token, job.user.name, job.queue, job.script, clock.this_process(), time.time(), system.name,
-                      granted.keep, job.leader)
+                      granted.keep, job.leader, uid=job.user.uid)
         process.watch(lambda: journal.check_not_ended(start))
         here = admission.room(config)
         claimed = admission.claim(job, form, granted, config, start.owner)

@@ -98,13 +98,13 @@ def _known() -> Counted:
 def _read(path: str, known: Counted) -> Iterator[tuple[str, int]]:
     """Counts what is new in a file; (its identity, how far it was read). What is compressed was counted before that.
 
-    Files are told apart by the token in their first line: names change, and inodes come again.
+    Files are told apart by the start in their first line: names change, and inodes come again.
     """
     if path.endswith((".gz", ".xz")):
         return
     with open(path, "rb") as opened:
         first = history.parse(opened.readline())
-        identity = "" if first is None else first.token
+        identity = "" if first is None else first.identity
         at = known.read.get(identity, 0)
         opened.seek(at)
         while (line := opened.readline()).endswith(b"\n"):
@@ -137,9 +137,11 @@ def _now(config: Config) -> Iterator[str]:
     yield from _room(config)
     yield from _family("vmbatch_drained", "gauge", "Whether an admin has drained this node.",
                        [("", {}, int(drain.look() is not None))])
-    waiting = collections.Counter(waits.template for _path, _start, waits in journal.waiting())
-    yield from _family("vmbatch_waiting_guests", "gauge", "Guests that wait for jobs.",
-                       [("", {"template": template}, number) for template, number in sorted(waiting.items())])
+    waiting = collections.Counter((waits.template, waits.had > 0) for _path, _start, waits in journal.waiting())
+    for name, had, what in (("waiting", False, "Guests that wait for jobs, and have had none."),
+                            ("reusable", True, "Guests that have had a job, and wait for another one of the same user.")):
+        yield from _family(f"vmbatch_{name}_guests", "gauge", what, [
+            ("", {"template": template}, number) for (template, used), number in sorted(waiting.items()) if used == had])
     yield from _family("vmbatch_kept_jobs", "gauge", "Failed jobs whose disks are kept.",
                        [("", {}, sum(path.endswith(".kept") for path in journal.paths()))])
 

@@ -31,6 +31,7 @@ _OF = {
     "first node": "ready",
     RUN: RUN,
     "shutdown": EPILOGUE,
+    "clean": EPILOGUE,
     "release": EPILOGUE,
     EPILOGUE: EPILOGUE,
 }

@@ -12,20 +12,18 @@ from collections.abc import Iterable
 
 import msgspec
 
-from . import __version__, boot, digest, facts, journal
+from . import __version__, digest, facts, journal
 from .claim import Claim
 from .config import Config
 from .errors import DeadlineError, EndedError, NodeError, VmBatchError
-from .exchange.channel import Channel
+from .exchange.channel import Channel, open_port
 from .facts import Facts
 from .grant import Grant
 from .host import file
 from .host.log import Log
-from .hypervisor.domain import Domain
-from .job import Job
-from .journal import Journal, Start, Waits
+from .job import Job, User
+from .journal import Journal, Start, Waits, domain_of
 from .release import release
-from .resource import Resource
 from .template import Template, digest_text, own_size, pool_obstacle
 from .units import Deadline
 
@@ -35,6 +33,7 @@ _BUSY_SECONDS, _BUSY_PAUSE_SECONDS = 0.3, 0.01
 """For others to look at a guest that waits, or to take it."""
 _GREETING_SECONDS, _GREETINGS_SECONDS = 5.0, 8.0
 """For a guest that waits to say so, and for all that a job tries: rather it boots."""
+_NONE = "none waits"
 
 
 def directory() -> str:
@@ -50,8 +49,8 @@ def why_not(form: Template, config: Config) -> str:
 
 
 def count(form: Template) -> int:
-    """How many guests of a template wait, and may go on waiting."""
-    return sum(waits.template == form.path and not waits.is_over for _path, _start, waits in journal.waiting())
+    """How many guests of a template wait, may go on waiting, and are nobody's."""
+    return sum(waits.template == form.path and not waits.had and not waits.is_over for _path, _start, waits in journal.waiting())
 
 
 def key(known: Facts, form: Template, granted: Grant, config: Config) -> str:
@@ -77,6 +76,7 @@ class Taken:
         self.book = book
         self.channel = channel
         self.known = msgspec.structs.replace(known, addresses=waits.addresses, waited=waits.address, spool_free=1 << 62)
+        self.had = waits.had
         self._was = book.start
 
     def job(self, job: Job) -> Job:
@@ -102,21 +102,26 @@ def take(job: Job, form: Template, granted: Grant, config: Config, log: Log) -> 
         why = "the job has an image of its own"
     if not why:
         known = facts.seen(form, config)
-        taken = _seek(form, known, key(known, form, granted, config), config, log)
+        taken = _seek(job.user, form, known, key(known, form, granted, config), config, log)
         if isinstance(taken, Taken):
+            if taken.had:
+                log.line(f"a guest is taken that has had {taken.had} of this user's jobs")
             return taken
         why = taken
     log.line(f"no guest that waits is taken: {why}")
     return None
 
 
-def _seek(form: Template, known: Facts, wanted: str, config: Config, log: Log) -> Taken | str:
-    """The first that can be had, or why there is none."""
+def _seek(user: User, form: Template, known: Facts, wanted: str, config: Config, log: Log) -> Taken | str:
+    """The first that can be had, rather one that has had jobs of this user; or why there is none. Others' are not looked at."""
     over, patience = Deadline(_BUSY_SECONDS), Deadline(_GREETINGS_SECONDS * config.timeouts_scale)
     while True:
-        why, busy = "none waits", False
-        for path, _start, waits in journal.waiting():
+        why, busy = _NONE, False
+        for path, _start, waits in sorted(journal.waiting(), key=lambda each: not each[2].had):
             if waits.template != form.path or waits.is_over:
+                continue
+            if not waits.is_for(user.name, user.uid):
+                why = why if why != _NONE else "those that wait are for other users"
                 continue
             if patience.passed():
                 return "those that wait do not answer"
@@ -143,7 +148,7 @@ def _greet(book: Journal, waits: Waits, patience: Deadline, config: Config, log:
         return None
     channel = None
     try:
-        channel = boot.open_channel(domain, book.start.token)
+        channel = open_port(domain.uri, domain.uuid, book.start.token)
         if _answers(channel, waits.address, patience.earlier(_GREETING_SECONDS * config.timeouts_scale)):
             return channel
         why = "it does not answer"
@@ -167,11 +172,6 @@ def _answers(channel: Channel, address: str, over: Deadline) -> bool:
             return False
         select.select([channel.descriptor], [], [], over.left())
     return said.address == address
-
-
-def domain_of(resources: Iterable[Resource]) -> Domain | None:
-    """The guest among what a start owns."""
-    return next((owned for owned in resources if isinstance(owned, Domain)), None)
 
 
 def end(path: str, why: str, config: Config, log: Log) -> bool:
@@ -198,9 +198,9 @@ class Spare:
         self._tried: set[str] = set()
 
     def claims(self, all_claims: Iterable[Claim]) -> list[Claim]:
-        """What they have of the node, among all that has been claimed."""
-        waiting = {start.token for _path, start, _waits in journal.waiting()} - self._tried
-        return [claim for claim in all_claims if claim.token in waiting]
+        """What they have of the node, among all that has been claimed; first of those that are one user's, who may not come."""
+        waiting = {start.token: waits.had for _path, start, waits in journal.waiting() if start.token not in self._tried}
+        return sorted((claim for claim in all_claims if claim.token in waiting), key=lambda claim: not waiting[claim.token])
 
     def end(self, chosen: Claim) -> None:
         """Ends one of them; tries it once."""

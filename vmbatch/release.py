@@ -106,15 +106,19 @@ def release_kept(job_id: str, config: Config, log: Log) -> list[str]:
     return said
 
 
-def conclude(book: Journal, why: str, status: int | None, config: Config, log: Log) -> None:
-    """Writes down how a start has ended, unless that was done; a full disk must not keep us from what else there is to do."""
+def conclude(book: Journal, why: str, status: int | None, config: Config, log: Log, *, goes_on: bool = False) -> None:
+    """Writes down how a start has ended, unless that was done; a full disk must not keep us from what else there is to do.
+
+    `goes_on`: its guest does, for another job.
+    """
     if book.kept is not None:
         return
     start = book.start
     known = statuses.read(start.user, start.job, start.token)
     why = utf8(known.why if known is not None and known.why else why)
     if has_guest(book):
-        event = trace.End(time.time(), start.token, start.job, start.user, why, status)
+        event = (trace.GivenBack(time.time(), start.token, start.job, start.user, start.pooled, status) if goes_on
+                 else trace.End(time.time(), start.token, start.job, start.user, why, status))
         _write(lambda: trace.write(config.log_trace, event), log)
     if known is not None:
         record = history.of(known if book.handed_over else known.never_ran(), why, status)

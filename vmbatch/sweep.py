@@ -224,6 +224,8 @@ def _judge(book: Journal, *, dry_run: bool) -> str:
     """Of an unlocked journal: `dead, ...` if its job cannot run any more, a reason if that is not known, else nothing."""
     if book.kept is not None:
         return "dead, and kept until now" if book.is_over(note=not dry_run) else ""
+    if book.waits_elsewhere:
+        return "dead, its epilogue ended before the guest waited again"
     if book.waits is not None:
         return "dead, it waited for a job until its time was over" if book.waits.is_over else ""
     if not book.handed_over:

@@ -1,8 +1,9 @@
 """Which guest was whose, when, and at which addresses: lines in a file that outlives guest, journal and log.
 
 A guest has a line `begin` before it is started, `lease` before it can use an address that DHCP has given it, `taken` when it has
-waited and becomes a job's, `ready` once its job may run, and `end` when it is gone and its journal still there. They are put
-together by the start's token. So a crash loses no guest: at worst an `end` stands twice.
+waited and becomes a job's, `ready` once its job may run, `given-back` when it then waits for another one of the same user, and
+`end` when it is gone and its journal still there. They are put together by the start's token. So a crash loses no guest: at worst
+an `end` stands twice.
 """
 
 from __future__ import annotations
@@ -60,6 +61,20 @@ class Taken(_Owned, frozen=True, kw_only=True, tag="taken", tag_field="event"):
     started: float
 
 
+class GivenBack(msgspec.Struct, frozen=True, tag="given-back", tag_field="event"):
+    """A guest that has had a job, and waits for another one of the same user; `pooled` is the start that made it.
+
+    `status` is the job's, where the batch system said it.
+    """
+
+    time: float
+    token: str
+    job: str
+    user: str
+    pooled: str
+    status: int | None = None
+
+
 class Lease(msgspec.Struct, frozen=True, tag="lease", tag_field="event"):
     """An address that the DHCP of libvirt's network has given a guest."""
 
@@ -89,7 +104,7 @@ class End(msgspec.Struct, frozen=True, tag="end", tag_field="event"):
     status: int | None = None
 
 
-Event = Begin | Taken | Lease | Ready | End
+Event = Begin | Taken | GivenBack | Lease | Ready | End
 _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
 
@@ -159,6 +174,12 @@ def guests(directory: str) -> Iterator[Guest]:
             yield msgspec.structs.replace(guest, ended=event.time, why=f"job {event.job} took it, for which it had waited")
             known[event.token] = msgspec.structs.replace(guest, begin=msgspec.structs.replace(
                 guest.begin, **msgspec.structs.asdict(event)))
+        elif event.token in known and isinstance(event, GivenBack):
+            guest = known[event.token]
+            yield msgspec.structs.replace(guest, ended=event.time, status=event.status,
+                                          why=f"job {event.job} ended, and it waits for another one of {event.user}")
+            known[event.token] = msgspec.structs.replace(
+                guest, begin=msgspec.structs.replace(guest.begin, time=event.time, job=event.pooled), ready=None)
         elif event.token in known and isinstance(event, Lease):
             guest = known[event.token]
             known[event.token] = msgspec.structs.replace(guest, leases=(*guest.leases, event.address))

@@ -131,7 +131,7 @@ class Node(Killed):
     def _play(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.play(monkeypatch, "pool", state=lambda _uri, uuid: "running" if uuid in self.running else "gone")
         monkeypatch.setattr(boot, "lay_by", lambda *_, **__: ADDRESS)
-        monkeypatch.setattr(boot, "open_channel", lambda _domain, token: Channel(self.answers.get(token, ADDRESS)))
+        monkeypatch.setattr(pool, "open_port", lambda _uri, _uuid, token: Channel(self.answers.get(token, ADDRESS)))
         monkeypatch.setattr(pool, "_GREETING_SECONDS", 0.1)
         monkeypatch.setattr(claim, "DIRECTORY", str(self.directory / "claims"))
         monkeypatch.setattr("vmbatch.context.keys.ssh.make_keys", self.make_keys)
@@ -308,7 +308,7 @@ def test_a_job_that_is_over_leaves_it_to_others(node: Node, monkeypatch: pytest.
 
     node.fill()
     with monkeypatch.context() as ended:
-        ended.setattr(boot, "open_channel", over)
+        ended.setattr(pool, "open_port", over)
         with pytest.raises(EndedError):
             node.take(JOB)
     assert node.take(sample_job(id="43.vm", script=None)) is not None

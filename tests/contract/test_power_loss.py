@@ -65,7 +65,7 @@ class Disk:
 
 def _resources(data: bytes) -> list[Directory]:
     try:
-        found = journal._parse("a journal", data)[1]
+        found = journal._parse("a journal", data).resources
     except NodeError:
         return []  # nobody can release what stands there
     return [owned for owned in found if isinstance(owned, Directory)]

@@ -88,11 +88,21 @@ class Player:
         return answer
 
     def epilogue(self, case: Case) -> Answer:
-        """`begin`: `handed-over` or `crashed`, the state of the job when its first epilogue starts."""
+        """`begin`: `handed-over`, `crashed` or `taken`, the state of the job when its first epilogue starts."""
         kept = self.kept_state(case.begin)
+        if case.begin == "taken":
+            begun(nest.PORT).unlink(missing_ok=True)
+            taken(nest.PORT).touch()
         kept.restore(self.node)
+        if case.begin == "taken":
+            _until(begun(nest.PORT).exists, _HOOK_SECONDS)
         trace = self._killed(self.mom.start_epilogue(kept.job, name=hooks.hook("epilogue", case.mutation)).pid, case)
-        return self.answer(trace, self.clean(kept.job, case.cleanup))
+        said = [] if case.begin != "taken" else _wait_untouched() + (
+            ["the guest does not wait again"] if not (case.at or journal.waiting()) else [])
+        said += self.clean(kept.job, case.cleanup)
+        if case.begin == "taken":
+            said += self._vmbatch("sweep") + self._vmbatch("pool", "drain")
+        return self.answer(trace, said)
 
     def refill(self, case: Case) -> Answer:
         """`vmbatch pool refill`; a guest that waits in the end is whole."""
@@ -141,8 +151,10 @@ class Player:
     def kept_state(self, name: str) -> state.Kept:
         """A job's state after a whole prologue (`handed-over`), or killed when its guest is up (`crashed`), or at a promise.
 
-        `waiting`: there is no job yet, but a guest that waits for it.
+        `waiting`: there is no job yet, but a guest that waits for it; `taken`: the job has one that waited.
         """
+        if name == "taken" and name not in self.kept:
+            self.kept[name] = self._keep_taken()
         if name == "waiting" and name not in self.kept:
             self.kept[name] = self._keep_waiting()
         if name not in self.kept:
@@ -172,6 +184,18 @@ class Player:
         job = self.accept()
         self.mom.forget(job)
         return state.keep("waiting", job, self.node)
+
+    def _keep_taken(self) -> state.Kept:
+        """As `handed-over`, of a guest that waited, and may have a further job."""
+        waiting = self.kept_state("waiting")
+        for before in (begun(nest.PORT), taken(nest.PORT)):
+            before.unlink(missing_ok=True)
+        waiting.restore(self.node)
+        _until(begun(nest.PORT).exists, _HOOK_SECONDS)
+        job = self.accept(queue=nest.POOL_QUEUE)
+        verdict = self.mom.finish_prologue(self.mom.start_prologue(job))
+        assert (verdict, taken(nest.PORT).exists()) == ("run", True), job.errors.decode()
+        return state.keep("taken", job, self.node)
 
     def torn(self, case: Case) -> Answer:
         """The journal's line number `at` (the first has 1) cut at every third byte; the prologue died before it acted on it.

@@ -55,6 +55,16 @@ def test_epilogue_killed_anywhere_leaves_nothing_after_a_second_one_or_the_sweep
     assert not pool.count(cases)
 
 
+def test_epilogue_killed_anywhere_that_has_a_guest_wait_again(pool: Pool) -> None:
+    """The guest waits, and is clean, or it is dead."""
+    whole = pool.ask(Case("epilogue", begin="taken"))
+    assert not whole.leaks
+    assert {"port", "id_ed25519.pub", "jobs"} <= {point.what.rpartition("/")[2] for point in whole.points}
+    cases = _kills(places(whole.points), Case("epilogue", begin="taken"), ("epilogue", "sweep"))
+    assert len(cases) > 60
+    assert not pool.count([case for case in cases if case.after])
+
+
 def test_who_has_guests_wait_is_killed_anywhere(pool: Pool) -> None:
     whole = pool.ask(Case("refill"))
     assert not whole.leaks

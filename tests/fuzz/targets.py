@@ -73,13 +73,13 @@ def disks(data: bytes) -> None:
 def records(data: bytes) -> None:
     """A journal: what is understood is what was written."""
     try:
-        start, resources, _ = journal._parse("x.journal", data)
+        found = journal._parse("x.journal", data)
     except NodeError as error:
         assert error.what.startswith("x.journal cannot be understood")
         return
-    journal._kept(data)
-    assert msgspec.json.decode(msgspec.json.encode(start), type=journal.Start) == start
-    for resource in resources:
+    assert found.own <= len(found.resources)
+    assert msgspec.json.decode(msgspec.json.encode(found.start), type=journal.Start) == found.start
+    for resource in found.resources:
         assert registry.resource(msgspec.json.encode(resource)) == resource
 
 

@@ -17,6 +17,7 @@ from vmbatch.boot import Wait
 from vmbatch.bootloader import load
 from vmbatch.bootloader.command import arguments
 from vmbatch.errors import CommandError, NodeError, VmBatchError
+from vmbatch.exchange.channel import open_port
 from vmbatch.exchange.export import Export
 from vmbatch.guest import Message
 from vmbatch.guestdisk import fat
@@ -24,7 +25,6 @@ from vmbatch.guestdisk.files import File, check
 from vmbatch.handover import Handover
 from vmbatch.host import console, http, nft, process, virt
 from vmbatch.host.log import Log
-from vmbatch.hypervisor.domain import Domain
 from vmbatch.image import own, transfer
 from vmbatch.image.terms import terms
 from vmbatch.shell.guest import Guest
@@ -137,7 +137,7 @@ def test_a_domain_that_libvirt_refuses() -> None:
 def test_a_console_that_libvirt_does_not_give(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(virt, "running_xml", lambda uri, uuid: "<domain/>")
     with pytest.raises(VmBatchError, match="libvirt has given the guest no socket for its messages"):
-        boot.open_channel(Domain(TEST, "guest", TOKEN, TOKEN, "/x"), TOKEN)
+        open_port(TEST, TOKEN, TOKEN)
 
 
 def waiting(monkeypatch: pytest.MonkeyPatch, *, failed: str = "", state: str = "running", panic: str | None = None,

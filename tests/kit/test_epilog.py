@@ -312,6 +312,7 @@ def test_mount_of_another_kind(ready: Guest) -> None:
 
 def test_mounted_already(ready: Guest) -> None:
     ready.write("proc/mounts", "x /mnt/vmbatch nfs4 rw 0 0\n")
+    (ready.root / "mnt/vmbatch").mkdir(parents=True)
     assert ready.run(ready.medium / "epilog.sh", "start").returncode == 0
     assert not (ready.root / "mounted").exists()
 

@@ -15,9 +15,11 @@ from vmbatch.exchange.channel import Channel
 from vmbatch.facts import Facts, Image
 from vmbatch.grant import Grant
 from vmbatch.guest import Message
+from vmbatch.host import clock
 from vmbatch.hypervisor.domain import Domain
 from vmbatch.hypervisor.watcher import Watcher
 from vmbatch.job import Group, Job, User
+from vmbatch.journal import Waits
 from vmbatch.plan import Plan, plan
 from vmbatch.spool.directory import Directory
 from vmbatch.template import Pool, Template, pool_obstacle
@@ -49,6 +51,11 @@ def test_size_and_lifetime() -> None:
     assert form(POOLED.replace(" size='3' lifetime='90min'", "")).pool == Pool(1, 12 * 3600.0)
     assert form().pool is None
     assert form(POOLED.replace(" size='3' lifetime='90min'>POOL", ">RESUME")).pool is None
+    several = pooled(POOLED.replace("size='3'", "size='3' jobs='5' idle='30s'")).pool
+    assert several == Pool(3, 5400.0, 5, 30.0)
+    assert several.reuses
+    assert not Pool().reuses
+    assert pooled(POOLED.replace("size='3'", "jobs='5'")).pool == Pool(1, 5400.0, 5, 600.0)
 
 
 @pytest.mark.parametrize(("before", "after", "said"), [
@@ -58,6 +65,13 @@ def test_size_and_lifetime() -> None:
     ("90min", "0h", "<vbstart> lifetime='0h': expected with POOL"),
     (">POOL<", ">BOOT<", "<vbstart> size= goes with POOL"),
     ("size='3' lifetime", "count='3' lifetime", "<vbstart> has no attribute count"),
+    ("size='3'", "jobs='0'", "<vbstart> jobs='0': expected with POOL"),
+    ("size='3'", "jobs='1001'", "<vbstart> jobs='1001': expected with POOL"),
+    ("size='3'", "jobs='2' idle='soon'", "<vbstart> idle='soon': expected with jobs"),
+    ("size='3'", "idle='5min'", "<vbstart> idle= goes with jobs= of more than 1"),
+    (" size='3' lifetime='90min'>POOL<", " jobs='2'>RESUME<", "<vbstart> jobs= goes with POOL"),
+    ("<vbstart size='3' lifetime='90min'>POOL</vbstart>",
+     "<vbstart jobs='2'>POOL</vbstart><vbshutdown seconds='9'/>", "<vbshutdown> shuts it down: take one out"),
 ])
 def test_mistakes(before: str, after: str, said: str) -> None:
     with pytest.raises(InputError) as caught:
@@ -219,3 +233,36 @@ def test_what_is_sent(tmp_path: Path) -> None:
     assert head == b"vmbatch 1 job %d" % len(data)
     assert b"VMBATCH_USER='alice'" in data
     assert b"PRIVATE" not in data
+
+
+def test_a_guest_that_is_to_have_several_jobs_knows_it() -> None:
+    """Before its first job, and with each."""
+    several = form(POOLED.replace("size='3'", "jobs='2'"))
+    chosen = (plan(NOBODY, several, settings(), facts(), nobody=True), plan(TAKER, several, settings(), facts(waited=ADDRESS)))
+    medium = next(step for step in steps(chosen[0]) if isinstance(step, Medium))
+    assert chosen[1].given is not None
+    assert [content.parameters["VMBATCH_REUSE"] for content in (medium.content, chosen[1].given)] == ["yes", "yes"]
+    once = plan(TAKER, pooled(), settings(), facts(waited=ADDRESS)).given
+    assert once is not None
+    assert "VMBATCH_REUSE" not in once.parameters
+
+
+@pytest.mark.parametrize(("had", "jobs", "left", "why"), [
+    (0, 1, 60.0, "it has had 1 of 1 jobs"), (0, 2, 60.0, ""), (1, 2, 60.0, "it has had 2 of 2 jobs"),
+    (1, 3, 0.0, "its lifetime is over"),
+])
+def test_whether_a_guest_gets_a_further_job(had: int, jobs: int, left: float, why: str) -> None:
+    waits = Waits("x", "k", ADDRESS, (), clock.boot_id(), 0.0, jobs=jobs, idle=30.0, lifetime=clock.uptime() + left, had=had)
+    assert waits.is_spent == why
+    assert msgspec.structs.replace(waits, boot="another").is_spent != ""
+
+
+def test_whose_a_guest_is_that_has_had_a_job() -> None:
+    """That user's, by name and number; before that it is anybody's."""
+    waits = Waits("x", "k", ADDRESS, (), clock.boot_id(), 0.0, jobs=3, idle=30.0, lifetime=clock.uptime() + 60)
+    assert waits.is_for("bob", 1501)
+    again = waits.again("alice", 1500)
+    assert (again.had, again.is_over) == (1, False)
+    assert again.until == pytest.approx(clock.uptime() + 30, abs=2)
+    assert [again.is_for(*who) for who in (("alice", 1500), ("alice", 1501), ("bob", 1500), ("bob", 1501))] == [
+        True, False, False, False]

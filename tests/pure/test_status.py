@@ -191,7 +191,7 @@ def test_every_step_of_the_hooks_belongs_to_a_phase() -> None:
     import re
 
     package = Path(__file__).resolve().parents[2] / "vmbatch"
-    text = "".join((package / name).read_text() for name in ("lifecycle.py", "ending.py", "boot.py", "release.py"))
+    text = "".join((package / name).read_text() for name in ("lifecycle.py", "ending.py", "boot.py", "release.py", "reuse.py"))
     named = set(re.findall(r'log\.phase\("([a-z ]+)"', text)) | {"boot", "mount"}
     named |= set(re.findall(r'Phase\("([a-z ]+)"', (package / "plan.py").read_text()))
     assert len(named) > 15

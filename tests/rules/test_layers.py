@@ -72,6 +72,7 @@ LAYERS: dict[str, int] = {
     "release": 9,
     "sweep": 10,
     "pool": 10,
+    "reuse": 10,
     "lifecycle": 11,
     "ending": 11,
     "doctor": 11,

@@ -88,7 +88,10 @@ def _start(form: Template, known: Facts, config: Config) -> str:
 
     if form.pool is not None:
         why = pool.why_not(form, config)
-        return f"the guest is booted: {why}" if why else f"the guest is taken from {form.pool.size} that wait, where one does"
+        if why:
+            return f"the guest is booted: {why}"
+        more = f"; it may have up to {form.pool.jobs} jobs of one user" if form.pool.reuses else ""
+        return f"the guest is taken from {form.pool.size} that wait, where one does{more}"
     if not form.resume:
         return "the guest is booted"
     try:

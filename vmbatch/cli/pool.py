@@ -21,7 +21,7 @@ def pool() -> None:
 def listed(as_json: bool) -> None:
     """Show the guests that wait.
 
-    Their templates, names, addresses, and for how long they still wait.
+    Their templates, names, addresses, for how long they still wait, and for whom: a user whose jobs they have had, or anyone.
 
     \b
     Example: vmbatch pool list
@@ -29,7 +29,6 @@ def listed(as_json: bool) -> None:
     import msgspec
 
     from .. import journal
-    from .. import pool as pools
     from ..host import clock
     from . import table
     from .job import require_root
@@ -38,20 +37,21 @@ def listed(as_json: bool) -> None:
     rows = []
     for path, start, waits in journal.waiting():
         known = journal.peek(path)
-        domain = None if known is None else pools.domain_of(known[1])
+        domain = None if known is None else journal.domain_of(known[1])
         left = max(0.0, waits.until - clock.uptime()) if waits.boot == clock.boot_id() else 0.0
-        rows.append((waits.template, "" if domain is None else domain.name, waits.address, start.time, left))
+        rows.append((waits.template, "" if domain is None else domain.name, waits.address, start.time, left, waits))
     if as_json:
-        for template, name, address, began, left in rows:
+        for template, name, address, began, left, waits in rows:
             click.echo(msgspec.json.encode({"template": template, "guest": name, "address": address, "started": began,
-                                            "seconds_left": round(left)}).decode())
+                                            "seconds_left": round(left), "user": waits.user, "jobs": waits.had}).decode())
         return
     if not rows:
         click.echo("no guest waits on this node", err=True)
     else:
-        table.show(("TEMPLATE", "GUEST", "ADDRESS", "MINUTES LEFT"),
-                   [(template, name, address, f"{left / 60:.0f}") for template, name, address, _began, left in rows],
-                   right=("MINUTES LEFT",))
+        table.show(("TEMPLATE", "GUEST", "ADDRESS", "MINUTES LEFT", "FOR", "JOBS"),
+                   [(template, name, address, f"{left / 60:.0f}", waits.user or "anyone", f"{waits.had} of {waits.jobs}")
+                    for template, name, address, _began, left, waits in rows],
+                   right=("MINUTES LEFT", "JOBS"))
 
 
 @pool.command()

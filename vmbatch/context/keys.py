@@ -4,6 +4,7 @@ import os
 
 from ..host import file, ssh
 from ..resource import Piece, Work
+from ..units import Deadline
 
 
 class Keys(Piece, frozen=True, tag="keys"):
@@ -19,6 +20,14 @@ class Keys(Piece, frozen=True, tag="keys"):
 
     def __str__(self) -> str:
         return f"keys of the job in {self.directory}"
+
+
+def renew(directory: str, comment: str, deadline: Deadline) -> None:
+    """Makes another key for the user in a directory of keys: the one before was a job's. NodeError, OSError."""
+    user_key, _host_key = ssh.key_files(directory)
+    for path in (user_key, f"{user_key}.pub"):
+        os.unlink(path)
+    ssh.make_keys([user_key], comment, deadline)
 
 
 def pin(directory: str, alias: str, key: str) -> None:

@@ -33,6 +33,8 @@ def parameters(job: Job, template: Template, config: Config, share_source: str, 
         "VMBATCH_WATCHDOG": "yes" if template.lifetime.watchdog else "",
         "VMBATCH_SHARES": str(len(template.shares)),
     }
+    if template.pool is not None and template.pool.reuses:
+        found["VMBATCH_REUSE"] = "yes"
     for number, share in enumerate(template.shares):
         options = ",".join(option for option in ("ro" if share.readonly else "", share.options) if option)
         found |= {f"VMBATCH_SHARE{number}_TYPE": share.kind,

@@ -6,11 +6,21 @@ from collections.abc import Callable, Iterable
 
 from ..errors import NodeError
 from ..guest import MESSAGE_BYTES, Message, parse_message
-from ..host import socket
+from ..host import socket, virt
 
 _IN_ALL = 16 * MESSAGE_BYTES
 """What a guest may write; the kit writes a few messages."""
 _PAUSE_SECONDS = 0.1
+
+
+def open_port(uri: str, uuid: str, token: str) -> "Channel":
+    """The port of a running guest. NodeError."""
+    from ..template import channel_path
+
+    path = channel_path(virt.running_xml(uri, uuid))
+    if path is None:
+        raise NodeError("libvirt has given the guest no socket for its messages", code="VB703")
+    return Channel(path, token)
 
 
 class Channel:

@@ -76,6 +76,7 @@ tell_times() {
     tell times "$began $times $now"
 }
 
+again=${2-} # of a guest that has had a job
 case ${1-} in
     start)
         start epilog
@@ -108,8 +109,10 @@ case ${1-} in
         feed_watchdog
         tell ready "$address"
         shared=$messages
-        beat
         [ -z "${prepared-}" ] || rmdir "$new" || : # nobody waits any more
+        [ -z "${prepared-}" ] || [ -z "${VMBATCH_REUSE-}" ] || hold_port
+        beat
+        [ -z "${held-}" ] || wait_for_next
         ;;
     stop)
         start epilog

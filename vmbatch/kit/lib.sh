@@ -67,7 +67,11 @@ say() {
 tell() {
     place=$shared
     [ ! -d "$place" ] || place=$place/$1
-    printf 'vmbatch 1 %s %s %s\n' "$1" "$VMBATCH_TOKEN" "$2" >"$place"
+    if [ "$place" = "${held-}" ]; then
+        printf 'vmbatch 1 %s %s %s\n' "$1" "$VMBATCH_TOKEN" "$2" >&3
+    else
+        printf 'vmbatch 1 %s %s %s\n' "$1" "$VMBATCH_TOKEN" "$2" >"$place"
+    fi
 }
 
 # clock: sets $now to the seconds since the kernel began, such as 12.34, or since a guest that was saved went on

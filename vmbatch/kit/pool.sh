@@ -7,12 +7,14 @@
 . "$medium/kit/ssh.sh"
 # shellcheck source=settle.sh
 . "$medium/kit/settle.sh"
+# shellcheck source=clean.sh
+. "$medium/kit/clean.sh"
 
 # wait_for_job: returns as the guest of a job, whose context is $medium from then on, and tells the node by the port what comes next
 wait_for_job() {
     find_channel
     doing='waiting for a job'
-    taken=$base/taken
+    port=$shared taken=$base/taken first=$medium
     prepare
     until take; do
         pause
@@ -34,10 +36,11 @@ prepare() {
     prepared=yes
     for program in head tar mkdir mv chown; do
         command -v "$program" >/dev/null || fail "a guest that waits for a job needs the program $program"
-        "$program" --help </dev/null >/dev/null 2>&1 || :
+        [ -n "$again" ] || "$program" --help </dev/null >/dev/null 2>&1 || :
     done
     drains=yes
     case $(tar --version 2>/dev/null) in *'GNU tar'*) drains= ;; esac
+    [ -z "${VMBATCH_REUSE-}" ] || survey
     read_accounts
     prepare_home
     rm -f "$base/entered"
@@ -91,4 +94,25 @@ hear_login() {
         read -r _ <&4 || pause
     done
     exec 4>&-
+}
+
+# hold_port: from here on the port is open: what goes to the host goes there by descriptor 3, as nobody can open it a second time
+hold_port() {
+    exec 3<>"$port"
+    held=$port
+}
+
+# wait_for_next: when the node says that the job is over, this guest cleans itself, and begins to wait anew. Until the node opens the
+# port nothing is taken from here, as in `take`.
+wait_for_next() {
+    doing='waiting for the end of the job'
+    until printf 'vmbatch 1 busy %s %s\n' "$VMBATCH_TOKEN" "$address" >&3 && IFS= read -r line <&3 &&
+        [ "$line" = 'vmbatch 1 over' ]; do
+        pause
+    done
+    stop_beating
+    exec 3>&-
+    held= shared=$port
+    clean
+    exec /bin/sh "$first/epilog.sh" start again
 }

@@ -9,11 +9,19 @@ beat() {
         trap - EXIT
         set +e
         count=0
-        while sleep "$VMBATCH_HEARTBEAT"; do
+        while sleep "$VMBATCH_HEARTBEAT" 3>&-; do
             count=$((count + 1))
             tell heartbeat "$count"
         done
     } </dev/null >/dev/null 2>&1 &
+    beating=$!
+}
+
+# stop_beating: of a guest whose job is over
+stop_beating() {
+    [ -n "${beating-}" ] || return 0
+    kill -9 "$beating" || :
+    wait "$beating" || :
 }
 
 # feed_watchdog: opening it starts it, each byte feeds it (Linux, Documentation/watchdog/watchdog-api.rst); who closes it without

@@ -83,6 +83,7 @@ mounted() {
 mount_at() {
     doing="mounting $3"
     type=$1 options=$2 source=$3 place=$4
+    ! mounted "$place" || return 0
     case $type in
         nfs | nfs4)
             ! command -v modprobe >/dev/null || { [ "$type" = nfs4 ] && knows nfs4; } || modprobe "nfsv${type#nfs}" 2>/dev/null ||
@@ -210,7 +211,6 @@ open_messages() {
 find_channel() {
     doing='looking for the port org.vmbatch.0'
     waited=0
-    ! command -v modprobe >/dev/null || modprobe virtio_console 2>/dev/null || :
     while :; do
         for file in "$root"/sys/class/virtio-ports/*/name; do
             [ -f "$file" ] && IFS= read -r name <"$file" || continue
@@ -220,6 +220,7 @@ find_channel() {
             [ ! -c "$shared" ] || return 0
         done
         [ "$waited" -lt 30000 ] || fail 'the guest has no port org.vmbatch.0: is there a driver virtio_console?'
+        [ "$waited" -ne 0 ] || ! command -v modprobe >/dev/null || modprobe virtio_console 2>/dev/null || :
         pause
     done
 }

@@ -159,11 +159,7 @@ take_over() {
 read_accounts() {
     etc=$root/etc new=$root/etc/.vmbatch
     [ -d "$new" ] || mkdir -m 700 "$new"
-    set --
-    for file in group gshadow shadow passwd; do
-        [ ! -f "$etc/$file" ] || set -- "$@" "$etc/$file"
-    done
-    [ $# -eq 0 ] || cp -p "$@" "$new"
+    copy_accounts
     load "$etc/group"
     group_text=$text
     load "$etc/gshadow"
@@ -172,6 +168,15 @@ read_accounts() {
     shadow_text=$text
     load "$etc/passwd"
     passwd_text=$text
+}
+
+# copy_accounts: those that there are, to where new versions are made
+copy_accounts() {
+    set --
+    for file in group gshadow shadow passwd; do
+        [ ! -f "$etc/$file" ] || set -- "$@" "$etc/$file"
+    done
+    [ $# -eq 0 ] || cp -p "$@" "$new"
 }
 
 # have_read: whether that has been done, and nobody has changed them since; false, too, where the shell does not know -nt
