@@ -401,5 +401,3 @@ def test_keys_of_one_that_waits_again(tmp_path: Path) -> None:
     assert (tmp_path / "host_key").read_text() == "old"
     assert (tmp_path / "id_ed25519.pub").read_text().startswith("ssh-ed25519 ")
     assert "PRIVATE KEY" in (tmp_path / "id_ed25519").read_text()
-
-
