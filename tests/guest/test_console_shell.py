@@ -48,7 +48,7 @@ mkdir "$base/messages"
 BROKEN
 create_user
 mkdir -m 700 "$base/job"
-chown "$VMBATCH_UID:$VMBATCH_GID" "$base/job"
+hand_over "$base/job"
 doing='starting the shell on the console'
 sh "$medium/kit/console.sh" start
 """

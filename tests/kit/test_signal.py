@@ -14,7 +14,7 @@ GRANDCHILDREN = b"""#!/bin/sh
 mkdir there
 sh -c 'trap "touch there/deep; exit" TERM; touch there/1; while :; do sleep 0.05; done' &
 sh -c 'sh -c "trap \\"touch there/deeper; exit\\" TERM; touch there/2; while :; do sleep 0.05; done"; :' &
-trap 'touch there/handler; wait; exit 7' TERM
+trap 'touch there/handler; until [ -e there/deeper ]; do sleep 0.05; done; wait; exit 7' TERM
 touch there/0
 while :; do sleep 0.05; done
 """
