@@ -284,7 +284,7 @@ def epilogue(event):
     words = [
         "epilogue", job.id, text(job.euser), group_of(job), attribute(job, "Job_Name"), attribute(job, "session_id") or "0",
         listed(job.Resource_List), listed(job.resources_used), queue_of(job), attribute(job, "Account_Name") or "null",
-        attribute(job, "Exit_status") or "0",
+        attribute(job, "Exit_status"),
     ]
     output, errors = outputs(job)
     run(words, left(event), output, errors)
