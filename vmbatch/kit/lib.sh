@@ -15,7 +15,7 @@ waited=0       # milliseconds spent in pause
 
 # begin NAME: from here on any command that fails ends the script through `finish`
 begin() {
-    mkdir -p "$base"
+    [ -d "$base" ] || mkdir -p "$base"
     log=$base/$1.log
     exec 2>"$log"
     trap 'finish "$?"' EXIT
