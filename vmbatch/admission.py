@@ -15,13 +15,13 @@ from .claim import ASKING, HELD, STARTING, WAITING, Claim
 from .config import Config
 from .errors import BusyError, JobError, SiteError, VmBatchError
 from .grant import Grant
-from .host import clock, file, libvirtd
+from .host import clock, file, libvirtd, lock
 from .job import Job
 from .resource import Work
 from .template import Template, own_size
 from .units import Deadline
 
-_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 2.0
+_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS, _LOCK_PAUSE_SECONDS = 0.1, 2.0, 0.005
 """Whoever stands at the end of a long row looks less often."""
 
 
@@ -179,7 +179,7 @@ def _wait(wanted: Claim, states: tuple[str, str], missing: Callable[[list[tuple[
     said = ""
     while True:
         work.alive()
-        with claims.locked(wanted.directory, work.deadline):
+        with lock.held(wanted.directory, work.deadline, _LOCK_PAUSE_SECONDS):
             others = [pair for pair in claims.look(wanted.directory) if pair[0].token != wanted.token]
             lack = missing(others)
             if not lack:

@@ -6,12 +6,11 @@ name ends in its state, which rename(2) changes. All are on a file system that a
 
 import contextlib
 import os
-from collections.abc import Iterator
 
 import msgspec
 
-from .errors import DeadlineError, NodeError
-from .host import clock, lock
+from .errors import NodeError
+from .host import clock
 from .resource import Resource
 from .units import Deadline
 
@@ -19,7 +18,6 @@ DIRECTORY = "/run/vmbatch/claims"
 ASKING, HELD, WAITING, STARTING, RUNNING = "asking", "held", "waiting", "starting", "running"
 """It asks for room; it has room; it waits for its turn to start; its guest starts; its job may run."""
 _STATES = (ASKING, HELD, WAITING, STARTING, RUNNING)
-_PAUSE_SECONDS = 0.005
 
 
 class Claim(Resource, frozen=True, tag="claim"):
@@ -100,15 +98,3 @@ def _names(directory: str) -> list[str]:
         return sorted(os.listdir(directory))
     except FileNotFoundError:
         return []
-
-
-@contextlib.contextmanager
-def locked(directory: str, deadline: Deadline) -> Iterator[None]:
-    """While nobody else takes room or turn, or whatever else such a directory is for. DeadlineError."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        if not lock.wait(fd, deadline, pause=_PAUSE_SECONDS):
-            raise DeadlineError(f"{directory} is in use", code="VB907")
-        yield
-    finally:
-        os.close(fd)

@@ -15,7 +15,7 @@ from .errors import DeadlineError, NodeError, SiteError
 from .format import FormatError, savefile
 from .grant import Grant
 from .guest import printable
-from .host import clock, console, file, process, virt
+from .host import clock, console, file, lock, process, virt
 from .host.log import Log
 from .image import saved
 from .image.room import make_room
@@ -93,7 +93,7 @@ def _save(job: Job, form: template.Template, book: Journal, config: Config, work
         make_room(config.images_directory, config.images_limit, config.images_keep_free, shape.memory)
         saved.remove(chosen.ready, in_use=True)
         with log.phase("disks"):
-            with claim.locked(os.path.dirname(chosen.ready), work.deadline):
+            with lock.held(os.path.dirname(chosen.ready), work.deadline):
                 if os.path.lexists(chosen.directory.path):
                     raise NodeError(f"{form.path}: another vmbatch save has a guest of it saved just now", "wait for its end",
                                     code="VB716")

@@ -15,7 +15,7 @@ from vmbatch.admission import Room
 from vmbatch.claim import Claim
 from vmbatch.config import Config, parse
 from vmbatch.errors import BusyError, DeadlineError, EndedError, NodeError
-from vmbatch.host import clock
+from vmbatch.host import clock, lock
 from vmbatch.resource import Work
 from vmbatch.units import Deadline
 
@@ -190,7 +190,7 @@ def test_a_job_that_is_ended_while_it_waits(tmp_path: Path) -> None:
 
 
 def test_a_lock_that_nobody_gives_back(tmp_path: Path) -> None:
-    with claim.locked(str(tmp_path), Deadline(1)), pytest.raises(DeadlineError, match="is in use"):
+    with lock.held(str(tmp_path), Deadline(1)), pytest.raises(DeadlineError, match="is in use"):
         admission.enter(make(tmp_path), CORES, settings(), work(0.1))
 
 

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 
+from ..errors import DeadlineError
 from ..units import Deadline
 
 
@@ -26,6 +27,18 @@ def wait(fd: int, deadline: Deadline, alive: Callable[[], None] = lambda: None, 
             return False
         time.sleep(min(pause, deadline.left()))
     return True
+
+
+@contextlib.contextmanager
+def held(directory: str, deadline: Deadline, pause: float = 0.02) -> Iterator[None]:
+    """While nobody else has the lock of a directory. DeadlineError, OSError."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if not wait(fd, deadline, pause=pause):
+            raise DeadlineError(f"{directory} is in use", code="VB907")
+        yield
+    finally:
+        os.close(fd)
 
 
 def create(path: str) -> int:

@@ -36,7 +36,7 @@ clean() {
     run_site clean.d
     remove_job
     doing='looking for what is left'
-    ! find_processes || fail "processes of $VMBATCH_USER began again:$processes"
+    ! find_processes || fail "processes of $VMBATCH_USER began again:$found"
 }
 
 # check_whose: in an image that has the user's name, number or home of its own nobody can tell its files from the job's; where a user
@@ -90,17 +90,23 @@ scan() {
 
 # end_connections: of ssh, as one that was let in asks for nobody's leave any more. Who listens, at the port of jobs, stays.
 end_connections() {
-    doing='ending the connections of ssh'
+    end_found 'the connections of ssh' find_connections
+}
+
+# end_found WHAT FIND [HELP]: kills what FIND sets $found to, until that is nothing; HELP does more where that takes long
+end_found() {
+    doing="ending $1"
     rounds=0
-    while find_connections; do
-        [ "$rounds" -lt 40 ] || fail 'the connections of ssh do not end'
+    while "$2"; do
+        [ "$rounds" -lt 40 ] || fail "$1 do not end"
         # shellcheck disable=SC2086 # words wanted
-        kill -9 $connections 2>/dev/null || :
+        kill -9 $found 2>/dev/null || :
+        [ "$rounds" -lt 2 ] || [ -z "${3-}" ] || "$3"
         rounds=$((rounds + 1))
     done
 }
 
-# find_connections: sets $connections to the processes of sshd and dropbear that do not listen; false if there are none
+# find_connections: sets $found to the processes of sshd and dropbear that do not listen; false if there are none
 find_connections() {
     connections= listeners=
     ! scan 's/^ *[0-9]*: [0-9A-F]*:0016 [0-9A-F]*:0000 0A [^ ]* [^ ]* [^ ]* *[0-9]* *[0-9]* \([0-9]*\) .*/socket:[\1]/p' \
@@ -110,7 +116,8 @@ s/^\([0-9]*\) (dropbear) [A-Y] .*/\1/p' "$root"/proc/[0-9]*/stat || return 1
     for pid in $found; do
         listens "$pid" || connections="$connections $pid"
     done
-    [ -n "$connections" ]
+    found=$connections
+    [ -n "$found" ]
 }
 
 # listens PID: whether a process has one of the sockets in $listeners
@@ -122,9 +129,8 @@ listens() {
     return 1
 }
 
-# find_processes: sets $processes to the living ones of the user, by any of their four numbers; false if there are none
+# find_processes: sets $found to the living ones of the user, by any of their four numbers; false if there are none
 find_processes() {
-    processes=
     scan "/^State:/h
 /^Pid:/H
 /^Uid:/{
@@ -133,25 +139,16 @@ s/\$/ /
 x
 /^State:[[:space:]]*[ZX]/!s/.*Pid:[[:space:]]*/ /p
 }
-}" "$root"/proc/[0-9]*/status || return 1
-    processes=$found
+}" "$root"/proc/[0-9]*/status
 }
 
 # end_processes: until there are none; of those that multiply faster than they are found the kernel ends all at once
 end_processes() {
-    doing="ending the processes of $VMBATCH_USER"
-    rounds=0
-    while find_processes; do
-        [ "$rounds" -lt 40 ] || fail "the processes of $VMBATCH_USER do not end"
-        # shellcheck disable=SC2086 # words wanted
-        kill -9 $processes 2>/dev/null || :
-        [ "$rounds" -lt 2 ] || [ -n "$root" ] || end_all_at_once
-        rounds=$((rounds + 1))
-    done
+    end_found "the processes of $VMBATCH_USER" find_processes end_all_at_once
 }
 
 end_all_at_once() {
-    command -v setpriv >/dev/null || return 0
+    [ -z "$root" ] && command -v setpriv >/dev/null || return 0
     # shellcheck disable=SC2016 # for the inner shell
     setpriv --reuid "$VMBATCH_UID" --clear-groups /bin/sh -c '[ "$(id -u)" -ne "$0" ] || kill -9 -1' "$VMBATCH_UID" 2>/dev/null || :
 }
