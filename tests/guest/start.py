@@ -1,14 +1,15 @@
 """Queues whose guests do not start by a boot for their job: they go on from a saved one, or wait; and what is seen of them."""
 
 import json
+import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from lab.mom import Ended
 
-from .conftest import CONFIG
+from .conftest import CONFIG, site_scripts
 from .disks import DOMAINS
 
 VMBATCH = "/srv/vmbatch/venv/bin/vmbatch"
@@ -41,6 +42,32 @@ def queue(name: str, like: str, tag: str, change: tuple[str, str] = ("", "")) ->
         assert vmbatch("pool", "drain").returncode == 0
         assert waiting() == []
         vmbatch("image", "prune")  # saved guests that have no template any more
+
+
+NFS_HOMES = "<vbshare type='nfs4' source='10.77.0.1:/home' target='/home'/>"
+
+
+def look_at_home(run: Callable[[bytes], Ended]) -> Ended:
+    """A job in a guest that mounts the node's homes finds there what is its user's, and leaves no key."""
+    mine = Path(f"/home/alice/{os.urandom(4).hex()}")
+    mine.write_text("at home\n")
+    os.chown(mine, 1500, 1500)
+    ended = run(f"#!/bin/sh\ncat ~/{mine.name}; grep -c ' /home nfs4 ' /proc/mounts\n".encode())
+    mine.unlink()
+    assert (ended.status, ended.output) == (0, b"at home\n1\n")
+    assert not Path("/home/alice/.ssh").exists(), "the job's key was elsewhere"
+    return ended
+
+
+def look_at_programs(run: Callable[[bytes], Ended]) -> None:
+    """The site's programs of today are run in the guest of a job, though the guest was there before them."""
+    with site_scripts() as site:
+        for stage, text in (("prolog.d", 'echo "prolog $VMBATCH_USER" >/site'), ("before.d", "echo before $(id -un)"),
+                            ("epilog.d", 'echo "epilog $VMBATCH_JOB" >>/site')):
+            (site / stage).mkdir(exist_ok=True)
+            (site / stage / "1").write_text(f"#!/bin/sh\n{text}\n")
+        ended = run(b"#!/bin/sh\ncat /site\n")
+    assert ended.output.decode() == f"before alice\nprolog alice\nepilog {ended.job.id}\n"
 
 
 def log(ended: Ended) -> str:

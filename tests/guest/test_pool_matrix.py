@@ -1,6 +1,5 @@
 """Guests that wait for jobs, of every kind, and with all that a template can have beside."""
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +10,8 @@ import pytest
 from lab.mom import Ended, Mom
 
 from . import matrix
-from .conftest import CONFIG, site_scripts
-from .start import log, vmbatch, waiting
+from .conftest import CONFIG
+from .start import NFS_HOMES, log, look_at_home, look_at_programs, vmbatch, waiting
 from .test_context_matrix import JOB, archive, check, configured
 from .test_pool import refill
 from .test_shares import shares, software
@@ -56,15 +55,8 @@ def test_cell(mom: Mom, guest: str, network: str) -> None:
 
 
 def test_homes_on_nfs(mom: Mom) -> None:
-    mine = Path(f"/home/alice/{os.urandom(4).hex()}")
-    mine.write_text("at home\n")
-    os.chown(mine, 1500, 1500)
-    text = matrix.template("systemd", "CDROM", "dhcp")
-    with pooled(shares(text, "<vbshare type='nfs4' source='10.77.0.1:/home' target='/home'/>")):
-        ended = run(mom, f"#!/bin/sh\ncat ~/{mine.name}; grep -c ' /home nfs4 ' /proc/mounts\n".encode())
-    mine.unlink()
-    assert (ended.status, ended.output) == (0, b"at home\n1\n")
-    assert not Path("/home/alice/.ssh").exists(), "the job's key was elsewhere"
+    with pooled(shares(matrix.template("systemd", "CDROM", "dhcp"), NFS_HOMES)):
+        ended = look_at_home(lambda script: run(mom, script))
     assert "login at" not in log(ended), "the first attempt was good"
 
 
@@ -90,11 +82,5 @@ def test_one_that_is_watched(mom: Mom) -> None:
 
 
 def test_the_site_s_programs(mom: Mom) -> None:
-    """Those of today, though the guest was there before them."""
-    with pooled(matrix.template("busybox", "CDROM", "dhcp")), site_scripts() as site:
-        for stage, text in (("prolog.d", 'echo "prolog $VMBATCH_USER" >/site'), ("before.d", "echo before $(id -un)"),
-                            ("epilog.d", 'echo "epilog $VMBATCH_JOB" >>/site')):
-            (site / stage).mkdir(exist_ok=True)
-            (site / stage / "1").write_text(f"#!/bin/sh\n{text}\n")
-        ended = run(mom, b"#!/bin/sh\ncat /site\n")
-    assert ended.output.decode() == f"before alice\nprolog alice\nepilog {ended.job.id}\n"
+    with pooled(matrix.template("busybox", "CDROM", "dhcp")):
+        look_at_programs(lambda script: run(mom, script))

@@ -1,18 +1,15 @@
 """Guests that go on from a saved one, of every kind, and with what a template can have beside."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from lab.mom import Ended, Mom
 
 from . import matrix
-from .conftest import site_scripts
 from .disks import DOMAINS
-from .start import log, vmbatch
+from .start import NFS_HOMES, log, look_at_home, look_at_programs, vmbatch
 from .test_context_matrix import JOB, archive, check, configured
 from .test_shares import shares
 
@@ -47,15 +44,8 @@ def test_cell(mom: Mom, guest: str, network: str) -> None:
 
 
 def test_homes_on_nfs(mom: Mom) -> None:
-    mine = Path(f"/home/alice/{os.urandom(4).hex()}")
-    mine.write_text("at home\n")
-    os.chown(mine, 1500, 1500)
-    text = matrix.template("systemd", "CDROM", "dhcp")
-    with saved(shares(text, "<vbshare type='nfs4' source='10.77.0.1:/home' target='/home'/>")):
-        ended = run(mom, f"#!/bin/sh\ncat ~/{mine.name}; grep -c ' /home nfs4 ' /proc/mounts\n".encode())
-    mine.unlink()
-    assert (ended.status, ended.output) == (0, b"at home\n1\n")
-    assert not Path("/home/alice/.ssh").exists(), "the job's key was elsewhere"
+    with saved(shares(matrix.template("systemd", "CDROM", "dhcp"), NFS_HOMES)):
+        look_at_home(lambda script: run(mom, script))
 
 
 def test_messages_by_a_port_and_life_signs(mom: Mom) -> None:
@@ -68,11 +58,5 @@ def test_messages_by_a_port_and_life_signs(mom: Mom) -> None:
 
 
 def test_the_site_s_programs(mom: Mom) -> None:
-    """Those of today, though the guest was saved before them."""
-    with saved(matrix.template("busybox", "CDROM", "dhcp")), site_scripts() as site:
-        for stage, text in (("prolog.d", 'echo "prolog $VMBATCH_USER" >/site'), ("before.d", "echo before $(id -un)"),
-                            ("epilog.d", 'echo "epilog $VMBATCH_JOB" >>/site')):
-            (site / stage).mkdir(exist_ok=True)
-            (site / stage / "1").write_text(f"#!/bin/sh\n{text}\n")
-        ended = run(mom, b"#!/bin/sh\ncat /site\n")
-    assert ended.output.decode() == f"before alice\nprolog alice\nepilog {ended.job.id}\n"
+    with saved(matrix.template("busybox", "CDROM", "dhcp")):
+        look_at_programs(lambda script: run(mom, script))
