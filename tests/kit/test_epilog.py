@@ -72,6 +72,25 @@ def test_ready_waits_for_the_login(ready: Guest) -> None:
     assert "ready" in share(ready)
 
 
+def test_a_share_that_has_room_again(ready: Guest) -> None:
+    full = ready.root / "mnt/vmbatch/ready"
+    full.parent.mkdir(parents=True)
+    full.symlink_to("/dev/full")
+    ready.functions["sleep"] = f'case $1 in 1) rm {full} ;; *) exec sleep "$1" ;; esac'
+    assert ready.run(ready.medium / "epilog.sh", "start").returncode == 0
+    assert share(ready)["ready"] == f"vmbatch 1 ready {NONCE} 10.77.0.42\n"
+
+
+def test_a_share_that_stays_full(ready: Guest) -> None:
+    full = ready.root / "mnt/vmbatch/ready"
+    full.parent.mkdir(parents=True)
+    full.symlink_to("/dev/full")
+    ready.functions["sleep"] = QUICK
+    assert ready.run(ready.medium / "epilog.sh", "start").returncode == 1
+    full.unlink()
+    assert f"status 1 while writing {full}" in share(ready)["failed"]
+
+
 def test_failed_prolog_is_reported(ready: Guest) -> None:
     ready.write("var/lib/vmbatch/failed", "one\ttwo\x1b[31m %s \\n é " + "x" * 600 + "\nand more\n")
     ready.add_to_medium("site/epilog.d/1", f"touch {ready.root}/not-reached\n")

@@ -63,15 +63,22 @@ say() {
     [ ! -w "$root/dev/console" ] || { printf 'vmbatch: %s\n' "$1" >"$root/dev/console"; } 2>/dev/null || :
 }
 
-# tell KIND TEXT: a message to the host, complete with its newline
+# tell KIND TEXT: a message to the host, complete with its newline; a share that is full may have room again a moment later
 tell() {
-    place=$shared
+    place=$shared tries=0
     [ ! -d "$place" ] || place=$place/$1
     if [ "$place" = "${held-}" ]; then
         printf 'vmbatch 1 %s %s %s\n' "$1" "$VMBATCH_TOKEN" "$2" >&3
-    else
-        printf 'vmbatch 1 %s %s %s\n' "$1" "$VMBATCH_TOKEN" "$2" >"$place"
+        return
     fi
+    until printf 'vmbatch 1 %s %s %s\n' "$1" "$VMBATCH_TOKEN" "$2" >"$place"; do
+        [ "$tries" -lt 5 ] && [ -d "$shared" ] || {
+            doing="writing $place"
+            return 1
+        }
+        tries=$((tries + 1))
+        sleep 1
+    done
 }
 
 # clock: sets $now to the seconds since the kernel began, such as 12.34, or since a guest that was saved went on
