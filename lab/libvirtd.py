@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import time
@@ -13,11 +14,14 @@ _SECONDS = 30
 
 
 def kill() -> None:
-    """Without a warning; the guests, virtlogd and dnsmasq live on."""
+    """Without a warning, until it is gone; the guests, virtlogd and dnsmasq live on."""
     for name in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
             if Path(f"/proc/{name}/comm").read_text() == "libvirtd\n":
-                os.kill(int(name), signal.SIGKILL)
+                handle = os.pidfd_open(int(name))
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+                select.select([handle], [], [], _SECONDS)
+                os.close(handle)
 
 
 def start() -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import socket as sockets
 import subprocess
 import sys
@@ -251,10 +252,18 @@ def start_libvirtd() -> int:
                                   stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
     over = time.monotonic() + 30
     while not answers_at(SOCKET):
-        if time.monotonic() > over:
-            raise TimeoutError("libvirtd does not answer")
+        if time.monotonic() > over or daemon.poll() is not None:
+            raise TimeoutError(f"libvirtd does not answer (status {daemon.poll()}): {_SAID.read_text()}")
         time.sleep(0.01)
     return daemon.pid
+
+
+def kill_libvirtd() -> int:
+    """The process that was killed, and is gone: as long as it dies it has its lock, and another one cannot start."""
+    daemon = libvirtd()
+    os.kill(daemon, signal.SIGKILL)
+    os.waitpid(daemon, 0)
+    return daemon
 
 
 def answers_at(path: Path) -> bool:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ PLACES = (Path("/var/lib/vmbatch/jobs"), nest.SPOOL, place.SHARE, Path("/run/vmb
           Path("/var/lib/vmbatch/store/uses"), RESERVATIONS, MEETING, Path("/run/vmbatch/claims"),
           Path("/run/vmbatch/addresses"))
 FILLING = Path("/var/lib/vmbatch/store/once")
+_ENDING_SECONDS, _LOOK_SECONDS = 2.0, 0.01
 EXPORTS = Path("/var/lib/nfs/etab")
 
 
@@ -70,9 +72,16 @@ class Node:
                         found[int(name)] = words
         return found
 
+    def _lasting(self) -> dict[int, str]:
+        """Those that do not end by themselves, as one does whose parent has just ended."""
+        over = time.monotonic() + _ENDING_SECONDS
+        while (found := self.processes()) and time.monotonic() < over:
+            time.sleep(_LOOK_SECONDS)
+        return found
+
     def left(self) -> list[str]:
         """A line for each thing that jobs have left."""
-        found = [f"process {pid}: {command}" for pid, command in self.processes().items()]
+        found = [f"process {pid}: {command}" for pid, command in self._lasting().items()]
         found += [f"domain {domain.name()}" for domain in self.domains()]
         found += [str(path) for parent in PLACES if parent.exists() for path in parent.iterdir()
                   if path not in (RESERVATIONS, MEETING)]

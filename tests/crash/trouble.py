@@ -144,9 +144,7 @@ def restarted(player: "Player", case: Case) -> Answer:
     tracer = Tracer(leader, _numbered(concerns("libvirtd"), case.at))
 
     def restart() -> None:
-        old = nest.libvirtd()
-        os.kill(old, signal.SIGKILL)
-        player.node.daemons.discard(old)
+        player.node.daemons.discard(nest.kill_libvirtd())
         player.node.daemons.add(nest.start_libvirtd())
         player.node.reconnect()
 
