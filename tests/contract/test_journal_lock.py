@@ -44,7 +44,7 @@ def test_open_in_vain(seconds: float) -> None:
     begin = time.monotonic()
     with pytest.raises(DeadlineError, match="still in use"):
         Journal.open(book.path, Deadline(seconds))
-    assert seconds <= time.monotonic() - begin < seconds + 1
+    assert seconds <= time.monotonic() - begin < seconds + 10
     book.close()
 
 

@@ -241,7 +241,7 @@ def test_two_jobs_never_get_the_same(node: Node) -> None:
     assert holder is not None
     begin = time.monotonic()
     assert node.take(JOB) is None
-    assert time.monotonic() - begin < 2
+    assert time.monotonic() - begin < 10
     assert "those that wait are in use" in node.said()
     holder.close()
     assert node.take(JOB) is not None
