@@ -49,7 +49,7 @@ def waiting(guest: Guest) -> Guest:
         "sync": f'echo sync >>"{done}"',
         "modprobe": "return 1",
         "date": f'echo "date $*" >>"{done}"',
-        "mount": f'echo "mount $*" >>"{done}"; rm -rf "{medium}"; cp -R "{guest.medium}" "{medium}"',
+        "mount": f'[ -f "$5" ] || return 32; echo "mount $*" >>"{done}"; rm -rf "{medium}"; cp -R "{guest.medium}" "{medium}"',
         "sleep": EVENTS.format(root=guest.root),
         "restorecon": ":",
     }
@@ -103,6 +103,16 @@ def test_an_interface_that_comes_behind_the_start_of_the_network(waiting: Guest,
     waiting.functions["ifup"] = f'echo "ifup $*" >>"{waiting.root}/done"'
     assert wait(waiting).returncode == 0
     assert ("ifup eth0" in done(waiting)) == started
+
+
+def test_another_disk_with_such_a_file_system_is_not_kept(waiting: Guest) -> None:
+    waiting.write("dev/zram0", "")
+    medium = waiting.base / "medium"
+    waiting.functions["mount"] += f'; [ "$5" != "{waiting.root}/dev/zram0" ] || rm "{medium}"/*.sh "{medium}/seed"'
+    assert wait(waiting).returncode == 0
+    place = "/var/lib/vmbatch/medium"
+    assert done(waiting)[4:7] == [f"mount -t iso9660 -o ro /dev/zram0 {place}", f"umount {place}",
+                                  f"mount -t iso9660 -o ro /dev/vdb {place}"]
 
 
 def test_accounts_are_those_of_when_the_job_comes(waiting: Guest) -> None:

@@ -77,13 +77,14 @@ look() {
     disks=$*
 }
 
-# find_new: sets $device to a disk that was not there, and has our label
-find_new() {
+# mount_new: mounts the medium, if that is what has come
+mount_new() {
     for disk in $disks; do
         case " $there " in *" $disk "*) continue ;; esac
-        device=$root/dev/${disk##*/}
-        { label=$(dd if="$device" bs=1 skip=32808 count=8); } 2>/dev/null
-        [ "$label" != 'VMBATCH ' ] || return 0
+        mount -t iso9660 -o ro "$root/dev/${disk##*/}" "$base/medium" 2>/dev/null || continue
+        [ ! -f "$base/medium/seed" ] || return 0
+        umount "$base/medium"
+        there="$there $disk"
     done
     return 1
 }
@@ -115,14 +116,12 @@ there=$disks
 report "alone $VMBATCH_TOKEN"
 
 # Here the guest is saved.
-until look && [ "$disks" != "$there" ] && find_new; do
+until look && [ "$disks" != "$there" ] && read -r now _ <"$root/proc/uptime" && mount_new; do
     pause
 done
 trap 'finish "$?"' EXIT
-read -r now _ <"$root/proc/uptime"
 printf '%s\n' "$now" >"$base/resumed"
-doing='mounting the medium'
-mount -t iso9660 -o ro "$device" "$base/medium"
+doing='renewing the random numbers'
 cat "$base/medium/seed" >"$root/dev/urandom"
 renew_random
 set_clock
