@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -148,20 +147,13 @@ def test_no_time(home: Path) -> None:
         lent(path, 0)
 
 
-def signalled(number: int) -> Callable[..., subprocess.Popen[bytes]]:
-    start = process.start
-
-    def started(*arguments: object, **named: object) -> subprocess.Popen[bytes]:
-        borrower = start(*arguments, **named)  # type: ignore[arg-type]
-        borrower.send_signal(number)
-        return borrower
-
-    return started
+def cheating(monkeypatch: pytest.MonkeyPatch, act: str) -> None:
+    monkeypatch.setattr(lend, "_BORROWER", f"import os, socket, sys\nanswer = socket.socket(fileno=int(sys.argv[1]))\n{act}\n")
 
 
 def test_stopped(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = owned(home / "image", 0o600)
-    monkeypatch.setattr(process, "start", signalled(signal.SIGSTOP))
+    cheating(monkeypatch, f"os.kill(os.getpid(), {signal.SIGSTOP:d})")
     begin = time.monotonic()
     with pytest.raises(DeadlineError, match=rf"^{path} could not be opened in time$"):
         lent(path, 0.5)
@@ -169,12 +161,8 @@ def test_stopped(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_killed_by_its_user(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "start", signalled(signal.SIGKILL))
+    cheating(monkeypatch, f"os.kill(os.getpid(), {signal.SIGKILL:d})")
     refused(owned(home / "image", 0o600), "cannot be opened")
-
-
-def cheating(monkeypatch: pytest.MonkeyPatch, act: str) -> None:
-    monkeypatch.setattr(lend, "_BORROWER", f"import os, socket, sys\nanswer = socket.socket(fileno=int(sys.argv[1]))\n{act}\n")
 
 
 def test_two_descriptors(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
