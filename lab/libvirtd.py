@@ -1,4 +1,4 @@
-"""The node's libvirtd, killed and started again while guests run."""
+"""The node's libvirtd: killed and started again while guests run, or without its rules."""
 
 import contextlib
 import os
@@ -17,41 +17,13 @@ _SECONDS = 30
 
 def kill() -> None:
     """Without a warning, until it is gone; the guests, virtlogd and dnsmasq live on."""
-    for handle in _send(signal.SIGKILL):
-        select.select([handle], [], [], _SECONDS)
-        os.close(handle)
-
-
-@contextmanager
-def rules_lost() -> Iterator[None]:
-    """All rules of the node are gone, as by its firewall's restart; in the end libvirtd has made its own again. TimeoutError."""
-    subprocess.run(["nft", "flush", "ruleset"], check=True)
-    try:
-        yield
-    finally:
-        for handle in _send(signal.SIGHUP):
-            os.close(handle)
-        over = time.monotonic() + _SECONDS
-        while not _has_rules():
-            if time.monotonic() > over:
-                raise TimeoutError("libvirtd does not make its rules")
-            time.sleep(0.05)
-
-
-def _has_rules() -> bool:
-    shown = subprocess.run(["nft", "list", "chain", "ip", "filter", "LIBVIRT_INP"], capture_output=True, check=False)
-    return b"labbr0" in shown.stdout
-
-
-def _send(number: signal.Signals) -> list[int]:
-    """Handles of the processes that have got the signal."""
-    handles = []
     for name in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
             if Path(f"/proc/{name}/comm").read_text() == "libvirtd\n":
-                handles.append(os.pidfd_open(int(name)))
-                signal.pidfd_send_signal(handles[-1], number)
-    return handles
+                handle = os.pidfd_open(int(name))
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+                select.select([handle], [], [], _SECONDS)
+                os.close(handle)
 
 
 def start() -> None:
@@ -65,3 +37,16 @@ def start() -> None:
             return
         time.sleep(0.1)
     raise TimeoutError("libvirtd does not answer")
+
+
+@contextmanager
+def rules_lost() -> Iterator[None]:
+    """All rules of the node are gone, as by its firewall's restart; in the end its own, which iptables has made, are back."""
+    saved = {name: subprocess.run([f"{name}-save"], stdout=subprocess.PIPE, check=True).stdout
+             for name in ("iptables", "ip6tables")}
+    subprocess.run(["nft", "flush", "ruleset"], check=True)
+    try:
+        yield
+    finally:
+        for name, rules in saved.items():
+            subprocess.run([f"{name}-restore"], input=rules, check=True)
