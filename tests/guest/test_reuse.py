@@ -105,6 +105,20 @@ def test_the_next_job_finds_nothing_of_the_one_before(mom: Mom, like: str) -> No
         assert waiting() == []
 
 
+@pytest.mark.usefixtures("archive")
+def test_one_with_sysv_init(mom: Mom) -> None:
+    text = matrix.template("sysv", "CDROM", "dhcp").replace(
+        "<vbhypervisor>", "<vbstart jobs='2' lifetime='1h'>POOL</vbstart><vbhypervisor>", 1)
+    with configured(text):
+        try:
+            refill()
+            first, second = mom.run(LOOK, queue="matrix"), mom.run(LOOK, queue="matrix")
+        finally:
+            assert vmbatch("pool", "drain").returncode == 0
+    assert "a guest is taken that has had 1 of this user's jobs" in log(second)
+    assert said(second) == said(first) | {"host": said(second)["host"]}
+
+
 def test_who_may_log_in_meanwhile(mom: Mom) -> None:
     """Nobody: not by a key that the user has kept, nor through a connection of before."""
     with reused():
