@@ -13,9 +13,10 @@ from pathlib import Path
 import msgspec
 
 from lab import mom, nest
-from vmbatch import history, journal, sshargs, trace
+from vmbatch import endmarker, history, journal, sshargs, trace
+from vmbatch.endmarker import EndMarker
 from vmbatch.host import clock
-from vmbatch.journal import EndMarker, Kept, Start
+from vmbatch.record import Kept, Start
 from vmbatch.report import figure
 from vmbatch.report.figure import Figure
 from vmbatch.spool.directory import Directory
@@ -48,7 +49,7 @@ def inside(scratch: Path, rounds: int) -> dict[str, Seconds]:
     cases: dict[str, dict[Path, Path]] = {
         _EMPTY: {},
         f"{_PAST:,} jobs of the past: logs, end markers, history, trace": {
-            _made(scratch / "log", _logs): _LOG, _made(scratch / "ended", _ends): Path(journal.ended_directory())},
+            _made(scratch / "log", _logs): _LOG, _made(scratch / "ended", _ends): Path(endmarker.DIRECTORY)},
         f"{_PAST:,} journals of failed jobs whose disks are kept": {
             _made(scratch / "jobs", _journals): Path(journal.directory())},
         f"{_TEMPLATES:,} templates, each with its queue": {_made(scratch / "etc", _templates): _ETC},

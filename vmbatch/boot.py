@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import msgspec
 
-from . import journal, trace
+from . import endmarker, trace
 from .config import Config
 from .context.content import Content
 from .context.keys import pin
@@ -24,9 +24,9 @@ from .guest import JOB_COMES, Message, Way, parse_message, spans
 from .host import console, process, ssh, virt, virtevent
 from .host.log import Log
 from .host.watch import Watch
-from .journal import Start
 from .pins import Pins
 from .plan import Plan
+from .record import Start
 from .resource import Resource, Work
 from .template import console_path
 from .units import Deadline
@@ -74,7 +74,7 @@ class Wait:
         self.watch = Watch()
         if self.follower is not None:
             self.watch.descriptor(self.follower.descriptor)
-        self.watch.directory(journal.ended_directory())
+        self.watch.directory(endmarker.DIRECTORY)
         pins.watch(self.watch)
         if self.terminal is not None:
             self.watch.descriptor(self.terminal.login.descriptor)
@@ -126,7 +126,7 @@ class Wait:
 
     def check(self, what: str) -> None:
         """Whether it is still worth waiting; opens the guest's way to its network meanwhile."""
-        journal.check_not_ended(self.start)
+        endmarker.check_not_ended(self.start)
         self.pins.look()
         if self.meeting is not None:
             self.meeting.check()

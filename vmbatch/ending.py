@@ -4,7 +4,7 @@ import contextlib
 import os
 from collections.abc import Callable
 
-from . import journal, sshargs, status, verdict
+from . import endmarker, journal, sshargs, status, verdict
 from .config import Config
 from .errors import DeadlineError, NodeError, VmBatchError
 from .exchange.member import forget_note
@@ -25,7 +25,7 @@ _PATIENCE_SECONDS = 10.0
 def stop(job_id: str) -> None:
     """Ends every start of the job that began before now, and leaves it to them to release what they own. NodeError."""
     journal.make_directories()
-    journal.mark_end(job_id, clock.this_process())
+    endmarker.mark(job_id, clock.this_process())
 
 
 def epilogue(job_id: str, config: Config, log: Log, exit_status: int | None = None, *, sister: bool = False,
@@ -82,9 +82,9 @@ def _mark_end(job_id: str, me: clock.ProcessIdentity) -> NodeError | None:
     """Ends every start of the job that began before now. What a full disk says to that is for later."""
     try:
         journal.make_directories()
-        journal.mark_end(job_id, me)
+        endmarker.mark(job_id, me)
     except OSError as error:
-        return NodeError(f"the end of job {job_id} cannot be marked in {journal.ended_directory()}: {error.strerror}",
+        return NodeError(f"the end of job {job_id} cannot be marked in {endmarker.DIRECTORY}: {error.strerror}",
                          "a start of it that has only begun may go on; vmbatch sweep removes what that leaves", code="VB911")
     return None
 

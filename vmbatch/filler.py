@@ -20,9 +20,10 @@ from .grant import Grant
 from .host import clock, file, lock, process, ssh, virt
 from .host.log import Log
 from .job import Job
-from .journal import Journal, Start, Waits
+from .journal import Journal
 from .lifecycle import act, console_of_failure, make, make_places, reserve
 from .plan import Plan, plan
+from .record import Start, Waits
 from .release import release
 from .resource import Work
 from .template import Template
@@ -50,8 +51,8 @@ def templates(config: Config, wrong: Callable[[VmBatchError], None]) -> list[Tem
 
 def alone() -> AbstractContextManager[bool]:
     """Whether no other process fills the pool just now; while the `with` lasts none begins to."""
-    file.make_state_directory(pool.directory(), 0o700)
-    return lock.alone(os.path.join(pool.directory(), "lock"))
+    file.make_state_directory(pool.DIRECTORY, 0o700)
+    return lock.alone(os.path.join(pool.DIRECTORY, "lock"))
 
 
 def prune(forms: list[Template], config: Config) -> list[str]:

@@ -11,126 +11,24 @@ from collections.abc import Callable, Container, Iterable
 
 import msgspec
 
-from . import registry
-from .errors import DeadlineError, EndedError, NodeError, UnreachableError
+from . import endmarker
+from .errors import DeadlineError, NodeError, UnreachableError
 from .host import clock, file, lock, process
 from .hypervisor.domain import Domain
-from .job import Leader, Script, slug, unique
+from .job import slug
+from .record import Content, HandedOver, Kept, Start, Waits, parse
 from .resource import Resource
 from .units import Deadline
 
 STATE = "/var/lib/vmbatch"
-RUN = "/run/vmbatch"
 _KEPT = ".kept"
 _POOL = ".pool"
 _WAITING = f"{_POOL}.journal"
-_KEPT_LINE = b'{"kind":"kept"'
-_WAITS_LINE = b'{"kind":"waits"'
-_START_LINE = b'{"kind":"start"'
-
-
-class Start(msgspec.Struct, frozen=True, tag="start", tag_field="kind"):
-    """The first line: which start of which job this is, and who made it; seconds to keep what is left of it if it fails.
-
-    Where a job takes a guest that waited, such a line is added: from then on all is that job's. `pooled`: see `Job`. `uid`: the
-    user's.
-    """
-
-    job: str
-    token: str
-    user: str
-    queue: str
-    script: Script | None
-    owner: clock.ProcessIdentity
-    time: float
-    batch: str = "torque"
-    keep: float = 0.0
-    leader: Leader | None = None
-    pooled: str = ""
-    uid: int = -1
-
-    @property
-    def unique(self) -> str:
-        """The name of the directories of its own."""
-        return unique(self.job, self.token, self.pooled)
-
-
-class Waits(msgspec.Struct, frozen=True, tag="waits", tag_field="kind"):
-    """The line that says that the guest is whole, and waits for a job; a start that follows is that of the job that took it.
-
-    It is for jobs whose guests would be shaped by the same `template` and `key`. It has `addresses` by interface that were
-    reserved for it, and is reached at `address`. It waits until `until` seconds since the boot `boot` of the node.
-
-    It may have up to `jobs` jobs, one after the other, until its `lifetime` ends, in seconds since the same boot. One that `had`
-    some waits for another one of the user `user` and `uid` alone, each time for `idle` seconds.
-    """
-
-    template: str
-    key: str
-    address: str
-    addresses: tuple[tuple[str, ...], ...]
-    boot: str
-    until: float
-    jobs: int = 1
-    idle: float = 0.0
-    lifetime: float = 0.0
-    had: int = 0
-    user: str = ""
-    uid: int = -1
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it has waited too long, or has gone with its boot."""
-        return self.boot != clock.boot_id() or clock.uptime() >= self.until
-
-    @property
-    def is_spent(self) -> str:
-        """Why the guest, which has a job, gets no further one, in words; '' if it may."""
-        if self.had + 1 >= self.jobs:
-            return f"it has had {self.had + 1} of {self.jobs} jobs"
-        return "its lifetime is over" if self.boot != clock.boot_id() or clock.uptime() >= self.lifetime else ""
-
-    def is_for(self, name: str, uid: int) -> bool:
-        """Whether a job of this user may take it."""
-        return not self.had or (self.user, self.uid) == (name, uid)
-
-    def again(self, user: str, uid: int) -> Waits:
-        """The line of the same guest when it has had a job of this user."""
-        return msgspec.structs.replace(self, had=self.had + 1, user=user, uid=uid,
-                                       until=min(self.lifetime, clock.uptime() + self.idle))
-
-
-class HandedOver(msgspec.Struct, frozen=True, tag="handed-over", tag_field="kind"):
-    """The line that says that the job may now run in its guest, and needs what is listed even without its prologue."""
-
-    time: float
-
-
-class Kept(msgspec.Struct, frozen=True, tag="kept", tag_field="kind"):
-    """The line that says that the job failed, and that what is left of it is kept until a time; why, in words.
-
-    `at` is the same time in seconds since the boot `boot` of the node: as long as that lasts, the node's clock may be set.
-    """
-
-    until: float
-    why: str
-    boot: str = ""
-    at: float = 0.0
-
-    @classmethod
-    def until_then(cls, until: float, why: str) -> Kept:
-        """By both clocks."""
-        return cls(until, why, clock.boot_id(), clock.uptime() + until - time.time())
 
 
 def directory() -> str:
     """Where the journals are."""
     return os.path.join(STATE, "jobs")
-
-
-def ended_directory() -> str:
-    """Where the end markers are."""
-    return os.path.join(RUN, "ended")
 
 
 def pool_id(number: int) -> str:
@@ -140,7 +38,8 @@ def pool_id(number: int) -> str:
 
 def make_directories() -> None:
     """What must be there before the first journal."""
-    for path, mode in ((STATE, 0o711), (directory(), 0o700), (RUN, 0o711), (ended_directory(), 0o700)):
+    run = os.path.dirname(endmarker.DIRECTORY)
+    for path, mode in ((STATE, 0o711), (directory(), 0o700), (run, 0o711), (endmarker.DIRECTORY, 0o700)):
         file.make_state_directory(path, mode)
 
 
@@ -155,22 +54,6 @@ def paths(*, kept: bool = True) -> list[str]:
         return [os.path.join(directory(), name) for name in sorted(os.listdir(directory())) if kept or not name.endswith(_KEPT)]
     except FileNotFoundError:
         return []
-
-
-class Content(msgspec.Struct):
-    """What a journal says: whose it is now, who made it, and the promises in their order, from `own` on the job's alone.
-
-    `waited` is the last line of a guest that waits or has waited, and `waits` says which of both.
-    """
-
-    start: Start
-    maker: Start
-    resources: list[Resource] = []
-    handed_over: bool = False
-    own: int = 0
-    waited: Waits | None = None
-    waits: bool = False
-    kept: Kept | None = None
 
 
 class Journal:
@@ -241,7 +124,7 @@ class Journal:
                 if not lock.wait(fd, deadline, process.alive):
                     raise DeadlineError(f"{path} is still in use", code="VB907")
                 if _is_at(path, fd):
-                    book = cls(path, fd, _parse(path, _read(fd)))
+                    book = cls(path, fd, parse(path, _read(fd)))
                     process.hold(fd)
                     return book
             except BaseException:
@@ -418,50 +301,12 @@ def peek(path: str) -> tuple[Start, list[Resource], bool] | None:
     """What a journal says now, without its lock; None if there is none. NodeError."""
     try:
         with open(path, "rb") as opened:
-            found = _parse(path, opened.read())
+            found = parse(path, opened.read())
         return found.start, found.resources, found.handed_over
     except FileNotFoundError:
         return None
     except OSError as error:
         raise NodeError(f"{path}: {error.strerror}", code="VB906") from None
-
-
-def _parse(path: str, data: bytes) -> Content:
-    """The lines of a journal; a torn last line is a promise on which nobody acted. A further start is of who took what waited.
-
-    Of such a start nothing is left where the guest waits again.
-    """
-    lines = data.split(b"\n")[:-1]
-    try:
-        start = msgspec.json.decode(lines[0] if lines else b"", type=Start)
-        found = Content(start, start)
-        for line in lines[1:]:
-            if line.startswith(b'{"kind":"handed-over"'):
-                found.handed_over = True
-            elif found.waits and line.startswith(_START_LINE):
-                found.start, found.waits = msgspec.json.decode(line, type=Start), False
-                found.own = len(found.resources)
-            elif line.startswith(_WAITS_LINE):
-                found.waited, found.waits, found.handed_over = msgspec.json.decode(line, type=Waits), True, False
-                if found.start is not start:
-                    found.start = start
-                    del found.resources[found.own:]
-            elif line.startswith(_KEPT_LINE):
-                found.kept = _kept(line) or found.kept
-            else:
-                found.resources.append(registry.resource(line))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise NodeError(f"{path} cannot be understood: {error}",
-                        "see what it lists, remove that by hand, then remove the file", code="VB907") from None
-    return found
-
-
-def _kept(line: bytes) -> Kept | None:
-    """Of a job that has ended, of which something is kept."""
-    try:
-        return msgspec.json.decode(line, type=Kept)
-    except msgspec.DecodeError:
-        return None
 
 
 def domain_of(resources: Iterable[Resource]) -> Domain | None:
@@ -479,7 +324,7 @@ def waiting() -> list[tuple[str, Start, Waits]]:
         if not path.endswith(_WAITING):
             continue
         with contextlib.suppress(NodeError, OSError), open(path, "rb") as opened:
-            known = _parse(path, opened.read())
+            known = parse(path, opened.read())
             if known.waits and known.waited is not None:
                 found.append((path, known.start, known.waited))
     return sorted(found, key=lambda each: each[2].until)
@@ -491,73 +336,6 @@ def kept() -> list[tuple[str, Start, list[Resource], Kept]]:
     for path in paths():
         if path.endswith(_KEPT) and (known := peek(path)) is not None:
             with open(path, "rb") as opened:
-                kept_until = _parse(path, opened.read()).kept
+                kept_until = parse(path, opened.read()).kept
             found.append((path, known[0], known[1], kept_until or Kept(0.0, "not known")))
     return found
-
-
-class EndMarker(msgspec.Struct, frozen=True):
-    """Who ended a job: every start that began no later than this process is over."""
-
-    ended_by: clock.ProcessIdentity
-
-
-def mark_end(job_id: str, by: clock.ProcessIdentity) -> None:
-    """Ends every start of the job that began before the process `by`."""
-    path = os.path.join(ended_directory(), slug(job_id))
-    parent = os.open(ended_directory(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(parent, fcntl.LOCK_EX)
-        previous = _end_marker(path)
-        if not (previous and previous.boot == by.boot and previous.started >= by.started):
-            file.replace(path, msgspec.json.encode(EndMarker(by)), 0o600)
-    finally:
-        os.close(parent)
-
-
-def check_not_ended(start: Start) -> None:
-    """EndedError if an epilogue, or a later start, has ended this one."""
-    if is_ended(start.job, start.owner):
-        raise EndedError(f"job {start.job} was ended by the batch system while its guest was being prepared")
-
-
-def is_ended(job_id: str, owner: clock.ProcessIdentity) -> bool:
-    """Whether an epilogue, or a later start of the job, has ended this one."""
-    by = _end_marker(os.path.join(ended_directory(), slug(job_id)))
-    return by is not None and by.boot == owner.boot and by.started >= owner.started and by.pid != owner.pid
-
-
-def _end_marker(path: str) -> clock.ProcessIdentity | None:
-    try:
-        with open(path, "rb") as opened:
-            return msgspec.json.decode(opened.read(), type=EndMarker).ended_by
-    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-
-
-def shell_over(start: Start, *, note: bool) -> float:
-    """For how many seconds it has been known that a batch job's shell is gone; 0 if it is not, or nobody knows which it is.
-
-    `note`: whether this is to be known from now on.
-    """
-    if start.script is None or start.leader is None or clock.started(start.leader.pid) == start.leader.started:
-        return 0.0
-    path = os.path.join(ended_directory(), f"{slug(start.job)}.{start.token}")
-    seen = _end_marker(path)
-    if seen is None and note:
-        file.replace(path, msgspec.json.encode(EndMarker(clock.this_process())), 0o600)
-    return 0.0 if seen is None else clock.since(seen.started)
-
-
-def forget_old_ends(seconds: float) -> None:
-    """Removes end markers older than any prologue can be, and what was known of shells; the node's clock may be set meanwhile."""
-    boot = clock.boot_id()
-    for entry in os.scandir(ended_directory()) if os.path.isdir(ended_directory()) else ():
-        by = _end_marker(entry.path)
-        with contextlib.suppress(FileNotFoundError):  # another sweep's
-            if by is not None and by.boot == boot:
-                age = clock.since(by.started)
-            else:  # one that is just being written, or nobody's
-                age = abs(time.time() - entry.stat(follow_symlinks=False).st_mtime)
-            if age > seconds:
-                os.unlink(entry.path)

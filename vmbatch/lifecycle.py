@@ -16,6 +16,7 @@ from . import (
     claim,
     digest,
     drain,
+    endmarker,
     facts,
     history,
     journal,
@@ -41,9 +42,10 @@ from .host import clock, console, distant, file, process, virt
 from .host.log import Log
 from .hypervisor.domain import Domain
 from .job import Job, Leader, Script, slug
-from .journal import Journal, Start
+from .journal import Journal
 from .phase import RUN
 from .plan import Plan, check_user, member, plan
+from .record import Start
 from .registry import ASK
 from .release import conclude, has_guest, keep, release
 from .resource import Piece, Resource, SlowResource, Work
@@ -81,7 +83,7 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
                 deadline = Deadline(2 * alarm)
         start = Start(job.id, job.token, job.user.name, job.queue, job.script, clock.this_process(), time.time(), system.name,
                       granted.keep, job.leader, uid=job.user.uid)
-        process.watch(lambda: journal.check_not_ended(start))
+        process.watch(lambda: endmarker.check_not_ended(start))
         here = admission.room(config)
         claimed = admission.claim(job, form, granted, config, start.owner)
         admission.check(claimed, granted, here)
@@ -219,7 +221,7 @@ def _refusals(system: System, call: Call, config: Config, log: Log) -> Iterator[
 
 def _check(start: Start, meeting: Meeting | None) -> None:
     """Whether this start is still wanted, here and at the job's other nodes. VmBatchError."""
-    journal.check_not_ended(start)
+    endmarker.check_not_ended(start)
     if meeting is not None:
         meeting.check()
 
@@ -323,7 +325,7 @@ def _first(start: Start, deadline: Deadline, config: Config, log: Log, create: C
         known = journal.peek(journal.path_of(start.job))
         if known is not None:
             _check_earlier(known[0], start)
-        journal.mark_end(start.job, start.owner)
+        endmarker.mark(start.job, start.owner)
         log.line("an earlier start of this job is being ended")
         earlier = Journal.open(journal.path_of(start.job), deadline)
         if earlier is not None:
@@ -458,7 +460,7 @@ def _hand_over(chosen: Plan, book: Journal, way: Way, environ: Mapping[str, str]
         script=_script_mark(job.script), leader=_mark(job.leader), guest=_guest_mark(chosen.domain),
         environment={name: digest.of_text(value) for name, value in environ.items()},
     )
-    journal.check_not_ended(book.start)
+    endmarker.check_not_ended(book.start)
     book.hand_over()
     for owned in book.resources:
         owned.hand_over()
@@ -540,7 +542,7 @@ def refuse(system: System, call: Call, to: Refusal, lines: list[str], config: Co
                 job=job_id, token=start.token, user=to.user, uid=to.uid, address="", alias="", console="", template="",
                 node_file=False, script=_script_mark(to.script), leader=_mark(to.leader), environment={})
             file.replace(os.path.join(place.path, "record"), proof.encode(), 0o440, to.gid)
-        journal.check_not_ended(start)
+        endmarker.check_not_ended(start)
     except BaseException:
         release(book, "", config, log, orphaned=False)
         raise
@@ -552,7 +554,7 @@ def refuse(system: System, call: Call, to: Refusal, lines: list[str], config: Co
 def pause(job_id: str, seconds: float) -> None:
     """Waits, unless the job is ended meanwhile."""
     me, over = clock.this_process(), Deadline(seconds)
-    while not over.passed() and not journal.is_ended(job_id, me):
+    while not over.passed() and not endmarker.is_ended(job_id, me):
         time.sleep(min(_PAUSE_SECONDS, over.left()))
 
 

@@ -22,11 +22,14 @@ from .grant import Grant
 from .host import file
 from .host.log import Log
 from .job import Job, User
-from .journal import Journal, Start, Waits, domain_of
+from .journal import Journal, domain_of
+from .record import Start, Waits
 from .release import release
 from .template import Template, digest_text, own_size, pool_obstacle
 from .units import Deadline
 
+DIRECTORY = "/run/vmbatch/pool"
+"""Where prologues say that a guest may lack."""
 _SHAPING = ("libvirt_", "share_", "network_", "spool_directory", "guest_")
 """Settings that a guest has when it waits."""
 _BUSY_SECONDS, _BUSY_PAUSE_SECONDS = 0.3, 0.01
@@ -34,11 +37,6 @@ _BUSY_SECONDS, _BUSY_PAUSE_SECONDS = 0.3, 0.01
 _GREETING_SECONDS, _GREETINGS_SECONDS = 5.0, 8.0
 """For a guest that waits to say so, and for all that a job tries: rather it boots."""
 _NONE = "none waits"
-
-
-def directory() -> str:
-    """Where prologues say that a guest may lack."""
-    return os.path.join(journal.RUN, "pool")
 
 
 def why_not(form: Template, config: Config) -> str:
@@ -214,5 +212,5 @@ class Spare:
 def want() -> None:
     """Has the node's service see to it that guests wait; what cannot be told now, its timer sees."""
     with contextlib.suppress(OSError, NodeError):
-        file.make_state_directory(directory(), 0o700)
-        os.close(os.open(os.path.join(directory(), "wanted"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
+        file.make_state_directory(DIRECTORY, 0o700)
+        os.close(os.open(os.path.join(DIRECTORY, "wanted"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))

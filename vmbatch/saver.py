@@ -22,8 +22,9 @@ from .image.room import make_room
 from .image.saved import Record, Shape
 from .image.store import make_directories, stamp
 from .job import Job
-from .journal import Journal, Start
+from .journal import Journal
 from .lifecycle import act, console_of_failure
+from .record import Start
 from .registry import HYPERVISORS
 from .release import release
 from .resource import Work

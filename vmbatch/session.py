@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import msgspec
 
-from . import claim, drain, journal, sshargs, status
+from . import claim, drain, endmarker, journal, pool, sshargs, status
 from .config import Config, parse
 from .errors import JobError
 from .exchange import address
@@ -53,7 +53,8 @@ def places() -> Places:
 
 def settle(where: Places) -> Config:
     """Makes this process keep all that it owns at these places; its settings. VmBatchError."""
-    journal.STATE, journal.RUN = where.state, where.run
+    journal.STATE, endmarker.DIRECTORY = where.state, os.path.join(where.run, "ended")
+    pool.DIRECTORY = os.path.join(where.run, "pool")
     sshargs.HANDOVER, claim.DIRECTORY = os.path.join(where.run, "handover"), os.path.join(where.run, "claims")
     status.DIRECTORY, drain.PATH = os.path.join(where.run, "status"), os.path.join(where.state, "drained")
     address.HERE = os.path.join(where.run, "addresses")

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
-from . import claim, journal, sshargs, status
+from . import claim, endmarker, journal, sshargs, status
 from .batch.local import Local
 from .config import Config
 from .errors import DeadlineError, NodeError, VmBatchError
@@ -24,7 +24,8 @@ from .hypervisor.domain import Domain, forgotten
 from .hypervisor.netfilter import NetworkFilter
 from .image import store
 from .job import is_of_node
-from .journal import Journal, Start
+from .journal import Journal
+from .record import Start
 from .registry import BATCH
 from .release import release
 from .resource import Resource
@@ -79,7 +80,7 @@ def sweep(config: Config, log: Log, *, dry_run: bool) -> list[str]:
     said += [_forget(path, dry_run=dry_run) for path in shown
              if not known.unread and path.rpartition(".")[2] not in tokens and os.path.exists(path)]
     if not dry_run:
-        journal.forget_old_ends(_OLD_END_SECONDS)
+        endmarker.forget_old(_OLD_END_SECONDS)
         for part in store.parts(config.images_directory):
             said += part.tidy()
         from .image import saved
@@ -214,7 +215,7 @@ def _released(book: Journal, config: Config, log: Log, *, dry_run: bool) -> str:
         return f"left alone {whose}: {error}"
 
 
-def _why_gone(start: journal.Start) -> str:
+def _why_gone(start: Start) -> str:
     if start.batch == Local.name:
         return "the process that made it has ended"
     return "the batch system " + ("does not run it" if start.script is None else "has taken its script away")
@@ -243,5 +244,5 @@ def _judge(book: Journal, *, dry_run: bool) -> str:
         return "only the batch system knows whether it runs"
     if gone:
         return f"dead, {_why_gone(book.start)}"
-    over = journal.shell_over(book.start, note=not dry_run)
+    over = endmarker.shell_over(book.start, note=not dry_run)
     return "dead, its shell ended long ago, and no epilogue came" if over > _FORGOTTEN_SECONDS else ""

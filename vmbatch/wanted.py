@@ -4,11 +4,11 @@ import threading
 
 import msgspec
 
-from . import journal
+from . import endmarker
 from .batch.system import Call, System
 from .config import Config
 from .host.log import Log
-from .journal import Start
+from .record import Start
 
 _PAUSE_SECONDS = 1.0
 
@@ -26,5 +26,5 @@ def _ask(system: System, call: Call, start: Start, config: Config, log: Log, ove
         why = system.unwanted(call, config)
         if why and not over.is_set():
             log.line(f"{why}; this start is over")
-            journal.mark_end(start.job, msgspec.structs.replace(start.owner, pid=0))
+            endmarker.mark(start.job, msgspec.structs.replace(start.owner, pid=0))
             return

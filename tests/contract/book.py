@@ -5,7 +5,7 @@ import msgspec
 from vmbatch.host import clock
 from vmbatch.hypervisor.domain import Domain
 from vmbatch.job import Script
-from vmbatch.journal import HandedOver, Start
+from vmbatch.record import HandedOver, Start
 from vmbatch.resource import Resource
 from vmbatch.spool.directory import Directory
 from vmbatch.units import Deadline

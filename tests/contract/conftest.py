@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vmbatch import journal
+from vmbatch import endmarker, journal, pool
 
 from .cases import FACTORIES, Case
 
@@ -22,6 +22,7 @@ def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Journals and end markers in a directory of the test's own."""
     monkeypatch.setattr(journal, "STATE", str(tmp_path / "state"))
-    monkeypatch.setattr(journal, "RUN", str(tmp_path / "run"))
+    monkeypatch.setattr(endmarker, "DIRECTORY", str(tmp_path / "run" / "ended"))
+    monkeypatch.setattr(pool, "DIRECTORY", str(tmp_path / "run" / "pool"))
     journal.make_directories()
     return tmp_path

@@ -11,7 +11,8 @@ import pytest
 from vmbatch import journal
 from vmbatch.host import clock
 from vmbatch.host.clock import boot_id
-from vmbatch.journal import Journal, Kept
+from vmbatch.journal import Journal
+from vmbatch.record import Kept
 from vmbatch.resource import Resource
 from vmbatch.units import Deadline
 

@@ -41,9 +41,10 @@ from vmbatch.handover import decode
 from vmbatch.host import clock, process
 from vmbatch.host.log import Log
 from vmbatch.job import Job
-from vmbatch.journal import Journal, Start
+from vmbatch.journal import Journal
 from vmbatch.plan import Plan
 from vmbatch.pool import Taken
+from vmbatch.record import Start
 from vmbatch.resource import Work
 from vmbatch.template import Template
 from vmbatch.units import Deadline

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.work import work
-from vmbatch import journal, lifecycle
+from vmbatch import journal, lifecycle, record
 from vmbatch.errors import NodeError
 from vmbatch.host import file
 from vmbatch.journal import Journal
@@ -65,7 +65,7 @@ class Disk:
 
 def _resources(data: bytes) -> list[Directory]:
     try:
-        found = journal._parse("a journal", data).resources
+        found = record.parse("a journal", data).resources
     except NodeError:
         return []  # nobody can release what stands there
     return [owned for owned in found if isinstance(owned, Directory)]

@@ -20,7 +20,8 @@ from vmbatch.host import clock, virt
 from vmbatch.host.log import Log
 from vmbatch.hypervisor.domain import Domain
 from vmbatch.job import Job
-from vmbatch.journal import Journal, Waits
+from vmbatch.journal import Journal
+from vmbatch.record import Waits
 from vmbatch.units import Deadline
 
 from .test_pool import ADDRESS, JOB, Node, Starts, node, starts

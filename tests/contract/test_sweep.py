@@ -9,7 +9,8 @@ import pytest
 from vmbatch import journal, sweep
 from vmbatch.config import Config, parse
 from vmbatch.host.log import Log
-from vmbatch.journal import Journal, Start
+from vmbatch.journal import Journal
+from vmbatch.record import Start
 from vmbatch.spool.directory import Directory
 from vmbatch.units import Deadline
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from vmbatch import hooked, journal, lifecycle
+from vmbatch import endmarker, hooked, journal, lifecycle
 from vmbatch.config import Config
 from vmbatch.errors import NodeError
 from vmbatch.host import distant, file, libvirtd, process, virt
@@ -50,7 +50,7 @@ def _unlink_first() -> None:
 
 
 def _no_mark() -> None:
-    _set(journal, "mark_end", lambda job, by: None)
+    _set(endmarker, "mark", lambda job, by: None)
 
 
 def _no_wait() -> None:
@@ -58,7 +58,7 @@ def _no_wait() -> None:
 
 
 def _no_check() -> None:
-    _set(journal, "check_not_ended", lambda start: None)
+    _set(endmarker, "check_not_ended", lambda start: None)
 
 
 def _impatient() -> None:

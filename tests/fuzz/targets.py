@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 import msgspec
 
-from vmbatch import journal, registry
+from vmbatch import record, registry
 from vmbatch.errors import NodeError
 from vmbatch.format import FormatError, Read, filesystem, foreign, lvm, qcow, qcow2, table, vhd
+from vmbatch.record import Start
 
 _SIZE_BYTES = 5
 _TAIL_BYTES = 1024
@@ -73,12 +74,12 @@ def disks(data: bytes) -> None:
 def records(data: bytes) -> None:
     """A journal: what is understood is what was written."""
     try:
-        found = journal._parse("x.journal", data)
+        found = record.parse("x.journal", data)
     except NodeError as error:
         assert error.what.startswith("x.journal cannot be understood")
         return
     assert found.own <= len(found.resources)
-    assert msgspec.json.decode(msgspec.json.encode(found.start), type=journal.Start) == found.start
+    assert msgspec.json.decode(msgspec.json.encode(found.start), type=Start) == found.start
     for resource in found.resources:
         assert registry.resource(msgspec.json.encode(resource)) == resource
 

@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from tests.pure.sample import TOKEN, job, settings
-from vmbatch import boot, command, facts, grant, hooked, journal, lifecycle, release
+from vmbatch import boot, command, endmarker, facts, grant, hooked, journal, lifecycle, pool, release
 from vmbatch.boot import Wait
 from vmbatch.bootloader import load
 from vmbatch.bootloader.command import arguments
@@ -149,7 +149,7 @@ def waiting(monkeypatch: pytest.MonkeyPatch, *, failed: str = "", state: str = "
     wait.pins = SimpleNamespace(look=lambda: None)
     wait.inbox = SimpleNamespace(read=lambda kind: Message(kind, text=failed) if failed else None)
     wait.seconds, wait.deadline = 240.0, Deadline(seconds)
-    monkeypatch.setattr(journal, "check_not_ended", lambda start: None)
+    monkeypatch.setattr(endmarker, "check_not_ended", lambda start: None)
     monkeypatch.setattr(virt, "state", lambda uri, uuid: state)
     monkeypatch.setattr(console, "panic", lambda path: panic)
     return wait  # type: ignore[no-any-return]
@@ -242,7 +242,8 @@ def test_a_site_hook_that_dies(tmp_path: Path) -> None:
 @pytest.mark.error("VB914")
 def test_a_job_that_is_not_there_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "STATE", str(tmp_path / "state"))
-    monkeypatch.setattr(journal, "RUN", str(tmp_path / "run"))
+    monkeypatch.setattr(endmarker, "DIRECTORY", str(tmp_path / "run" / "ended"))
+    monkeypatch.setattr(pool, "DIRECTORY", str(tmp_path / "run" / "pool"))
     with pytest.raises(VmBatchError, match=r"^job 42\.vm has no guest on this node$"):
         release.end_and_keep("42.vm", 60.0, "why", settings(), Log(None, "42.vm", "keep"))
 

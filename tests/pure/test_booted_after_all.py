@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from vmbatch import journal, lifecycle, trace
+from vmbatch import lifecycle, record, trace
 from vmbatch.disk.overlay import Overlay
 from vmbatch.errors import DeadlineError, EndedError, NodeError, SiteError
 from vmbatch.host.clock import ProcessIdentity
@@ -51,7 +51,7 @@ class Start:
     def acted(self) -> None:
         """Is told each time."""
 
-    start = journal.Start("42.vm", "t", "alice", "vm", None, ProcessIdentity(1, 2, "boot"), 0.0)
+    start = record.Start("42.vm", "t", "alice", "vm", None, ProcessIdentity(1, 2, "boot"), 0.0)
 
     def run(self, *, resumed: bool = True) -> None:
         guest = msgspec.structs.replace(SAVED, directory=str(self.place))

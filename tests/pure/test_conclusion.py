@@ -6,14 +6,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from vmbatch import config, drain, ending, history, journal, lifecycle, status, verdict
+from vmbatch import config, drain, ending, endmarker, history, journal, lifecycle, pool, status, verdict
 from vmbatch.batch.system import Call
 from vmbatch.batch.torque import Torque
 from vmbatch.errors import BusyError, EndedError, NodeError
 from vmbatch.host import clock
 from vmbatch.host.log import Log
 from vmbatch.hypervisor.domain import Domain
-from vmbatch.journal import HandedOver, Journal, Kept, Start
+from vmbatch.journal import Journal
+from vmbatch.record import HandedOver, Kept, Start
 from vmbatch.release import conclude
 from vmbatch.resource import Resource
 from vmbatch.status import Board
@@ -30,7 +31,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("vmbatch.host.file._check", lambda *_args, **_named: None)
     monkeypatch.setattr(status, "DIRECTORY", str(tmp_path / "status"))
     monkeypatch.setattr(journal, "STATE", str(tmp_path / "state"))
-    monkeypatch.setattr(journal, "RUN", str(tmp_path / "run"))
+    monkeypatch.setattr(endmarker, "DIRECTORY", str(tmp_path / "run" / "ended"))
+    monkeypatch.setattr(pool, "DIRECTORY", str(tmp_path / "run" / "pool"))
     monkeypatch.setattr(drain, "PATH", str(tmp_path / "state/drained"))
     return tmp_path
 

@@ -21,7 +21,7 @@ from vmbatch.grant import Grant
 from vmbatch.host import acl, clock, file
 from vmbatch.host.virtnet import Network
 from vmbatch.image.saved import Saved
-from vmbatch.journal import Waits
+from vmbatch.record import Waits
 from vmbatch.template import Template
 
 from .sample import TEMPLATE, facts, form

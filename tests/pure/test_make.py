@@ -13,8 +13,8 @@ from vmbatch.errors import NodeError
 from vmbatch.host import clock
 from vmbatch.host.log import Log
 from vmbatch.hypervisor.domain import Domain
-from vmbatch.journal import Start
 from vmbatch.plan import Phase, Plan, plan
+from vmbatch.record import Start
 from vmbatch.resource import Piece, Resource, SlowResource, Work
 from vmbatch.units import Deadline
 

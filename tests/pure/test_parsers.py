@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from vmbatch import consolelink, journal, registry, slurmtask
+from vmbatch import consolelink, endmarker, record, registry, slurmtask
 from vmbatch.batch import pbsfacts, remedy, slurm, torque
 from vmbatch.batch.system import Call
 from vmbatch.errors import VmBatchError
@@ -25,6 +25,7 @@ from vmbatch.host import clock, file, process, rootssh
 from vmbatch.hypervisor.domain import Domain
 from vmbatch.image import signature, unpack
 from vmbatch.job import Leader, Script
+from vmbatch.record import Content, HandedOver, Start
 from vmbatch.resource import Resource
 from vmbatch.spool.directory import Directory
 from vmbatch.spool.first import FirstFill
@@ -46,7 +47,7 @@ RESOURCES: st.SearchStrategy[Resource] = st.one_of(
     st.builds(FirstFill, TEXT, TOKENS, TEXT), st.builds(Address, TEXT, TOKENS, TEXT, TEXT),
     st.builds(Member, TEXT, TOKENS, TEXT, TEXT, NUMBERS, TEXT, st.lists(TEXT, max_size=3).map(tuple), st.floats(0, 1e6)))
 STARTS = st.builds(
-    journal.Start, TEXT, TOKENS, TEXT, TEXT, SCRIPTS, st.builds(clock.ProcessIdentity, NUMBERS, NUMBERS, TEXT),
+    Start, TEXT, TOKENS, TEXT, TEXT, SCRIPTS, st.builds(clock.ProcessIdentity, NUMBERS, NUMBERS, TEXT),
     st.floats(0, 1e12), TEXT, st.floats(0, 1e9), st.none() | st.builds(Leader, NUMBERS, NUMBERS))
 
 
@@ -56,14 +57,14 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @given(STARTS, st.lists(RESOURCES, max_size=6), st.booleans(), st.integers(0, 200))
-def test_a_journal_says_what_was_written(start: journal.Start, owned: list[Resource], handed_over: bool, torn: int) -> None:
-    lines = [msgspec.json.encode(record) for record in (start, *owned, *([journal.HandedOver(1.0)] if handed_over else ()))]
+def test_a_journal_says_what_was_written(start: Start, owned: list[Resource], handed_over: bool, torn: int) -> None:
+    lines = [msgspec.json.encode(line) for line in (start, *owned, *([HandedOver(1.0)] if handed_over else ()))]
     assert all(b"\n" not in line for line in lines)
     whole = b"".join(line + b"\n" for line in lines)
-    said = journal.Content(start, start, owned, handed_over)
-    assert journal._parse("x", whole) == said
+    said = Content(start, start, owned, handed_over)
+    assert record.parse("x", whole) == said
     last = msgspec.json.encode(Directory("x" * 200, "0" * 32, 0))
-    assert journal._parse("x", whole + last[:torn]) == said, "a torn line is a promise nobody acted on"
+    assert record.parse("x", whole + last[:torn]) == said, "a torn line is a promise nobody acted on"
 
 
 @given(RESOURCES)
@@ -79,7 +80,7 @@ def test_files_of_records(path: Path, data: bytes) -> None:
     found = member.read(str(path))
     assert found is None or msgspec.json.decode(msgspec.json.encode(found), type=member.Entry) == found
     address._read(str(path))
-    marked = journal._end_marker(str(path))
+    marked = endmarker._by(str(path))
     assert marked is None or isinstance(marked, clock.ProcessIdentity)
 
 
@@ -261,7 +262,7 @@ def test_the_environment_of_slurms_task(data: bytes) -> None:
 
 READERS: dict[str, Callable[[bytes], object]] = {
     "a journal's line": lambda data: registry.resource(data),
-    "a start": lambda data: msgspec.json.decode(data, type=journal.Start),
+    "a start": lambda data: msgspec.json.decode(data, type=Start),
 }
 
 

@@ -19,8 +19,8 @@ from vmbatch.host import clock
 from vmbatch.hypervisor.domain import Domain
 from vmbatch.hypervisor.watcher import Watcher
 from vmbatch.job import Group, Job, User
-from vmbatch.journal import Waits
 from vmbatch.plan import Plan, plan
+from vmbatch.record import Waits
 from vmbatch.spool.directory import Directory
 from vmbatch.template import Pool, Template, pool_obstacle
 

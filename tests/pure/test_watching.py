@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from vmbatch import config, drain, history, hooked, journal, status
 from vmbatch.cli import main
 from vmbatch.host import clock
+from vmbatch.record import Start
 from vmbatch.status import Board, Failure, Step
 
 from .past import MOMENT, STATUS, record
@@ -179,7 +180,7 @@ def test_console_of_a_user(place: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_console(place: Path) -> None:
-    start = journal.Start("42.vm", RUNNING.token, "alice", "vm", None, HERE, MOMENT)
+    start = Start("42.vm", RUNNING.token, "alice", "vm", None, HERE, MOMENT)
     (place / "state/jobs").mkdir(parents=True)
     (place / "state/jobs/42.vm.journal").write_bytes(msgspec.json.encode(start) + b"\n")
     assert ask("console", "42") == (1, f"vmbatch: the guest of job 42.vm has said nothing: there is no "

@@ -48,6 +48,8 @@ LAYERS: dict[str, int] = {
     "pins": 5,
     "diskplan": 6,
     "resume": 6,
+    "record": 6,
+    "endmarker": 7,
     "resumeplan": 7,
     "contextplan": 7,
     "guestdisk": 5,

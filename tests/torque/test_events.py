@@ -10,7 +10,7 @@ import pytest
 from lab import place
 from lab.remains import in_child
 from lab.torque import LOST, RESTARTED, WALLTIME, Torque
-from vmbatch import journal
+from vmbatch import endmarker
 
 from .pool import Worker
 from .stage import Stage
@@ -295,9 +295,9 @@ def a_start_that_mom_forgets(stage: Stage) -> None:
         in_child(stage.sweep)
         assert Path(name).exists(), "an epilogue may be late"
     (note,) = Path("/run/vmbatch/ended").glob(f"{job}.*")
-    seen = msgspec.json.decode(note.read_bytes(), type=journal.EndMarker).ended_by
+    seen = msgspec.json.decode(note.read_bytes(), type=endmarker.EndMarker).ended_by
     earlier = msgspec.structs.replace(seen, started=seen.started - 1000 * os.sysconf("SC_CLK_TCK"))
-    note.write_bytes(msgspec.json.encode(journal.EndMarker(earlier)))
+    note.write_bytes(msgspec.json.encode(endmarker.EndMarker(earlier)))
     said = in_child(stage.sweep)
     assert said == [f"released job {job} of alice: dead, its shell ended long ago, and no epilogue came"], said
     stage.house.forget(torque.starts[0].job)

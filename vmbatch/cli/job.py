@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from ..config import Config
     from ..history import Record
-    from ..journal import Start
+    from ..record import Start
     from ..status import Status
 
 _LOOK_SECONDS = 1.0

@@ -7,12 +7,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from vmbatch import journal
+from vmbatch import endmarker
 from vmbatch.errors import EndedError
 from vmbatch.host import clock
 from vmbatch.host.clock import ProcessIdentity
 from vmbatch.job import Leader
-from vmbatch.journal import check_not_ended, mark_end
+from vmbatch.record import Start
 
 from .book import START
 
@@ -21,7 +21,7 @@ EARLIER, TICK, LATER = 1000, 2000, 3000
 BOOT, OTHER_BOOT = "this", "another"
 
 
-def start(started: int = TICK, pid: int = 10, boot: str = BOOT) -> journal.Start:
+def start(started: int = TICK, pid: int = 10, boot: str = BOOT) -> Start:
     return msgspec.structs.replace(START, owner=ProcessIdentity(pid, started, boot))
 
 
@@ -29,9 +29,9 @@ def by(started: int = TICK, pid: int = 20, boot: str = BOOT) -> ProcessIdentity:
     return ProcessIdentity(pid, started, boot)
 
 
-def is_over(of: journal.Start) -> bool:
+def is_over(of: Start) -> bool:
     try:
-        check_not_ended(of)
+        endmarker.check_not_ended(of)
     except EndedError:
         return True
     return False
@@ -54,44 +54,44 @@ def test_without_a_marker() -> None:
     ids=["later", "same tick", "earlier", "other boot", "itself", "later, other pid"],
 )
 def test_matrix(ended_by: ProcessIdentity, over: bool) -> None:
-    mark_end(START.job, ended_by)
+    endmarker.mark(START.job, ended_by)
     assert is_over(start()) == over
 
 
 def test_of_this_job_alone() -> None:
-    mark_end("43.vm", by(LATER))
-    mark_end("42[2].vm", by(LATER))
-    mark_end("42.vm", by(LATER))
+    endmarker.mark("43.vm", by(LATER))
+    endmarker.mark("42[2].vm", by(LATER))
+    endmarker.mark("42.vm", by(LATER))
     assert not is_over(start())
 
 
 @pytest.mark.parametrize("order", [(EARLIER, LATER), (LATER, EARLIER)])
 def test_the_latest_is_kept(order: tuple[int, int]) -> None:
     for started in order:
-        mark_end(START.job, by(started))
+        endmarker.mark(START.job, by(started))
     assert is_over(start(TICK))
     assert not is_over(start(LATER + 1))
 
 
 def test_a_marker_of_another_boot_is_replaced() -> None:
-    mark_end(START.job, by(LATER, boot=OTHER_BOOT))
-    mark_end(START.job, by(EARLIER))
+    endmarker.mark(START.job, by(LATER, boot=OTHER_BOOT))
+    endmarker.mark(START.job, by(EARLIER))
     assert is_over(start(EARLIER))
 
 
 @pytest.mark.parametrize("text", [b"", b"{}", b"\xff", b'{"ended_by":{"pid":1,"started":1,"boot":"\xff"}}', b"[" * 100_000])
 def test_a_broken_marker_is_replaced(text: bytes) -> None:
     """It ends nobody, and does not stay."""
-    path = Path(journal.ended_directory()) / "42-1.vm"
+    path = Path(endmarker.DIRECTORY) / "42-1.vm"
     path.write_bytes(text)
     assert not is_over(start())
-    mark_end(START.job, by())
+    endmarker.mark(START.job, by())
     assert is_over(start())
 
 
 def test_nothing_else_is_left() -> None:
-    mark_end(START.job, by())
-    assert os.listdir(journal.ended_directory()) == ["42-1.vm"]
+    endmarker.mark(START.job, by())
+    assert os.listdir(endmarker.DIRECTORY) == ["42-1.vm"]
 
 
 def test_the_marker_is_there_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,14 +104,14 @@ def test_the_marker_is_there_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch
         real(source, target)
 
     monkeypatch.setattr(os, "rename", rename)
-    mark_end(START.job, by())
-    assert [msgspec.json.decode(text, type=journal.EndMarker).ended_by for text in seen] == [by()]
+    endmarker.mark(START.job, by())
+    assert [msgspec.json.decode(text, type=endmarker.EndMarker).ended_by for text in seen] == [by()]
 
 
 def test_the_message_names_the_job() -> None:
-    mark_end(START.job, by())
+    endmarker.mark(START.job, by())
     with pytest.raises(EndedError, match=r"job 42\[1\]\.vm was ended by the batch system"):
-        check_not_ended(start())
+        endmarker.check_not_ended(start())
 
 
 def test_old_markers_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,20 +120,20 @@ def test_old_markers_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clock, "uptime", lambda: 10_000.0)
     monkeypatch.setattr(clock, "boot_id", lambda: BOOT)
     monkeypatch.setattr(time, "time", lambda: 0.0)
-    mark_end("1.vm", by((10_000 - 3601) * ticks))
-    mark_end("2.vm", by((10_000 - 3599) * ticks))
-    journal.forget_old_ends(3600)
-    assert os.listdir(journal.ended_directory()) == ["2.vm"]
+    endmarker.mark("1.vm", by((10_000 - 3601) * ticks))
+    endmarker.mark("2.vm", by((10_000 - 3599) * ticks))
+    endmarker.forget_old(3600)
+    assert os.listdir(endmarker.DIRECTORY) == ["2.vm"]
 
 
 def test_what_is_no_marker_is_forgotten_by_its_age() -> None:
     """A marker that is just being written is none yet."""
     for name, age in (("old", 3601.0), (".1.vm.new", 0.0)):
-        path = Path(journal.ended_directory(), name)
+        path = Path(endmarker.DIRECTORY, name)
         path.write_bytes(b'{"ended')
         os.utime(path, (time.time() - age,) * 2)
-    journal.forget_old_ends(3600)
-    assert os.listdir(journal.ended_directory()) == [".1.vm.new"]
+    endmarker.forget_old(3600)
+    assert os.listdir(endmarker.DIRECTORY) == [".1.vm.new"]
 
 
 def test_how_long_a_shell_has_been_gone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,9 +142,9 @@ def test_how_long_a_shell_has_been_gone(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(clock, "uptime", lambda: up)
     monkeypatch.setattr(clock, "this_process", lambda: ProcessIdentity(7, int(up * os.sysconf("SC_CLK_TCK")), clock.boot_id()))
     of = msgspec.structs.replace(START, leader=Leader(2**22 + 1, 1))
-    assert journal.shell_over(of, note=False) == 0
-    assert os.listdir(journal.ended_directory()) == []
-    assert journal.shell_over(of, note=True) == 0
+    assert endmarker.shell_over(of, note=False) == 0
+    assert os.listdir(endmarker.DIRECTORY) == []
+    assert endmarker.shell_over(of, note=True) == 0
     up += 901
     monkeypatch.setattr(time, "time", lambda: 0.0)
-    assert journal.shell_over(of, note=True) == 901
+    assert endmarker.shell_over(of, note=True) == 901
