@@ -40,11 +40,11 @@ def start() -> None:
 
 
 @contextmanager
-def rules_lost() -> Iterator[None]:
-    """All rules of the node are gone, as by its firewall's restart; in the end its own, which iptables has made, are back."""
+def rules_lost(how: str = "flush ruleset") -> Iterator[None]:
+    """Rules of the node are gone, as by its firewall's restart; in the end its own, which iptables has made, are back."""
     saved = {name: subprocess.run([f"{name}-save"], stdout=subprocess.PIPE, check=True).stdout
              for name in ("iptables", "ip6tables")}
-    subprocess.run(["nft", "flush", "ruleset"], check=True)
+    subprocess.run(["nft", how], check=True)
     try:
         yield
     finally:
