@@ -300,7 +300,7 @@ def test_a_job_does_not_try_for_ever(node: Node, monkeypatch: pytest.MonkeyPatch
     node.answers |= dict.fromkeys(node.running.values(), "")
     assert node.take(JOB) is None
     assert "no guest that waits is taken: those that wait do not answer" in node.said()
-    assert len(journal.waiting()) == 2
+    assert len(journal.waiting()) in {2, 3}, "one was tried at least, and not all"
 
 
 def test_a_job_that_is_over_leaves_it_to_others(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
