@@ -1,52 +1,27 @@
 """Workers, each on a node of its own."""
 
 import queue
-import subprocess
-import sys
-import tempfile
 import threading
 from collections.abc import Iterable
-from typing import IO
 
-from lab import place
+from tests.isolated import Isolated
 
 from .case import NOT_REACHED, Answer, Case
 
 _WORKERS = 4
 """For two processors: many cases mostly wait."""
-_START = f"import sys; sys.path.append({str(place.CLONE)!r}); from tests.crash.worker import main; main()"
 
 
-class Worker:
-    """One process in namespaces of its own; all in it die with it. Isolated, as hooks must be, which are forked from it."""
+class Worker(Isolated):
+    """Plays cases."""
 
     def __init__(self) -> None:
-        self._disk = tempfile.TemporaryDirectory(prefix="vmbatch-crash-")
-        self._process = subprocess.Popen(
-            ["unshare", "--mount", "--net", "--pid", "--ipc", "--fork", "--kill-child",
-             sys.executable, "-I", "-c", _START, self._disk.name],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=place.CLONE,
-        )
+        super().__init__("tests.crash.worker")
 
     def ask(self, case: Case) -> Answer:
         """Plays a case."""
-        to, back = self._streams()
-        to.write(case.encode() + "\n")
-        to.flush()
-        line = back.readline()
+        line = self.exchange(case.encode())
         return Answer.decode(line) if line else Answer(leaks=[f"the worker died of {case}"])
-
-    def _streams(self) -> tuple[IO[str], IO[str]]:
-        assert self._process.stdin is not None and self._process.stdout is not None
-        return self._process.stdin, self._process.stdout
-
-    def close(self) -> None:
-        """Ends the node."""
-        self._process.kill()
-        self._process.wait()
-        for stream in self._streams():
-            stream.close()
-        self._disk.cleanup()
 
 
 class Pool:

@@ -1,18 +1,16 @@
 """An address, reserved for one start of a job: of a pool in a directory that several nodes may share, or on this node alone."""
 
 import contextlib
-import errno
 import ipaddress
 import os
 import re
-import stat
 from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any, TypeVar
 
 import msgspec
 
 from ..errors import NodeError, TakenError
-from ..host import distant
+from ..host import distant, file
 from ..resource import Resource
 from ..units import Deadline
 
@@ -118,19 +116,11 @@ def _remove(path: str) -> None:
 
 def _read(path: str) -> _Mark | None:
     """What stands in a reservation; None if there is none, or it is none of ours. OSError where that cannot be known."""
+    data = file.read_shared(path, _LIMIT)
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
-            return None
-        raise
-    try:
-        data = os.read(fd, _LIMIT) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
-        return msgspec.json.decode(data, type=_Mark)
+        return None if data is None else msgspec.json.decode(data, type=_Mark)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    finally:
-        os.close(fd)
 
 
 def _holder(path: str) -> str:

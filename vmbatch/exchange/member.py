@@ -1,17 +1,15 @@
 """A node's entry where the nodes of a job meet: a directory that they all share, root's alone."""
 
 import contextlib
-import errno
 import os
 import re
-import stat
 import time
 from collections.abc import Container, Iterator
 
 import msgspec
 
 from ..errors import BusyError, Fault, NodeError, VmBatchError
-from ..host import distant
+from ..host import distant, file
 from ..job import slug
 from ..resource import Resource
 from ..units import Deadline
@@ -212,24 +210,12 @@ def _remove(path: str) -> None:
 def read(path: str) -> Entry | None:
     """An entry; None if there is none, or what is there is none. NodeError where that cannot be known."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
-            return None
-        raise NodeError(f"{path}: {error.strerror}", code="VB608") from None
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return None
-        with open(fd, "rb", closefd=False) as opened:
-            return msgspec.json.decode(opened.read(_LIMIT), type=Entry)
+        data = file.read_shared(path, _LIMIT)
+        return None if data is None else msgspec.json.decode(data, type=Entry)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     except OSError as error:
-        if error.errno == errno.ESTALE:  # replaced at the server while it was read
-            return None
         raise NodeError(f"{path}: {error.strerror}", code="VB608") from None
-    finally:
-        os.close(fd)
 
 
 def refresh(look: str) -> None:

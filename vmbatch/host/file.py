@@ -1,6 +1,7 @@
 """Files as root must handle them: trusted before read, whole or not there, never through another's symbolic link."""
 
 import contextlib
+import errno
 import functools
 import itertools
 import os
@@ -318,3 +319,27 @@ def read_hostile(directory: int, name: str, limit: int) -> bytes | None:
         return None
     finally:
         os.close(found)
+
+
+def read_shared(path: str, limit: int) -> bytes | None:
+    """At most `limit` bytes of a regular file that other nodes replace and remove; None if there is none.
+
+    OSError where that cannot be known.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
+            return None
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return None
+        with open(fd, "rb", closefd=False) as opened:
+            return opened.read(limit)
+    except OSError as error:
+        if error.errno == errno.ESTALE:  # replaced at the server while it was read
+            return None
+        raise
+    finally:
+        os.close(fd)
