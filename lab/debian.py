@@ -12,7 +12,7 @@ from typing import Any
 from . import kernel
 from .image import MIB, partitioned_ext4
 from .initrd import INPUTS as INITRD_INPUTS
-from .initrd import initrd
+from .initrd import boot_files
 from .kit import KIT, install_kit
 from .package import fetch, resolve, unpack
 from .place import CLONE
@@ -28,26 +28,20 @@ def build(directory: Path) -> None:
     """Fill `directory`."""
     linux = kernel.kernel()
     content = tomllib.loads(CONTENT.read_text())
-    tree, programs = directory / "tree", directory / "programs"
-    programs.mkdir()
+    tree = directory / "tree"
     make_tree(tree, content)
     add_modules(linux, content["modules"], tree)
     install_kit(tree)
     partitioned_ext4(tree, directory / "disk.raw", DISK_SIZE)
-    unpack(fetch(package for package in resolve(["busybox-static"]) if package.name == "busybox-static"), programs)
-    initrd(linux, programs / "bin/busybox", directory)
-    (directory / "vmlinux").hardlink_to(linux.vmlinux)
+    boot_files(linux, directory)
     for image in ("disk.raw", "initrd.cpio", "vmlinux"):
         (directory / image).chmod(0o444)
-    shutil.rmtree(programs)
     shutil.rmtree(tree)
 
 
 def make_tree(tree: Path, content: dict[str, Any]) -> None:
     """The guest's file system, but for modules and kit."""
-    for name in ("bin", "sbin", "lib", "lib64"):  # /usr is merged
-        (tree / "usr" / name).mkdir(parents=True)
-        (tree / name).symlink_to(f"usr/{name}")
+    merge_usr(tree)
     unpack(fetch(resolve(content["packages"])), tree)
     unpack(fetch(found for found in resolve(content["launcher"]) if found.name in content["launcher"]), tree)
     for junk in content["junk"]:
@@ -60,6 +54,13 @@ def make_tree(tree: Path, content: dict[str, Any]) -> None:
     (tree / "usr/bin/awk").symlink_to("mawk")
     run(["ldconfig", "-r", tree])
     compile_python(tree)
+
+
+def merge_usr(tree: Path) -> None:
+    """The directories that are links into /usr."""
+    for name in ("bin", "sbin", "lib", "lib64"):
+        (tree / "usr" / name).mkdir(parents=True)
+        (tree / name).symlink_to(f"usr/{name}")
 
 
 def compile_python(tree: Path) -> None:

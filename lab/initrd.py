@@ -6,10 +6,21 @@ from pathlib import Path
 
 from .image import cpio
 from .kernel import Kernel, copy_module
+from .package import fetch, resolve, unpack
 from .place import CLONE
 
 HERE = CLONE / "lab"
 INPUTS = [HERE / name for name in ("initrd.py", "image.py", "kernel.py", "package.py", "tree/initrd")]
+
+
+def boot_files(linux: Kernel, directory: Path) -> None:
+    """Write what such a guest boots by: `initrd.cpio` and `vmlinux`."""
+    programs = directory / "programs"
+    programs.mkdir()
+    unpack(fetch(package for package in resolve(["busybox-static"]) if package.name == "busybox-static"), programs)
+    initrd(linux, programs / "bin/busybox", directory)
+    shutil.rmtree(programs)
+    (directory / "vmlinux").hardlink_to(linux.vmlinux)
 
 
 def initrd(linux: Kernel, busybox: Path, directory: Path, modules: Iterable[str] = ("virtio_pci", "virtio_blk")) -> None:

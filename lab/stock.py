@@ -18,10 +18,10 @@ from typing import Any
 
 from . import kernel
 from .base import base_files
-from .debian import HERE, add_modules, make_accounts
+from .debian import HERE, add_modules, make_accounts, merge_usr
 from .image import MIB
 from .initrd import INPUTS as INITRD_INPUTS
-from .initrd import initrd
+from .initrd import boot_files
 from .package import fetch, resolve, unpack
 from .partition import GPT_BIOS_BOOT, GPT_ESP, GPT_ROOT, Partition, gpt, unique
 from .process import run, run_bytes
@@ -48,25 +48,19 @@ def build(directory: Path) -> None:
     """Fill `directory`."""
     linux = kernel.kernel()
     content = tomllib.loads(CONTENT.read_text())
-    tree, programs = directory / "tree", directory / "programs"
+    tree = directory / "tree"
     make_tree(tree, content)
     add_modules(linux, content["modules"], tree)
     write_disk(tree, directory / "disk.raw")
-    programs.mkdir()
-    unpack(fetch(package for package in resolve(["busybox-static"]) if package.name == "busybox-static"), programs)
-    initrd(linux, programs / "bin/busybox", directory)
-    (directory / "vmlinux").hardlink_to(linux.vmlinux)
+    boot_files(linux, directory)
     for image in ("disk.raw", "initrd.cpio", "vmlinux"):
         (directory / image).chmod(0o444)
-    shutil.rmtree(programs)
     shutil.rmtree(tree)
 
 
 def make_tree(tree: Path, content: dict[str, Any]) -> None:
     """The guest's file system, but for modules."""
-    for name in ("bin", "sbin", "lib", "lib64"):  # /usr is merged
-        (tree / "usr" / name).mkdir(parents=True)
-        (tree / name).symlink_to(f"usr/{name}")
+    merge_usr(tree)
     without = tuple(content["without"])
     debs = fetch(package for package in resolve(content["packages"]) if not package.name.startswith(without))
     unpack(debs, tree)

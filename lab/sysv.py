@@ -12,10 +12,10 @@ from typing import Any
 
 from . import kernel
 from .base import base_files
-from .debian import HERE, add_modules, make_accounts
+from .debian import HERE, add_modules, make_accounts, merge_usr
 from .image import MIB, partitioned_ext4
 from .initrd import INPUTS as INITRD_INPUTS
-from .initrd import initrd
+from .initrd import boot_files
 from .kit import KIT, install_kit
 from .package import fetch, resolve, unpack
 from .process import run
@@ -32,27 +32,21 @@ def build(directory: Path) -> None:
     """Fill `directory`."""
     linux = kernel.kernel()
     content = tomllib.loads(CONTENT.read_text())
-    tree, programs = directory / "tree", directory / "programs"
+    tree = directory / "tree"
     make_tree(tree, content)
     add_modules(linux, content["modules"], tree)
     partitioned_ext4(tree, directory / "disk.raw", DISK_SIZE)
     install_kit(tree)
     partitioned_ext4(tree, directory / "kit.raw", DISK_SIZE)
-    programs.mkdir()
-    unpack(fetch(package for package in resolve(["busybox-static"]) if package.name == "busybox-static"), programs)
-    initrd(linux, programs / "bin/busybox", directory)
-    (directory / "vmlinux").hardlink_to(linux.vmlinux)
+    boot_files(linux, directory)
     for image in ("disk.raw", "kit.raw", "initrd.cpio", "vmlinux"):
         (directory / image).chmod(0o444)
-    shutil.rmtree(programs)
     shutil.rmtree(tree)
 
 
 def make_tree(tree: Path, content: dict[str, Any]) -> None:
     """The guest's file system, but for modules and kit."""
-    for name in ("bin", "sbin", "lib", "lib64"):  # /usr is merged
-        (tree / "usr" / name).mkdir(parents=True)
-        (tree / name).symlink_to(f"usr/{name}")
+    merge_usr(tree)
     without = tuple(content["without"])
     unpack(fetch(package for package in resolve(content["packages"]) if not package.name.startswith(without)), tree)
     base_files(tree)

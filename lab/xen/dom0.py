@@ -13,7 +13,7 @@ from typing import Any
 
 from .. import kernel
 from ..base import base_files
-from ..debian import add_modules, compile_python, make_accounts
+from ..debian import add_modules, compile_python, make_accounts, merge_usr
 from ..image import MIB, cpio
 from ..init import GROUPS, USERS, append
 from ..initrd import copy_modules
@@ -53,9 +53,7 @@ def build(directory: Path) -> None:
 
 def make_tree(tree: Path, content: dict[str, Any]) -> None:
     """Dom0's file system, but for modules and keys."""
-    for name in ("bin", "sbin", "lib", "lib64"):  # /usr is merged
-        (tree / "usr" / name).mkdir(parents=True)
-        (tree / name).symlink_to(f"usr/{name}")
+    merge_usr(tree)
     unpack(fetch(resolve(content["packages"])), tree)
     base_files(tree)
     for junk in content["junk"]:
