@@ -144,7 +144,7 @@ def test_the_words_of_troubleshooting_are_those_that_people_read() -> None:
     said = [part.strip() for text in quoted for part in text.split("...") if part.strip(" :")]
     assert len(said) >= 15
     sources = _sources()
-    foreign = {"Kernel panic", "console=ttyS0", "FILE:LINE"}
+    foreign = {"Kernel panic", "console=ttyS0", "FILE:LINE", "reason=crashed", "segfault"}
     assert [part for part in said if part not in sources and part.strip(":` ") not in foreign] == []
 
 

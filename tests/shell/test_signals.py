@@ -112,14 +112,25 @@ def state(guest: Guest, word: str) -> set[str]:
     return {line.split()[0] for line in found.splitlines() if word in line}
 
 
+def children(process: "subprocess.Popen[bytes]") -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+def suspend(process: "subprocess.Popen[bytes]") -> None:
+    """TSTP to the session and STOP 50 ms later, as mom does; on a slower machine when a process outside looks on."""
+    outside = len(children(process))
+    to_session(process.pid, signal.SIGTSTP)
+    time.sleep(0.05)
+    until(lambda: len(set(children(process)) - set(session_members(process.pid))) > outside)
+    to_session(process.pid, signal.SIGSTOP)
+
+
 def test_suspension(mom: Mom, accept: Accept, guest: Guest) -> None:
-    """TSTP to the session and STOP 50 ms later stop the job in the guest; CONT has it go on (resmom/requests.c)."""
+    """The job in the guest stops; CONT has it go on (resmom/requests.c)."""
     job = accept("#!/bin/bash\ntrap 'echo stopping' TSTP\ntrap 'echo going on' CONT\necho armed\n"
                  "for n in $(seq 30); do sleep 0.1234; done\nexit 6\n")
     process = started(mom, job)
-    to_session(process.pid, signal.SIGTSTP)
-    time.sleep(0.05)
-    to_session(process.pid, signal.SIGSTOP)
+    suspend(process)
     until(lambda: state(guest, "sleep 0.1234") == {"T"})
     time.sleep(0.5)
     assert state(guest, "sleep 0.1234") == {"T"}
@@ -131,9 +142,7 @@ def test_suspension(mom: Mom, accept: Accept, guest: Guest) -> None:
 def test_deleted_while_suspended(mom: Mom, accept: Accept, guest: Guest) -> None:
     """mom has it go on before the TERM."""
     process = started(mom, accept("#!/bin/bash\necho armed\nsleep 1011\n"))
-    to_session(process.pid, signal.SIGTSTP)
-    time.sleep(0.05)
-    to_session(process.pid, signal.SIGSTOP)
+    suspend(process)
     until(lambda: state(guest, "sleep 1011") == {"T"})
     to_session(process.pid, signal.SIGCONT)
     time.sleep(0.2)
@@ -156,8 +165,7 @@ def test_nothing_goes_on_without_its_host_side(mom: Mom, accept: Accept, guest: 
         process.kill()
         assert process.wait() == -signal.SIGKILL
     else:
-        child = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
-        os.kill(child, signal.SIGKILL)
+        os.kill(children(process)[0], signal.SIGKILL)
         assert process.wait() == 255
     until(lambda: not named(guest, "sleep 1012"))
 

@@ -1,7 +1,8 @@
 """A job that pbs_mom suspends: its processes in the guest stop, too, and go on with it.
 
 mom sends SIGTSTP to the job's session, and SIGSTOP 50 ms later (resmom/requests.c, resume_suspend); by then we have passed on
-nothing yet, and after it we cannot. So a process of ours outside the session looks on.
+nothing yet, and after it we cannot. So a process of ours outside the session looks on. Where we get no processor within those
+50 ms, nobody does: the job in the guest goes on while its session on the node is stopped.
 """
 
 from __future__ import annotations
