@@ -121,6 +121,20 @@ def test_filters_that_nft_does_not_make(monkeypatch: pytest.MonkeyPatch) -> None
     assert nft.listed("tables") == []
 
 
+def test_nft_has_its_time_however_long_the_work_beside_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[float] = []
+
+    def patience(seconds: float) -> Deadline:
+        begun.append(seconds)
+        return Deadline(seconds)
+
+    monkeypatch.setattr(process, "patience", patience)
+    with nft.applying("") as finish:
+        assert begun == []
+        finish()
+    assert begun == [nft._SECONDS]
+
+
 @pytest.mark.error("VB607")
 def test_an_export_for_another_protocol() -> None:
     with pytest.raises(VmBatchError, match="exports are for IPv4, and the guest has fd00::1"):

@@ -33,7 +33,7 @@ def apply(text: str) -> None:
 
 
 def applying(text: str) -> AbstractContextManager[Callable[[], None]]:
-    """As `apply`, while something else is done: the function waits for it. What is not done at the end is never done."""
+    """As `apply`, while something else is done, however long: the function waits for it. What is not done at the end never is."""
     return _running(["-f", "-"], text)
 
 
@@ -68,21 +68,20 @@ def listed(*what: str) -> list[dict[str, Any]]:
 
 @contextmanager
 def _running(words: list[str], text: str) -> Iterator[Callable[[], None]]:
-    deadline = process.patience(_SECONDS)
     fd = os.memfd_create("vmbatch", os.MFD_CLOEXEC)
     try:
         with open(fd, "wb", closefd=False) as file:
             file.write(text.encode())
         os.lseek(fd, 0, os.SEEK_SET)
         with process.running([_program(), *words], stdin=fd) as finish:
-            yield functools.partial(_finish, finish, deadline)
+            yield functools.partial(_finish, finish)
     finally:
         os.close(fd)
 
 
-def _finish(finish: Callable[[Deadline], str], deadline: Deadline) -> None:
+def _finish(finish: Callable[[Deadline], str]) -> None:
     try:
-        finish(deadline)
+        finish(process.patience(_SECONDS))
     except CommandError as error:
         why = _reason(error.output)
         if _ABSENT in why:
