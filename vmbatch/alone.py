@@ -12,11 +12,9 @@ from .batch.system import Call
 from .config import Config
 from .ending import epilogue
 from .errors import VmBatchError
-from .host import process
+from .host import interrupt, process
 from .host.log import Log
 from .lifecycle import prologue
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextlib.contextmanager
@@ -29,16 +27,14 @@ def guest(call: Call, template: str, config: Config, hook: str,
     """
     job_id = Local().job_id(call)
     log = Log(config.log_directory, job_id, hook, heard)
-    before = {number: signal.signal(number, signal.default_int_handler) for number in _SIGNALS}
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
-        with _removed(job_id, config, log):
-            prologue(Local(), call, _for(template, config), log, None)
+        with interrupt.raised(), _removed(job_id, config, log):
+            with interrupt.noted():
+                prologue(Local(), call, _for(template, config), log, None)
             process.watch(None)
             yield log
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
@@ -48,29 +44,15 @@ def _removed(job_id: str, config: Config, log: Log) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with _undisturbed():
+        with interrupt.noted():
             process.watch(None)
             try:
                 epilogue(job_id, config, log)
             except VmBatchError as error:
                 log.line(str(error))
         raise
-    with _undisturbed():
+    with interrupt.noted():
         epilogue(job_id, config, log)
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Signals that end this process do so at the end of the `with`: blocked here, a thread of libvirt's would take them."""
-    noted: list[int] = []
-    before = {number: signal.signal(number, lambda got, _frame: noted.append(got)) for number in _SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if noted:
-        raise KeyboardInterrupt
 
 
 def _for(template: str, config: Config) -> Config:

@@ -21,7 +21,7 @@ from .exchange.channel import Channel, open_port
 from .exchange.inbox import Inbox
 from .exchange.meeting import Meeting
 from .guest import JOB_COMES, Message, Way, parse_message, spans
-from .host import console, process, ssh, virt, virtevent
+from .host import console, interrupt, process, ssh, virt, virtevent
 from .host.log import Log
 from .host.watch import Watch
 from .pins import Pins
@@ -126,6 +126,7 @@ class Wait:
 
     def check(self, what: str) -> None:
         """Whether it is still worth waiting; opens the guest's way to its network meanwhile."""
+        interrupt.check()
         endmarker.check_not_ended(self.start)
         self.pins.look()
         if self.meeting is not None:

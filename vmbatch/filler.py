@@ -5,7 +5,6 @@ Each is a start like any other, with a journal, whose owner leaves it once its g
 
 import contextlib
 import os
-import signal
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -17,7 +16,7 @@ from .batch import local
 from .config import Config
 from .errors import DeadlineError, NodeError, SiteError, VmBatchError
 from .grant import Grant
-from .host import clock, file, lock, process, ssh, virt
+from .host import clock, file, interrupt, lock, process, ssh, virt
 from .host.log import Log
 from .job import Job
 from .journal import Journal
@@ -94,7 +93,7 @@ def lacking(form: Template) -> int:
 def fill(form: Template, config: Config) -> str:
     """Has one more guest of a template wait; what it took, in words. VmBatchError; BusyError if jobs need the room.
 
-    Signals that end this process raise KeyboardInterrupt.
+    KeyboardInterrupt where `interrupt` has one.
     """
     why = pool.why_not(form, config)
     if why or form.pool is None:
@@ -110,16 +109,14 @@ def fill(form: Template, config: Config) -> str:
                                 leader=job.leader))
     if book is None:
         raise NodeError(f"there is a job {job.id} already", "try again", code="VB907")
-    work = Work(deadline, lambda: None, log.detail)
+    work = Work(deadline, interrupt.check, log.detail)
     process.watch(work.alive, deadline)
     began = time.monotonic()
     try:
         chosen = _bring_up(job, form, book, config, work, log)
     except BaseException as error:
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         process.watch(None)
         release(book, f"it was to wait for jobs: {error}", config, log, orphaned=False)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         raise
     finally:
         process.watch(None)

@@ -38,7 +38,7 @@ from .format import FormatError
 from .grant import Grant, grant, template_name
 from .guest import Way
 from .handover import Handover, Mark, ScriptMark
-from .host import clock, console, distant, file, process, virt
+from .host import clock, console, distant, file, interrupt, process, virt
 from .host.log import Log
 from .hypervisor.domain import Domain
 from .job import Job, Leader, Script, slug
@@ -83,7 +83,7 @@ def prologue(system: System, call: Call, config: Config, log: Log, site: Callabl
                 deadline = Deadline(2 * alarm)
         start = Start(job.id, job.token, job.user.name, job.queue, job.script, clock.this_process(), time.time(), system.name,
                       granted.keep, job.leader, uid=job.user.uid)
-        process.watch(lambda: endmarker.check_not_ended(start))
+        process.watch(lambda: _check(start, None))
         here = admission.room(config)
         claimed = admission.claim(job, form, granted, config, start.owner)
         admission.check(claimed, granted, here)
@@ -220,7 +220,8 @@ def _refusals(system: System, call: Call, config: Config, log: Log) -> Iterator[
 
 
 def _check(start: Start, meeting: Meeting | None) -> None:
-    """Whether this start is still wanted, here and at the job's other nodes. VmBatchError."""
+    """Whether this start is still wanted, here and at the job's other nodes. VmBatchError, KeyboardInterrupt."""
+    interrupt.check()
     endmarker.check_not_ended(start)
     if meeting is not None:
         meeting.check()

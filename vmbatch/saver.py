@@ -15,7 +15,7 @@ from .errors import DeadlineError, NodeError, SiteError
 from .format import FormatError, savefile
 from .grant import Grant
 from .guest import printable
-from .host import clock, console, file, lock, process, virt
+from .host import clock, console, file, interrupt, lock, process, virt
 from .host.log import Log
 from .image import saved
 from .image.room import make_room
@@ -40,7 +40,7 @@ _ALONE_SECONDS = 30.0
 def save(path: str, config: Config, log: Log, number: int) -> str:
     """Has a saved guest of the template at `path`; where it is and what it took, in words. VmBatchError.
 
-    `number` is that of the start, as `local.new_number` has it. Signals that end this process raise KeyboardInterrupt.
+    `number` is that of the start, as `local.new_number` has it. KeyboardInterrupt where `interrupt` has one.
     """
     form = template.parse(file.read_trusted(path), path)
     why = resume.why_not(form, config) if form.resume else "it does not say <vbstart>RESUME</vbstart>"
@@ -56,7 +56,7 @@ def save(path: str, config: Config, log: Log, number: int) -> str:
     book = Journal.create(Start(job.id, job.token, job.user.name, job.queue, None, me, time.time(), job.batch, leader=job.leader))
     if book is None:
         raise NodeError(f"there is a job {job.id} already", "try again", code="VB907")
-    work = Work(deadline, lambda: None, log.detail)
+    work = Work(deadline, interrupt.check, log.detail)
     process.watch(work.alive, deadline)
     try:
         others = Log(config.log_directory, sweep.LOG, "save")

@@ -13,7 +13,7 @@ from vmbatch import alone
 from vmbatch.batch import local
 from vmbatch.config import Config
 from vmbatch.errors import NodeError
-from vmbatch.host import process
+from vmbatch.host import interrupt, process
 
 CALL = local.call(local.Order(kind="run", user="root", group="root", name="n"))
 Act = Callable[[], None]
@@ -94,14 +94,24 @@ def test_an_end_that_fails(played: Played, tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("when", ["start", "inside"])
 def test_signals(played: Played, tmp_path: Path, number: signal.Signals, when: str) -> None:
-    def interrupt() -> None:
+    def asks() -> None:
         os.kill(os.getpid(), number)
-        time.sleep(5)
+        interrupt.check()
 
     if when == "start":
-        played.begin = interrupt
+        played.begin = asks
     with pytest.raises(KeyboardInterrupt), alone.guest(CALL, "b.xml", settings(log_directory=str(tmp_path)), "run"):
-        interrupt()
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+    assert played.done == ["prologue", "epilogue True"]
+
+
+def test_two_signals_at_once(played: Played, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), alone.guest(CALL, "b.xml", settings(log_directory=str(tmp_path)), "run"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGHUP)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGHUP})
     assert played.done == ["prologue", "epilogue True"]
 
 

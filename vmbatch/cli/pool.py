@@ -68,17 +68,15 @@ def refill(templates: tuple[str, ...]) -> None:
     Example: vmbatch pool refill
     """
     import os
-    import signal
 
     from .. import filler
     from ..errors import BusyError, VmBatchError
     from ..hooked import load_config
+    from ..host import interrupt
     from .job import require_root
 
     require_root("vmbatch pool refill")
     config = load_config()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
     failed = False
 
     def fail(error: VmBatchError) -> None:
@@ -88,7 +86,7 @@ def refill(templates: tuple[str, ...]) -> None:
         for line in (error.coded(first), *rest):
             click.echo(f"vmbatch: {line}", err=True)
 
-    with filler.alone() as mine:
+    with interrupt.noted(), filler.alone() as mine:
         if not mine:
             click.echo("another vmbatch pool refill is under way")
             return
@@ -102,6 +100,7 @@ def refill(templates: tuple[str, ...]) -> None:
         given_up: set[str] = set()
         while lacking := [form for form in forms if form.path not in given_up and filler.lacking(form)]:
             for form in lacking:
+                interrupt.check()
                 try:
                     click.echo(filler.fill(form, config))
                 except BusyError as error:

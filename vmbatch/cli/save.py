@@ -19,14 +19,13 @@ def save(templates: tuple[str, ...], everything: bool) -> None:
     Example: vmbatch save --all
     """
     import os
-    import signal
 
     from .. import saver
     from .. import template as forms
     from ..batch import local
     from ..errors import VmBatchError
     from ..hooked import load_config
-    from ..host import file
+    from ..host import file, interrupt
     from ..host.log import Log
     from .job import require_root
 
@@ -35,18 +34,18 @@ def save(templates: tuple[str, ...], everything: bool) -> None:
         raise click.UsageError("name templates, or give --all")
     config = load_config()
     named = [os.path.join(config.templates_directory, name) for names in config.queues.values() for name in names]
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
     failed = False
-    for path in dict.fromkeys(os.path.abspath(path) for path in (named if everything else templates)):
-        try:
-            if everything and not forms.parse(file.read_trusted(path), path).resume:
-                continue
-            start = local.new_number()
-            click.echo(saver.save(path, config, Log(config.log_directory, saver.job_id(start), "save"), start))
-        except VmBatchError as error:
-            failed = True
-            first, *rest = error.lines()
-            for line in (error.coded(first), *rest):
-                click.echo(f"vmbatch: {line}", err=True)
+    with interrupt.noted():
+        for path in dict.fromkeys(os.path.abspath(path) for path in (named if everything else templates)):
+            interrupt.check()
+            try:
+                if everything and not forms.parse(file.read_trusted(path), path).resume:
+                    continue
+                start = local.new_number()
+                click.echo(saver.save(path, config, Log(config.log_directory, saver.job_id(start), "save"), start))
+            except VmBatchError as error:
+                failed = True
+                first, *rest = error.lines()
+                for line in (error.coded(first), *rest):
+                    click.echo(f"vmbatch: {line}", err=True)
     sys.exit(1 if failed else 0)
