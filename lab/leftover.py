@@ -1,6 +1,7 @@
 """What jobs have left on the node, seen by looking, not by asking VmBatch."""
 
 import re
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -52,13 +53,20 @@ def processes() -> list[str]:
             continue
         try:
             words = (entry / "cmdline").read_bytes().split(b"\0")
-            dead = b") Z " in (entry / "stat").read_bytes()
+            dead = _dead((entry / "status").read_text())
         except OSError:
             continue
         names = {Path(word.decode(errors="replace")).name for word in words[:3]}
         if not dead and names & set(_PROGRAMS) and b"lab.leftover" not in words:
             lines.append(f"process {entry.name}: {b' '.join(words).decode(errors='replace')[:200]}")
     return lines
+
+
+def _dead(status: str) -> bool:
+    """Whether a process is, or is about to be, once the machine has a processor for that: SIGKILL is pending (proc(5))."""
+    said = dict(line.split(":", 1) for line in status.splitlines())
+    pending = int(said["SigPnd"], 16) | int(said["ShdPnd"], 16)
+    return said["State"].strip().startswith("Z") or bool(pending >> signal.SIGKILL - 1 & 1)
 
 
 def settings() -> list[str]:
