@@ -2,6 +2,9 @@
 
 from enum import Enum
 
+INTERRUPTED = 130
+"""How a program exits that a signal has ended, as shells have it for SIGINT."""
+
 
 class Fault(Enum):
     """Whose fault an error is; the batch adapter makes an exit status of it."""

@@ -3,11 +3,14 @@
 import json
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lab import leftover
 from lab.mom import Ended
+from vmbatch.units import Deadline
 
 from .conftest import CONFIG, site_scripts
 from .disks import DOMAINS
@@ -42,6 +45,20 @@ def queue(name: str, like: str, tag: str, change: tuple[str, str] = ("", "")) ->
         assert vmbatch("pool", "drain").returncode == 0
         assert waiting() == []
         vmbatch("image", "prune")  # saved guests that have no template any more
+
+
+def interrupted(number: int, *arguments: str) -> None:
+    """A call of vmbatch gets a signal while its guest boots: it says so, and nothing is left of the guest."""
+    running = subprocess.Popen([VMBATCH, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = Deadline(60)
+    while not any(line.startswith("domain ") for line in leftover.found(sweep=str)):
+        assert running.poll() is None, running.communicate()
+        assert deadline.left() > 0
+        time.sleep(0.05)
+    running.send_signal(number)
+    said = running.communicate(timeout=60)
+    assert (running.returncode, *said) == (130, "", "vmbatch: interrupted\n")
+    assert leftover.found() == []
 
 
 NFS_HOMES = "<vbshare type='nfs4' source='10.77.0.1:/home' target='/home'/>"

@@ -11,6 +11,7 @@ import pytest
 
 from lab import leftover, libvirtd
 from lab.mom import Ended, Mom, kill_session
+from vmbatch.host import interrupt
 
 from . import start
 from .conftest import Configure
@@ -74,6 +75,13 @@ def test_a_job_gets_one_that_waited(mom: Mom, like: str) -> None:
         assert second["user"].startswith("bob ")
         assert second["others"] == "1"
         assert second["name"] != known["name"]
+
+
+@pytest.mark.parametrize("number", interrupt.SIGNALS)
+def test_a_refill_that_is_interrupted(number: int) -> None:
+    with queue("pooled", "disk"):
+        start.interrupted(number, "pool", "refill")
+        assert waiting() == []
 
 
 def test_several_at_once(mom: Mom) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from lab import leftover
 from lab.mom import Mom, kill_session
+from vmbatch.host import interrupt
 
 from . import start
 from .conftest import Configure
@@ -224,6 +225,14 @@ def test_two_who_save_the_same() -> None:
         assert sorted(process.returncode for process in both) == [0, 1]
         assert "another vmbatch save has a guest of it saved just now (wait for its end) [VB716]" in "".join(said)
         assert len(of(template)) == 1
+
+
+@pytest.mark.parametrize("number", interrupt.SIGNALS)
+def test_a_save_that_is_interrupted(number: int) -> None:
+    with queue("resumedstopped", "disk") as template:
+        start.interrupted(number, "save", str(template))
+        assert not of(template)
+        assert not list(STORE.glob("*.making"))
 
 
 def test_whoever_saves_can_be_killed_at_any_moment() -> None:

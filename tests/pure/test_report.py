@@ -166,6 +166,14 @@ def ask(*words: str) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
+def test_it_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hooked, "load_config", interrupted)
+    assert ask() == (130, "vmbatch: interrupted\n")
+
+
 @pytest.mark.usefixtures("zone", "place")
 def test_the_text(golden: Callable[[str, str], None]) -> None:
     status, text = ask()

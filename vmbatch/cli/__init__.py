@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .. import __version__
-from ..errors import VmBatchError
+from ..errors import INTERRUPTED, VmBatchError
 from . import complete
 from .bench import bench
 from .check import check
@@ -72,7 +72,7 @@ _SECTIONS = {
 
 
 class _Group(click.Group):
-    """Commands by what they are for. Shows our errors as they are meant to be read; exit status 1."""
+    """Commands by what they are for. Shows our errors as they are meant to be read; exit status 1, or 130 for an interruption."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         widest = max(map(len, self.commands))
@@ -88,6 +88,9 @@ class _Group(click.Group):
             for line in (error.coded(first), *rest):
                 click.echo(f"vmbatch: {line}", err=True)
             sys.exit(1)
+        except KeyboardInterrupt:
+            click.echo("vmbatch: interrupted", err=True)
+            sys.exit(INTERRUPTED)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..errors import INTERRUPTED
 from . import complete
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ _LONGEST_SECONDS = 86400.0
 """A start has deadlines of its own."""
 _OF_GUEST = ("start", "boot", "login", "ready")
 """Phases in which VmBatch does nothing but wait for libvirt and the guest."""
-_INTERRUPTED = 130
 _READY, _GONE = "until ready", "until gone again"
 
 
@@ -122,7 +122,7 @@ def _at_once(template: str, user: str, config: Config, number: int) -> list[Tria
             signal.signal(each, handler)
     if noted or (failed is None and len(trials) < number):
         click.echo("vmbatch: interrupted; the guests are removed", err=True)
-        sys.exit(_INTERRUPTED)
+        sys.exit(INTERRUPTED)
     if failed is not None:
         raise failed
     return trials

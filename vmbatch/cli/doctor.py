@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..errors import INTERRUPTED
 from . import complete
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 _COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
 _NAME_WIDTH = 13
 _INDENT = 9 + _NAME_WIDTH + 1
-_INTERRUPTED = 130
 
 
 @click.command()
@@ -174,7 +174,7 @@ class _Trial:
             return self._failure(wrong)
         except KeyboardInterrupt:
             click.echo("vmbatch: interrupted; the guest is removed", err=True)
-            sys.exit(_INTERRUPTED)
+            sys.exit(INTERRUPTED)
         said = f"{os.path.basename(self.template)}: {self.user} could log in after {ready:.3f} s"
         finding = Finding("ok", f"{said}; removed after {time.monotonic() - begin - ready:.3f} s more", check="boot")
         if self.shown:

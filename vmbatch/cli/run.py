@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from ..errors import INTERRUPTED
 from . import complete
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _KEEP_SECONDS = 86400.0
-_INTERRUPTED = 130
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
@@ -73,7 +73,7 @@ def run(template: str, image: str, inputs: tuple[str, ...], outputs: tuple[str, 
     except KeyboardInterrupt:
         progress.end()
         click.echo("vmbatch: interrupted; nothing is left of the guest", err=True)
-        status = _INTERRUPTED
+        status = INTERRUPTED
     sys.exit(status)
 
 
