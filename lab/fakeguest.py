@@ -128,7 +128,8 @@ class Guests:
         if nature is not None and nature[1] == "silent":
             return
         if self.port is not None and job[1].endswith(".pool"):
-            guest.line.append(self.port.begin(guest.token, guest.address, lambda name: self._prepare(guest, name)))
+            guest.line.append(self.port.begin(guest.token, guest.address, lambda: _is_there(domain),
+                                              lambda name: self._prepare(guest, name)))
         else:
             self._prepare(guest, "" if user is None else user[1])
 
@@ -176,6 +177,13 @@ class Guests:
             transport.close()
         except (OSError, EOFError, paramiko.SSHException):  # the job was ended meanwhile
             client.close()
+
+
+def _is_there(domain: "libvirt.virDomain") -> bool:
+    try:
+        return bool(domain.isActive())
+    except libvirt.libvirtError:
+        return False
 
 
 def main() -> None:

@@ -6,11 +6,12 @@ import re
 import socket
 import tarfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-_PATIENCE_SECONDS = 20.0
+_PATIENCE_SECONDS, _LOOK_SECONDS = 20.0, 0.002
 
 
 def begun(path: str) -> Path:
@@ -26,8 +27,9 @@ def taken(path: str) -> Path:
 class Line:
     """One guest's end: says to whoever opens the port that it waits, until a job comes; then that it is busy."""
 
-    def __init__(self, path: str, token: str, address: str, of_job: Callable[[str], None]) -> None:
+    def __init__(self, path: str, token: str, address: str, alive: Callable[[], bool], of_job: Callable[[str], None]) -> None:
         """`of_job` is called with the name of the job's user."""
+        self.alive = alive
         self._path = path
         self._words = f"{token} {address}"
         self._of_job = of_job
@@ -71,7 +73,6 @@ class Port:
     def __init__(self, path: str) -> None:
         self._path = path
         self._line: Line | None = None
-        self._there = threading.Event()
         Path(path).unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(path)
@@ -84,15 +85,17 @@ class Port:
 
         threading.Thread(target=accept, daemon=True).start()
 
-    def begin(self, token: str, address: str, of_job: Callable[[str], None]) -> Line:
+    def begin(self, token: str, address: str, alive: Callable[[], bool], of_job: Callable[[str], None]) -> Line:
         """Another guest waits, and no earlier one."""
-        line = self._line = Line(self._path, token, address, of_job)
-        self._there.set()
+        line = self._line = Line(self._path, token, address, alive, of_job)
         begun(self._path).touch()
         return line
 
     def _serve(self, client: socket.socket) -> None:
-        self._there.wait(_PATIENCE_SECONDS)
+        """By the guest that is there: the node may be here before libvirt has said that another one has taken its place."""
+        over = time.monotonic() + _PATIENCE_SECONDS
+        while ((line := self._line) is None or not line.alive()) and time.monotonic() < over:
+            time.sleep(_LOOK_SECONDS)
         with contextlib.suppress(OSError), client.makefile("rb") as source:
-            if self._line is not None:
-                self._line.hear(client, source)
+            if line is not None:
+                line.hear(client, source)
