@@ -243,9 +243,9 @@ def an_orphans_shell(stage: Stage) -> None:
     """The orphan's prologue hangs and is killed by the epilogue, which its starter takes for success. Its shell finds script and
     record of the second start, and does not run the job a second time.
     """
-    stage.settings(more="[timeouts]\nscale = 0.1")
+    stage.settings(more="[timeouts]\nscale = 0.2")
     torque = stage.torque(eager=True)
-    job = starting(stage, torque, seconds=2)
+    job = starting(stage, torque, seconds=60)
     first = torque.starts[0]
     for pid in (first.pid, torque.prologues()[1]):
         os.kill(pid, signal.SIGSTOP)
@@ -253,10 +253,12 @@ def an_orphans_shell(stage: Stage) -> None:
     torque.restart("-p")
     assert torque.run(20, lambda: bool(stage.runs())), stage.told(torque)
     os.kill(first.pid, signal.SIGCONT)
+    assert torque.run(20, lambda: bool(first.ended[1:])), stage.hanging(torque)
+    torque.qdel(job)
     settle(stage, torque)
     assert ran_once_more(stage)
     ended = torque.ended[job]
-    assert ended.status == 0
+    assert ended.status == 256 + signal.SIGTERM
     assert ended.errors is not None
     assert b"the guest was made for another start of this job, and only that start's shell may use it" in ended.errors
 
