@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lab.domain import QUICK
 
-from .matrix import directory
+from .matrix import PATIENCE, directory
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples/domains"
 IMAGES = Path("/var/lib/vmbatch/images")
@@ -26,7 +26,7 @@ NETWORK = {"<source network='default'/>": "<source network='lab'/>"}
 def booting(guest: str, line: str = "root=/dev/vda1 rw") -> Changes:
     """The lab's images have no boot loader, so that the node has the kernel; and its guests are small."""
     images = directory(guest)
-    kernel = f"<kernel>{images}/vmlinux</kernel><initrd>{images}/initrd.cpio</initrd><cmdline>{QUICK} {line}</cmdline>"
+    kernel = f"<kernel>{images}/vmlinux</kernel><initrd>{images}/initrd.cpio</initrd><cmdline>{QUICK} {PATIENCE} {line}</cmdline>"
     return {"<boot dev='hd'/>": kernel, "<memory unit='GiB'>4</memory>": "<memory unit='MiB'>768</memory>"}
 
 

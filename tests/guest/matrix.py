@@ -8,6 +8,8 @@ from .disks import DOMAINS
 
 KEY = "/etc/vmbatch/rootssh/id_ed25519"
 POOL = "first='10.77.0.20' count='20' prefix='24' gateway='10.77.0.1'"
+PATIENCE = "systemd.default_timeout_start_sec=600"
+"""systemd's own is 90 s, which may be too short for an emulated guest to find its disks in, beside other guests."""
 GUESTS = {
     "busybox": ("bare", "disk.raw", "root=/dev/vda1 rw", 192),
     "sysv": ("sysv", "disk.raw", "root=/dev/vda1 rw", 256),
@@ -55,7 +57,7 @@ def template(guest: str, method: str, network: str, *, medium: str = "", root_ke
     <type arch='x86_64' machine='q35'>hvm</type>
     <kernel>{images}/vmlinux</kernel>
     <initrd>{images}/initrd.cpio</initrd>
-    <cmdline>{QUICK} {line} {f"lab.rootkey={root_key}" if root_key else ""}</cmdline>
+    <cmdline>{QUICK} {PATIENCE} {line} {f"lab.rootkey={root_key}" if root_key else ""}</cmdline>
   </os>
   <features><acpi/></features>
   <cpu mode='custom' match='exact' check='none'><model fallback='allow'>qemu64</model></cpu>

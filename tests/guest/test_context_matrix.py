@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from lab.mom import Ended, Mom
+from lab.place import MOM
 
 from . import matrix
 from .conftest import CONFIG
@@ -54,6 +55,18 @@ def archive() -> Iterator[None]:
         tar.addfile(member, io.BytesIO(b"content\n"))
     yield
     path.unlink()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def patience() -> Iterator[None]:
+    """These guests boot beside other nodes' guests, which takes an emulator several times as long as alone."""
+    alarm = MOM / "mom_priv/config"
+    before = {path: path.read_text() for path in (CONFIG, alarm)}
+    CONFIG.write_text(f"[timeouts]\nscale = 3\n{before[CONFIG]}")
+    alarm.write_text("$prologalarm 900\n")
+    yield
+    for path, text in before.items():
+        path.write_text(text)
 
 
 @contextmanager
