@@ -363,7 +363,7 @@ class ExportCase(Case):
         self.path.mkdir()
 
     def exists(self) -> bool:
-        return any(path == str(self.path) for path, _ in exported(Deadline(5)))
+        return any(path == str(self.path) for path, _ in exported(Deadline(30)))
 
     def half_made(self) -> Iterator[tuple[str, Callable[[], None]]]:
         yield "nothing", lambda: None
@@ -373,7 +373,7 @@ class ExportCase(Case):
         yield from ()
 
     def clear(self) -> None:
-        for path, client in exported(Deadline(5)):
+        for path, client in exported(Deadline(30)):
             if path == str(self.path):
                 subprocess.run(["exportfs", "-u", f"{client}:{path}"], check=True)
 

@@ -32,7 +32,7 @@ def release(mac: str) -> None:
     """As a record of it brings it back."""
     record = msgspec.json.encode(DhcpLease(SYSTEM, NETWORK, BRIDGE, SERVER, mac))
     assert b"\n" not in record
-    registry.resource(record).release(Deadline(5), last=False)
+    registry.resource(record).release(Deadline(30), last=False)
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_a_network_that_is_used_up_heals(machine: Machine) -> None:
     for address, mac in forged.items():
         machine.ask(mac, address, mac.encode())
     own = new_mac()
-    Room(SYSTEM, FOUR, (own,)).make(Work(Deadline(5), lambda: None, said.append))
+    Room(SYSTEM, FOUR, (own,)).make(Work(Deadline(30), lambda: None, said.append))
     [line] = said
     [address] = [each for each, mac in forged.items() if f"{each} of {mac}" in line]
     assert until(forged[address], set())

@@ -118,14 +118,14 @@ def test_the_process_is_ended_with_its_record(tmp_path: Path) -> None:
         for each in started:
             assert each.stdout is not None
             each.stdout.readline()
-        process.end_all(["-c", program, *words], Deadline(5))
+        process.end_all(["-c", program, *words], Deadline(30))
         assert started[0].wait(60) == -signal.SIGKILL
         assert [each.poll() for each in started[1:]] == [None, None]
     finally:
         for each in started:
             each.kill()
             each.wait()
-    case.resource.release(Deadline(5), last=False)
+    case.resource.release(Deadline(30), last=False)
     assert not case.exists()
 
 
@@ -135,7 +135,7 @@ def test_a_real_process(tmp_path: Path) -> None:
     assert isinstance(case.resource, Watcher)
     case.resource.acquire()
     case.resource.hand_over()
-    case.resource.release(Deadline(5), last=False)
+    case.resource.release(Deadline(30), last=False)
     assert not case.exists()
     over = Deadline(10)  # one that had not begun when it was looked for finds no record, and ends
     while case.resource.path in subprocess.run(["ps", "-eo", "args="], capture_output=True, text=True, check=True).stdout:

@@ -41,7 +41,7 @@ def entry(directory: Path, node: str, *, token: str = "", patience: float = 20) 
 
 def release(*members: Member) -> None:
     for each in members:
-        each.release(Deadline(5), last=False)
+        each.release(Deadline(30), last=False)
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ class Machine:
         subprocess.run(["ip", "link", "add", "asker0", "type", "veth", "peer", "name", "asker1"], check=True)
         for command in ("ip link set asker0 master labbr0 up", "ip link set asker1 up"):
             subprocess.run(command.split(), check=True)
-        over = Deadline(5)
+        over = Deadline(30)
         while Path("/sys/class/net/asker0/brport/state").read_text().strip() != _FORWARDING:
             assert not over.passed()
             time.sleep(0.02)

@@ -59,7 +59,7 @@ def status(number: int) -> bytes:
 ])
 def test_a_server_that_says_no(number: int, said: str) -> None:
     with server(lambda peer: reply(peer, status(number))), pytest.raises(nfs.NotShownError, match=said) as caught:
-        nfs.check("127.0.0.1", "/share", Deadline(5))
+        nfs.check("127.0.0.1", "/share", Deadline(30))
     assert caught.value.status == number
     assert "the NFS server 127.0.0.1, asked for /share" in caught.value.what
 
@@ -97,14 +97,14 @@ def test_no_server() -> None:
     before, nfs.PORT = nfs.PORT, port
     try:
         with pytest.raises(NodeError, match=r"the NFS server 127.0.0.1 does not answer: Connection refused"):
-            nfs.ping("127.0.0.1", 4, Deadline(5))
+            nfs.ping("127.0.0.1", 4, Deadline(30))
     finally:
         nfs.PORT = before
 
 
 def test_a_server_that_answers() -> None:
     with server(lambda peer: reply(peer, b"")):
-        nfs.ping("127.0.0.1", 3, Deadline(5))
+        nfs.ping("127.0.0.1", 3, Deadline(30))
 
 
 def test_an_endless_answer_is_not_read() -> None:
