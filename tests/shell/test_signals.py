@@ -58,7 +58,7 @@ def test_handler_in_the_script(mom: Mom, accept: Accept, name: str) -> None:
 
 def test_term_comes_once_within_the_kill_delay(mom: Mom, accept: Accept) -> None:
     """Mom sends it once to every process of the session: the job must not see it twice."""
-    job = accept("#!/bin/bash\ntrap 'echo term' TERM\necho armed\nfor n in $(seq 30); do sleep 0.05; done\nexit 5\n")
+    job = accept("#!/bin/bash\ntrap 'echo term' TERM\necho armed\nfor n in $(seq 60); do sleep 0.05; done\nexit 5\n")
     begin = time.monotonic()
     process = started(mom, job)
     to_session(process.pid, signal.SIGTERM)

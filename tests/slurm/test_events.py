@@ -17,6 +17,7 @@ from .conftest import Configure
 
 pytestmark = pytest.mark.slurm
 SLEEP = "#!/bin/bash\necho up\nsleep 300\n"
+UNTIL_A_STEP = "#!/bin/sh\necho up\nuntil [ -e /tmp/end ]; do sleep 0.1; done\necho end\n"
 _CREDENTIALS_SECONDS = 2.1
 
 
@@ -77,15 +78,16 @@ def test_a_job_that_minds_no_sigterm_is_killed_after_killwait(slurm: Slurm) -> N
 
 
 def test_a_step_cancelled_beside_its_job(slurm: Slurm) -> None:
-    job = slurm.sbatch("#!/bin/sh\necho up\nsleep 4\necho still here\n", "-p", "busybox", "-n", "2")
+    job = slurm.sbatch(UNTIL_A_STEP, "-p", "busybox", "-n", "2")
     up(slurm, job)
     with slurm.start_as("alice", ["srun", "-Q", f"--jobid={job}", "--overlap", "-n", "1", "sleep", "300"]) as step:
         wait(lambda: f"{job}.0" in run(["squeue", "-h", "-s", "-o", "%i"]).split(), "no step")
         slurm.run_as("alice", ["scancel", f"{job}.0"])
         assert step.wait(30) != 0
         step.communicate()
+    slurm.run_as("alice", ["srun", "-Q", f"--jobid={job}", "--overlap", "-n", "1", "sh", "-c", "touch /tmp/end"])
     assert slurm.end(job) == "COMPLETED"
-    assert slurm.output(job) == "up\nstill here\n"
+    assert slurm.output(job) == "up\nend\n"
 
 
 def test_a_job_cancelled_while_it_is_taken_away(slurm: Slurm) -> None:
@@ -209,19 +211,19 @@ def test_slurmd_restarted_while_a_guest_is_prepared(slurm: Slurm) -> None:
 
 
 def test_slurmd_killed_and_back_while_a_job_runs(slurm: Slurm) -> None:
-    job = slurm.sbatch("#!/bin/sh\necho up\nsleep 3\necho end\n", "-p", "busybox", "-w", "n1", "-n", "2")
+    job = slurm.sbatch(UNTIL_A_STEP, "-p", "busybox", "-w", "n1", "-n", "2")
     up(slurm, job)
     slurm.kill_slurmd("n1")
     slurm.start_slurmd("n1")
     wait(lambda: slurm.states().get("n1") == "mixed", "n1")
-    step = slurm.run_as("alice", ["srun", "-Q", f"--jobid={job}", "--overlap", "-n", "1", "uname", "-n"])
+    step = slurm.run_as("alice", ["srun", "-Q", f"--jobid={job}", "--overlap", "-n", "1", "sh", "-c", "touch /tmp/end; uname -n"])
     assert step.stdout == f"vm-{job}\n"
     assert slurm.end(job) == "COMPLETED"
     assert slurm.output(job) == "up\nend\n"
 
 
 def test_slurmd_away_when_a_job_ends(slurm: Slurm) -> None:
-    job = slurm.sbatch("#!/bin/sh\necho up\nsleep 1\n", "-p", "busybox", "-w", "n1")
+    job = slurm.sbatch("#!/bin/sh\necho up\nsleep 5\n", "-p", "busybox", "-w", "n1")
     up(slurm, job)
     slurm.kill_slurmd("n1")
     slurm.wait_for(job, "COMPLETING")
@@ -231,7 +233,7 @@ def test_slurmd_away_when_a_job_ends(slurm: Slurm) -> None:
 
 def test_what_the_epilog_cannot_remove_drains_the_node(slurm: Slurm) -> None:
     """It stays in the journal for the sweep."""
-    job = slurm.sbatch("#!/bin/sh\necho up\nsleep 2\n", "-p", "busybox", "-w", "n1")
+    job = slurm.sbatch("#!/bin/sh\necho up\nsleep 5\n", "-p", "busybox", "-w", "n1")
     up(slurm, job)
     (spool,) = Path("/var/lib/vmbatch/spool").glob(f"{job}.*")
     (spool / "busy").mkdir()

@@ -112,7 +112,7 @@ def test_control_groups_hold_the_jobs_shell_and_not_its_guest(slurm: Slurm, miss
     """A guest of more memory than the job's: its limit would kill QEMU."""
     if missing:
         pytest.skip(f"this machine's kernel offers no control groups of version 1 for {', '.join(missing)}")
-    job = slurm.sbatch("#!/bin/sh\necho up\nsleep 1\necho done\n", "-p", "busybox", "--mem=100M")
+    job = slurm.sbatch("#!/bin/sh\necho up\nsleep 5\necho done\n", "-p", "busybox", "--mem=100M")
     wait_output(slurm, job, "up\n")
     group = Path(f"/sys/fs/cgroup/memory/slurm_{field(slurm.show(job), 'BatchHost')}/uid_1500/job_{job}")
     assert (group / "memory.limit_in_bytes").read_text() == f"{100 << 20}\n"
