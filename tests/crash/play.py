@@ -140,7 +140,8 @@ class Player:
         """An `epilogue`, or the `sweep` once the job's script is gone; what went wrong."""
         if how == "epilogue":
             status = self.mom.start_epilogue(job).wait(_HOOK_SECONDS)
-            return [] if status == 0 else [f"the epilogue ended with {status}: {job.errors.decode()}"]
+            log = Path("/var/log/vmbatch") / f"{job.file_id}.log"
+            return [] if status == 0 else [f"the epilogue ended with {status}: {job.errors.decode()}{log.read_text()}"]
         self.mom.forget(job)
         return self._vmbatch("sweep")
 

@@ -93,7 +93,7 @@ class Tracer:
 
     def run(self) -> Trace:
         """Until every process of the session has ended."""
-        while self._alive:
+        while self._alive or self._has_missed():
             pid, status = os.waitpid(-1, _WALL)
             if os.WIFSTOPPED(status):
                 self._alive.add(pid)
@@ -110,6 +110,10 @@ class Tracer:
                         self.ended()
                     self._stop_others()
         return self.trace
+
+    def _has_missed(self) -> bool:
+        """Whether a process was born while its session was being killed: its parent did not live to tell us."""
+        return self.killed and bool(mom.session_members(self.leader))
 
     def _is_over(self) -> bool:
         return self.killed or self.leader in self.others
