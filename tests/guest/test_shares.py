@@ -84,6 +84,14 @@ def test_directories_of_the_node(mom: Mom, software: Path, disk: str, kind: str)
     assert (ended.status, ended.output, ended.errors) == (0, b"of the node\nrefused\n", b"")
 
 
+def test_the_end_of_a_file_is_not_that_of_the_output(mom: Mom, software: Path) -> None:
+    """With dropbear, which takes a pipe for ended that 9p has shown for a moment as if there were something in it."""
+    text = shares(template("generic", ROOT), f"<vbshare type='9p' source='{software}' target='/opt/software' readonly='yes'/>")
+    script = "i=0; while [ $i -lt 300 ]; do cat /opt/software/tool; cat /opt/software/tool >&2; i=$((i + 1)); done; exit 3"
+    ended = ran(mom, text, script)
+    assert (ended.status, ended.output, ended.errors) == (3, b"of the node\n" * 300, b"of the node\n" * 300)
+
+
 def test_no_server_at_all(mom: Mom) -> None:
     """The messages' own share by virtiofs."""
     ended = ran(mom, template("mbr", ROOT), "grep ' /mnt/vmbatch ' /proc/mounts | cut -d ' ' -f 1-3",

@@ -3,6 +3,8 @@
 import ast
 import os
 import pty
+import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -328,3 +330,47 @@ def test_what_is_left_behind_dies_though_sed_gives_up(runs: Runs, tmp_path: Path
     done = runs.job(request(file=b"#!/bin/bash\nset -m\nsleep 1032 &\nexit 4\n"))
     assert (done.returncode, done.stdout, done.stderr) == (4, b"", b"")
     assert (tmp_path / "2").exists() == (runs.shell != SHELLS["busybox"]), "busybox has a sed of its own"
+
+
+@pytest.fixture
+def dropbear(runs: Runs, tmp_path: Path) -> Runs:
+    """The kit below a process of that name, in a guest that has 9p."""
+    server = tmp_path / "dropbear"
+    shutil.copy("/bin/dash", server)
+    runs.shell = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /sys/fs && mkdir /sys/fs/9p && exec "$0" "$@"',
+                  str(server), "-c", '"$@"; exit', "dropbear", *runs.shell]
+    return runs
+
+
+def test_dropbear_has_no_pipe_of_the_job(dropbear: Runs) -> None:
+    done = dropbear.job(request(command=b"readlink /proc/self/fd/1 /proc/self/fd/2; ls /proc/self/fd; cat; exit 3") + b"input\n")
+    pipes = "".join(f"{dropbear.in_run(name)}\n" for name in ("out", "err"))
+    assert (done.returncode, done.stdout.decode(), done.stderr) == (3, f"{pipes}0\n1\n2\n3\ninput\n", b"")
+
+
+def test_all_of_the_output_comes_through_dropbear(dropbear: Runs) -> None:
+    done = dropbear.job(request(command=b"seq 200000; seq 100000 >&2; exit 5"))
+    assert done.returncode == 5
+    assert done.stdout.split() == [b"%d" % number for number in range(1, 200001)]
+    assert done.stderr.split() == [b"%d" % number for number in range(1, 100001)]
+    assert dropbear.status() == (0, b"5\n")
+
+
+def test_what_is_left_behind_does_not_hold_dropbear(dropbear: Runs) -> None:
+    done = dropbear.job(request(file=b"#!/bin/bash\nset -m\necho begun\nsleep 1033 &\nexit 4\n"))
+    assert (done.returncode, done.stdout) == (4, b"begun\n")
+
+
+def test_dropbear_tells_why_a_job_was_not_run(dropbear: Runs) -> None:
+    hook(dropbear.base / "before.d/10", "exit 9")
+    done = dropbear.job(request(command=b"echo job"))
+    assert (done.returncode, done.stdout) == (9, b"")
+    assert done.stderr.decode() == f"vmbatch: {dropbear.base}/before.d/10 failed with status 9; the job was not run\n"
+
+
+def test_output_that_nobody_reads_below_dropbear(dropbear: Runs) -> None:
+    process = dropbear.start(request(command=b"exec yes"))
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.wait(60) == 128 + signal.SIGPIPE
+    process.communicate()

@@ -3,13 +3,14 @@
 # all of it, where request.sh has taken the request.
 
 base=${0%/kit/*}
-run= script=$base/job/script command= args= cwd=${HOME:-/} wanted= login= lifeline=
+run= script=$base/job/script command= args= cwd=${HOME:-/} wanted= login= lifeline= relays=
 # shellcheck source=session.sh
 . "$base/kit/session.sh"
 
 # end STATUS: notes the status for status.sh, which takes a whole line only, and exits with it. A job that was ended has none.
 end() {
     [ -z "$run" ] || [ -e "$run/lost" ] || printf '%s\n' "$1" >"$run/status"
+    [ -z "$relays" ] || drain
     exit "$1"
 }
 
@@ -186,11 +187,35 @@ end_job() {
     done
 }
 
+# relay: has the job write into pipes of ours. dropbear takes a pipe that has nothing after all for one that has ended (its
+# common-channel.c, send_msg_channel_data). While the end of a file on 9p is being looked for, to send it into a pipe, Linux
+# before 6.5 shows that pipe with a page in it, which then goes again (lib/iov_iter.c, ITER_PIPE): such as by busybox's cat.
+relay() {
+    [ -d /sys/fs/9p ] && [ ! -t 0 ] && { read -r server <"/proc/$PPID/comm"; } 2>/dev/null && [ "$server" = dropbear ] &&
+        mkfifo -m 600 "$run/out" "$run/err" 2>/dev/null || return 0
+    cat <"$run/out" 4<&- &
+    relays=$!
+    cat <"$run/err" >&2 4<&- &
+    relays="$relays $!"
+    exec >"$run/out" 2>"$run/err"
+}
+
+# drain: waits until all that was written has gone
+drain() {
+    exec >/dev/null 3>&-
+    for process in $relays; do
+        while kill -0 "$process"; do
+            wait "$process"
+        done
+    done
+}
+
 case $cwd in /*) ;; *) cwd=${HOME:-/} ;; esac
 cd "$cwd" 2>/dev/null || cd "${HOME:-/}" 2>/dev/null || cd / || refuse 'no working directory'
 
 # Handlers, not `ignore`: a child gets the default back. What a shell says about a child's death is not the job's output.
 trap : HUP INT QUIT USR1 USR2 ALRM TERM
+relay
 exec 3>&2 2>/dev/null
 if [ -n "$lifeline" ]; then
     watch <&4 &
